@@ -1,0 +1,174 @@
+"""Draw a small detection set: shapes with clutter, occlusion, class imbalance and masks, in COCO format."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.utils import track_iter_progress
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+
+from .small_coco import ShapesDataset
+
+CLASSES: tuple[str, ...] = ShapesDataset.METAINFO['classes']
+CLASS_FREQUENCIES = (0.55, 0.27, 0.13, 0.05)
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ShapesSpec:
+    """What determines the set; the same values give the same images and annotations.
+
+    Attributes:
+        num_train: Training images.
+        num_val: Validation images.
+        size: Width and height of an image in pixels.
+        max_objects: Objects per image are uniform in [1, max_objects].
+        seed: Any integer from 0.
+    """
+
+    num_train: int = 320
+    num_val: int = 80
+    size: int = 192
+    max_objects: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (('num_train', 1), ('num_val', 1), ('size', 32), ('max_objects', 1), ('seed', 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f'{name} must be at least {least}, got {getattr(self, name)}')
+
+
+def make_shapes(root: str | Path, spec: ShapesSpec | None = None) -> Path:
+    """Write the set to ``root``: ``train/``, ``val/`` and ``annotations/{train,val}.json`` with RLE masks.
+
+    A set of the same spec that is already there is kept. A set appears complete or not at all.
+
+    Raises:
+        FileExistsError: ``root`` holds something else than such a set.
+    """
+    root, spec = Path(root), spec or ShapesSpec()
+    if root.exists() and any(root.iterdir()):
+        if _is_shapes(root) and _spec_of(root) == asdict(spec):
+            return root
+        if not _is_shapes(root):
+            raise FileExistsError(f'root {root} is not empty and is not a set of shapes; name another folder')
+        shutil.rmtree(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f'.{root.name}-') as tmp:
+        made = Path(tmp) / 'set'
+        (made / 'annotations').mkdir(parents=True)
+        for index, (split, num) in enumerate((('train', spec.num_train), ('val', spec.num_val))):
+            _write_split(made, split, index, num, spec)
+        if root.exists():
+            root.rmdir()
+        made.rename(root)
+    return root
+
+
+def _is_shapes(root: Path) -> bool:
+    return all((root / 'annotations' / f'{split}.json').is_file() for split in ('train', 'val'))
+
+
+def _spec_of(root: Path) -> dict | None:
+    return json.loads((root / 'annotations' / 'val.json').read_text()).get('info', {}).get('spec')
+
+
+def _write_split(root: Path, split: str, split_index: int, num: int, spec: ShapesSpec) -> None:
+    (root / split).mkdir()
+    images, annotations = [], []
+    for image_id in track_iter_progress(range(num)):
+        rng = np.random.default_rng([spec.seed, split_index, image_id])
+        image, objects = draw_image(rng, spec)
+        name = f'{image_id:05d}.jpg'
+        if not cv2.imwrite(str(root / split / name), image, [cv2.IMWRITE_JPEG_QUALITY, 92]):
+            raise OSError(f'could not write {root / split / name}')
+        images.append({'id': image_id, 'file_name': name, 'width': spec.size, 'height': spec.size})
+        for label, mask in objects:
+            rle = mask_utils.encode(np.asfortranarray(mask))
+            annotations.append(
+                {
+                    'id': len(annotations) + 1,
+                    'image_id': image_id,
+                    'category_id': label + 1,
+                    'bbox': [float(value) for value in mask_utils.toBbox(rle)],
+                    'area': float(mask_utils.area(rle)),
+                    'segmentation': {'size': rle['size'], 'counts': rle['counts'].decode()},
+                    'iscrowd': 0,
+                }
+            )
+    content = {
+        'info': {'description': 'Drawn shapes, made by tools/make_shapes.py', 'spec': asdict(spec)},
+        'images': images,
+        'annotations': annotations,
+        'categories': [{'id': index + 1, 'name': name} for index, name in enumerate(CLASSES)],
+    }
+    (root / 'annotations' / f'{split}.json').write_text(json.dumps(content))
+
+
+def draw_image(rng: np.random.Generator, spec: ShapesSpec) -> tuple[Image, list[tuple[int, Image]]]:
+    """One image ``(size, size, 3)`` BGR and its objects: class index and visible mask ``(size, size)`` of 0 and 1."""
+    size = spec.size
+    image = _background(rng, size)
+    _clutter(rng, image)
+    labels, masks = [], []
+    for _ in range(int(rng.integers(1, spec.max_objects + 1))):
+        label = int(rng.choice(len(CLASSES), p=CLASS_FREQUENCIES))
+        mask = np.zeros((size, size), np.uint8)
+        cv2.fillPoly(mask, [_outline(rng, label, size)], 1)
+        if not mask.any():
+            continue
+        colour = rng.integers(0, 256, 3)
+        image[mask > 0] = np.clip(colour + rng.normal(0, 8, (int(mask.sum()), 3)), 0, 255)
+        labels.append(label)
+        masks.append(mask)
+    image = cv2.GaussianBlur(image, (3, 3), 0)
+
+    objects = []
+    covered = np.zeros((size, size), np.uint8)
+    for label, mask in zip(reversed(labels), reversed(masks), strict=True):  # the last one drawn is on top
+        visible = mask & (1 - covered)
+        covered |= mask
+        if visible.sum() >= max(24, 0.3 * mask.sum()):
+            objects.append((label, visible))
+    return image, objects[::-1]
+
+
+def _background(rng: np.random.Generator, size: int) -> Image:
+    coarse = rng.integers(40, 216, (4, 4, 3)).astype(np.uint8)
+    smooth = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    return np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def _clutter(rng: np.random.Generator, image: Image) -> None:
+    """Lines and open arcs, which are no objects."""
+    size = len(image)
+    for _ in range(int(rng.integers(4, 12))):
+        colour = rng.integers(0, 256, 3).tolist()
+        start, end = rng.integers(0, size, (2, 2)).tolist()
+        if rng.random() < 0.5:
+            cv2.line(image, start, end, colour, int(rng.integers(1, 4)), cv2.LINE_AA)
+        else:
+            axes = rng.integers(size // 24, size // 6, 2).tolist()
+            turn, length = rng.uniform(0, 360), rng.uniform(60, 220)
+            cv2.ellipse(image, start, axes, turn, 0, length, colour, int(rng.integers(1, 4)), cv2.LINE_AA)
+
+
+def _outline(rng: np.random.Generator, label: int, size: int) -> NDArray[np.int32]:
+    """Corners ``(n, 2)`` in pixels of a randomly placed, sized and turned shape of a class."""
+    radius = size * np.exp(rng.uniform(np.log(0.05), np.log(0.20)))
+    centre = rng.uniform(radius * 0.5, size - radius * 0.5, 2)
+    corners = {'disc': 48, 'square': 4, 'triangle': 3, 'star': 10}[CLASSES[label]]
+    angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
+    radii = np.full(corners, radius)
+    if CLASSES[label] == 'star':
+        radii[1::2] *= 0.45
+    points = centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.round(points).astype(np.int32)

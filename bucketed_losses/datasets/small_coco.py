@@ -1,0 +1,49 @@
+"""COCO-format data sets that say where to get them when they are missing."""
+
+from __future__ import annotations
+
+import os
+
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
+
+
+class _SmallCocoDataset(CocoDataset):
+    HOW_TO_GET: str
+
+    def load_data_list(self) -> list[dict]:
+        if not os.path.isfile(self.ann_file):
+            raise FileNotFoundError(
+                f'{type(self).__name__}: annotation file {os.path.abspath(self.ann_file)} does not exist. '
+                f'{self.HOW_TO_GET}'
+            )
+        return super().load_data_list()
+
+
+@DATASETS.register_module()
+class BCCDDataset(_SmallCocoDataset):
+    """Blood Cell Count and Detection: 364 microscope photographs, 4,886 boxes, in COCO format."""
+
+    METAINFO = {
+        'classes': ('RBC', 'WBC', 'Platelets'),
+        'palette': [(220, 20, 60), (0, 114, 189), (237, 177, 32)],
+    }
+    HOW_TO_GET = (
+        'Get the images from the public BCCD_Dataset repository, convert its official split to COCO JSON '
+        '(train.json, val.json, test.json beside images/), and say where it is: set the environment variable '
+        "BCCD_ROOT, or pass --cfg-options data_root=FOLDER to this project's tools."
+    )
+
+
+@DATASETS.register_module()
+class ShapesDataset(_SmallCocoDataset):
+    """Drawn shapes with clutter, occlusion and class imbalance, made by ``tools/make_shapes.py``."""
+
+    METAINFO = {
+        'classes': ('disc', 'square', 'triangle', 'star'),
+        'palette': [(220, 20, 60), (0, 114, 189), (237, 177, 32), (119, 172, 48)],
+    }
+    HOW_TO_GET = (
+        'Make it in a few seconds: python tools/make_shapes.py. For another folder set the environment variable '
+        "SHAPES_ROOT, or pass --cfg-options data_root=FOLDER to this project's tools."
+    )

@@ -1,0 +1,262 @@
+"""Ranking-based losses as pure functions of tensors; torch is the only import.
+
+Notation (the paper's): logits ``s``; positives ``i in P`` with labels ``t_i`` in (0, 1], the IoU of the predicted box
+with its ground truth; negatives ``j in N``; ``x_ij = s_j - s_i``; the smoothed step ``H`` of Eq. 2 with half-width
+``delta``. Then::
+
+    rank+(i) = sum_{k in P} H(x_ik)      FP(i) = sum_{j in N} H(x_ij)      rank(i) = rank+(i) + FP(i)         (Eq. 1)
+    ranking error  l_R(i)  = FP(i) / rank(i),  its target 0                                                   (Eq. 9)
+    sorting error  l_S(i)  = sum_k H(x_ik) (1 - t_k) / rank+(i)                                               (S.3)
+    its target     l*_S(i) = sum_k H(x_ik) [t_k >= t_i] (1 - t_k) / sum_k H(x_ik) [t_k >= t_i]                (S.4)
+
+    AP Loss = mean_i l_R(i)                                                                                   (Eq. 3)
+    RS Loss = mean_i l_R(i) + mean_i (l_S(i) - l*_S(i))                                                       (Eq. 10)
+
+Four losses share one engine and differ in the edges between which negatives are bucketed:
+
+=======================  ==================================  ===================================================
+loss                     edges                               what it equals
+=======================  ==================================  ===================================================
+``bucketed_ap_loss``     the positives (Eq. 12)              the paper's Bucketed AP Loss
+``bucketed_rs_loss``     the positives (Eq. 12)              the paper's Bucketed RS Loss
+``ap_loss``              the positives +- delta              AP Loss, exactly: H is linear inside every bucket
+``rs_loss``              the positives +- delta              RS Loss, exactly
+=======================  ==================================  ===================================================
+
+Time O((N + P) log P), plus O(P log^2 P) for sorting; memory O(N + P); no loop over positives.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .step_sums import bucket_negatives, dominance_sums, round_up, sums_above, sums_below
+
+__all__ = ['RankSort', 'ap_loss', 'bucketed_ap_loss', 'bucketed_rs_loss', 'rs_loss']
+
+
+class RankSort(NamedTuple):
+    """The two parts of RS Loss, scalars of the logits' dtype (float32 for half precision). Their sum is the loss."""
+
+    ranking: Tensor
+    sorting: Tensor
+
+
+def ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
+    """AP Loss (Eq. 3, 4), exact and unbucketed for every ``delta``.
+
+    Args:
+        logits: Scores before the sigmoid, any shape, any floating-point dtype. Half precision is computed in float32.
+        targets: Same shape: 0 negative, (0, 1] positive, below 0 ignored (such entries take no part). AP Loss does not
+            use how large a positive target is.
+        delta: Half-width of the smoothed step H, in logits.
+
+    Returns:
+        A scalar in [0, 1); 0 and connected to ``logits`` if there is no positive; NaN if any logit or target that
+        takes part is not finite.
+
+    Raises:
+        TypeError: an argument is of the wrong type or dtype.
+        ValueError: shapes or devices differ, ``delta`` is negative or not finite, or a target exceeds 1. The last one
+            is checked on the CPU only: on an accelerator it would cost a host synchronisation.
+
+    Note:
+        The gradient is the Identity Update (Eq. 8), not the derivative of the value, which is zero almost everywhere
+        for ``delta = 0``; ``torch.autograd.gradcheck`` therefore does not apply. On an accelerator a call synchronises
+        with the host twice: to learn how many positives there are, and how many negatives can matter.
+    """
+    return _rank_and_sort(logits, targets, delta, exact=True, sort=False).ranking
+
+
+def bucketed_ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
+    """Bucketed AP Loss (Sec. 4.2.1, Eq. 13 and 14) as published; arguments and errors as in :func:`ap_loss`.
+
+    Negatives between two neighbouring positives count as one, at their mean, and share its gradient equally (S.22).
+    Equals :func:`ap_loss` for ``delta = 0`` (Theorem 1) and approximates it otherwise.
+    """
+    return _rank_and_sort(logits, targets, delta, exact=False, sort=False).ranking
+
+
+def rs_loss(logits: Tensor, targets: Tensor, delta: float = 0.5) -> RankSort:
+    """RS Loss (Eq. 10, S.2 to S.9), exact and unbucketed for every ``delta``.
+
+    Args:
+        logits: As in :func:`ap_loss`.
+        targets: Same shape: 0 negative, (0, 1] positive with its IoU, below 0 ignored.
+        delta: Half-width of the smoothed step H, in logits.
+
+    Returns:
+        ``RankSort(ranking, sorting)``, two scalars; add them for the loss. The gradients of both count.
+
+    Raises:
+        TypeError, ValueError: as :func:`ap_loss`.
+    """
+    return _rank_and_sort(logits, targets, delta, exact=True, sort=True)
+
+
+def bucketed_rs_loss(logits: Tensor, targets: Tensor, delta: float = 0.5) -> RankSort:
+    """Bucketed RS Loss (Sec. 4.2.2) as published; arguments, result and errors as in :func:`rs_loss`.
+
+    The ranking part is bucketed as in :func:`bucketed_ap_loss`; the sorting part involves no negatives and is exact.
+    """
+    return _rank_and_sort(logits, targets, delta, exact=False, sort=True)
+
+
+class IdentityUpdate(NamedTuple):
+    """Value and gradient of the ranking and the sorting part, gradients in the order of the arguments."""
+
+    ranking: Tensor
+    sorting: Tensor
+    negative_grad: Tensor
+    """``(N,)`` of the ranking part; the sorting part has none."""
+    positive_grad: Tensor
+    """``(2, P)``: of the ranking and of the sorting part."""
+
+
+def identity_update(
+    positives: Tensor, labels: Tensor, negatives: Tensor, delta: float, exact: bool, sort: bool
+) -> IdentityUpdate:
+    """Loss and Identity Update (Eq. 8) once positives and negatives are apart; never synchronises with the host.
+
+    Args:
+        positives: ``(P,)`` logits, P >= 1.
+        labels: ``(P,)`` IoUs in (0, 1].
+        negatives: ``(N,)`` logits, those below ``min(positives) - delta`` left out (they get no gradient, but in
+            the paper's bucketing they would shift the mean of the lowest bucket).
+        delta: Half-width of H.
+        exact: Edges at the positives +- delta, instead of at the positives.
+        sort: Compute the sorting part; zeros otherwise.
+    """
+    num_pos = len(positives)
+    order = positives.argsort()
+    sorted_pos = positives[order].double()
+    # The loss is shift-free; near zero the prefix sums lose least.
+    origin = sorted_pos[num_pos // 2]
+    s = sorted_pos - origin
+
+    sloped = exact and delta > 0  # for delta = 0 both kinds of edges are the same
+    edges = torch.cat([sorted_pos - delta, sorted_pos + delta]).sort().values if sloped else sorted_pos
+    buckets = bucket_negatives(negatives, edges)
+    means = buckets.means - origin
+
+    ranks_pos = sums_above(s, torch.ones_like(s), s, delta).values  # rank+(i)
+    false_pos = sums_above(means, buckets.sizes, s, delta).values.clamp(min=0)  # FP(i), Eq. 13
+    ranks = ranks_pos + false_pos
+    ranking_error = false_pos / ranks  # l_R(i)
+
+    # A negative's gradient is sum_i H(x_ij) / rank(i) / |P| (Eq. 14, S.22): the same sum of steps, seen from the
+    # negatives. Inside an exact bucket it is linear in s_j, so its value and slope at one point say it for all.
+    update = sums_below(s, 1 / (num_pos * ranks), means, delta)
+    if sloped:
+        # That point is the mean, rounded to the logits' dtype so that s_j - point loses nothing.
+        point = buckets.means.to(negatives.dtype)
+        at_point = update.values + update.slopes * (point.double() - buckets.means)
+        offset = negatives - point[buckets.index]
+        negative_grad = (
+            at_point.to(offset.dtype)[buckets.index] + update.slopes.to(offset.dtype)[buckets.index] * offset
+        )
+    else:
+        negative_grad = update.values.to(negatives.dtype)[buckets.index]
+
+    grads = torch.stack([-ranking_error, torch.zeros_like(s)])
+    sorting = torch.zeros_like(s)
+    if sort:
+        sorting, grads[1] = _sorting_update(s, labels[order].double(), ranks_pos, delta)
+
+    positive_grad = torch.empty_like(grads)
+    positive_grad[:, order] = grads / num_pos
+    return IdentityUpdate(ranking_error.mean(), sorting.mean(), negative_grad, positive_grad)
+
+
+def _sorting_update(s: Tensor, labels: Tensor, ranks_pos: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+    """Sorting loss ``l_S - l*_S`` (S.3, S.4) and its Identity Update (S.8), times |P|, for ascending logits ``s``."""
+    cost = 1 - labels
+    current = sums_above(s, cost, s, delta).values  # sum_k H(x_ik) (1 - t_k)
+    # Sums over [t_k >= t_i] are sums over all less those over [t_k < t_i].
+    worse, worse_cost = dominance_sums(s, labels, torch.stack([torch.ones_like(s), cost]), delta)
+    sorting = current / ranks_pos - (current - worse_cost) / (ranks_pos - worse)
+    # Where no worse-localised positive ranks above i there is nothing to distribute: D_i = 0, up to rounding.
+    distributes = worse > 1e-12 * ranks_pos
+    sorting = torch.where(distributes, sorting, 0.0)
+    per_worse = torch.where(distributes, sorting / worse, 0.0)[None]
+    # sum_{k: t_k > t_i} per_worse_k H(s_i - s_k): the dominance sum with logits and labels mirrored.
+    demotion = dominance_sums(-s.flip(0), -labels.flip(0), per_worse.flip(-1), delta).flip(-1)[0]
+    return sorting, demotion - sorting
+
+
+class _RankingLoss(torch.autograd.Function):
+    """Values and Identity Update in the forward pass; the backward pass scales by the gradients of both outputs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, delta: float, exact: bool, sort: bool
+    ) -> tuple[Tensor, Tensor]:
+        x = logits.detach().reshape(-1)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x = x.float()
+        t = targets.detach().reshape(-1)
+        is_pos = (t > 0).nonzero().squeeze(1)  # host synchronisation 1: how many positives
+        # NaN where the loss must be: no comparison below may turn a non-finite logit into a finite loss.
+        valid = ((x.isfinite() & t.isfinite()) | (t < 0)).all()
+        poison = torch.where(valid, 0.0, torch.nan).to(x.dtype)
+        if len(is_pos) == 0:
+            empty = x.new_zeros(0)
+            ctx.save_for_backward(is_pos, is_pos, empty, empty, empty)
+        else:
+            positives = x[is_pos]
+            floor = round_up(positives.min().double() - delta, x.dtype)
+            # host synchronisation 2: how many negatives can matter; late in training few do
+            is_neg = ((t == 0) & ~(x < floor)).nonzero().squeeze(1)
+            update = identity_update(positives, t[is_pos], x[is_neg], delta, exact, sort)
+            rank_grad, sort_grad = update.positive_grad.to(x.dtype) + poison
+            ctx.save_for_backward(is_pos, is_neg, update.negative_grad, rank_grad, sort_grad)
+        ctx.shape, ctx.dtype = logits.shape, logits.dtype
+        if len(is_pos) == 0:
+            return poison, poison.clone()
+        return update.ranking.to(x.dtype) + poison, update.sorting.to(x.dtype) + poison
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, ranking: Tensor, sorting: Tensor) -> tuple[Tensor | None, ...]:
+        is_pos, is_neg, negative_grad, rank_grad, sort_grad = ctx.saved_tensors
+        grad = rank_grad.new_zeros(ctx.shape.numel())
+        grad[is_neg] = negative_grad * ranking
+        grad[is_pos] = rank_grad * ranking + sort_grad * sorting
+        return grad.reshape(ctx.shape).to(ctx.dtype), None, None, None, None
+
+
+def _rank_and_sort(logits: Tensor, targets: Tensor, delta: float, exact: bool, sort: bool) -> RankSort:
+    _check_arguments(logits, targets, delta)
+    return RankSort(*_RankingLoss.apply(logits, targets, float(delta), exact, sort))
+
+
+def _check_arguments(logits: Tensor, targets: Tensor, delta: float) -> None:
+    for name, value in (('logits', logits), ('targets', targets)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f'{name} must be a torch.Tensor, got {type(value).__name__}')
+    if not logits.is_floating_point():
+        raise TypeError(f'logits must be a floating-point tensor (scores before the sigmoid), got {logits.dtype}')
+    if targets.is_complex():
+        raise TypeError(f'targets must be real (0 negative, (0, 1] positive, < 0 ignored), got {targets.dtype}')
+    if targets.shape != logits.shape:
+        raise ValueError(
+            f'targets must have the shape of logits, {tuple(logits.shape)}, got {tuple(targets.shape)}; '
+            'for class indices build one target per (prediction, class) entry'
+        )
+    if targets.device != logits.device:
+        raise ValueError(f'targets must be on the device of logits, {logits.device}, got {targets.device}')
+    if isinstance(delta, bool) or not isinstance(delta, (int, float)):
+        raise TypeError(f'delta must be a float, got {type(delta).__name__}')
+    if not (math.isfinite(delta) and delta >= 0):
+        raise ValueError(f'delta must be finite and not negative, got {delta}')
+    # Reading a value on an accelerator would make the host wait for it; there, targets above 1 go unnoticed.
+    if targets.device.type == 'cpu' and targets.numel() and targets.max() > 1:
+        raise ValueError(
+            f'targets must not exceed 1 (0 negative, (0, 1] positive with its IoU, < 0 ignored), '
+            f'got a maximum of {targets.max().item():g}'
+        )

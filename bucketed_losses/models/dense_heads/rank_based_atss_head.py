@@ -1,0 +1,57 @@
+"""ATSS trained with a ranking loss (RS-ATSS, BRS-ATSS, AP-ATSS)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmcv.cnn import Scale
+from mmdet.models.dense_heads import ATSSHead
+from mmdet.registry import MODELS
+from mmdet.utils import InstanceList, OptInstanceList
+from torch import Tensor
+
+from .ranking_mixin import RankingDenseHeadMixin
+
+
+@MODELS.register_module()
+class RankBasedATSSHead(RankingDenseHeadMixin, ATSSHead):
+    """``ATSSHead`` without centerness: all levels and images are ranked together, positives labelled by their IoU.
+
+    Args:
+        loss_cls: Config of one of this package's ranking losses.
+        loss_centerness: Not used; accepted so that a config may inherit one written for ``ATSSHead``.
+        kwargs: As for :class:`mmdet.models.ATSSHead`. ``init_cfg`` defaults to a classifier bias of 0.
+    """
+
+    def __init__(self, *args: Any, loss_cls: dict, loss_centerness: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, loss_cls=loss_cls, **kwargs)
+        del self.loss_centerness
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        del self.atss_centerness
+
+    def forward_single(self, x: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+        """Class logits ``(N, num_priors * num_classes, H, W)`` and box deltas ``(N, num_priors * 4, H, W)``."""
+        cls_feat = reg_feat = x
+        for cls_conv in self.cls_convs:
+            cls_feat = cls_conv(cls_feat)
+        for reg_conv in self.reg_convs:
+            reg_feat = reg_conv(reg_feat)
+        return self.atss_cls(cls_feat), scale(self.atss_reg(reg_feat)).float()
+
+    def loss_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: OptInstanceList = None,
+    ) -> dict[str, Tensor]:
+        """Losses of a batch; arguments as for :meth:`mmdet.models.ATSSHead.loss_by_feat`, less the centerness."""
+        featmap_sizes = [level.shape[-2:] for level in cls_scores]
+        anchors, valid_flags = self.get_anchors(featmap_sizes, batch_img_metas, device=cls_scores[0].device)
+        anchors, labels, label_weights, bbox_targets, *_ = self.get_targets(
+            anchors, valid_flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
+        )
+        return self.ranking_losses(cls_scores, bbox_preds, anchors, labels, label_weights, bbox_targets)

@@ -1,0 +1,14 @@
+"""Ranking losses as registered modules and the box weighting that goes with them."""
+
+from .box_weighting import score_weighted_box_loss, self_balance
+from .ranking_losses import APLoss, BucketedAPLoss, BucketedRSLoss, RankingLoss, RSLoss
+
+__all__ = [
+    'APLoss',
+    'BucketedAPLoss',
+    'BucketedRSLoss',
+    'RSLoss',
+    'RankingLoss',
+    'score_weighted_box_loss',
+    'self_balance',
+]

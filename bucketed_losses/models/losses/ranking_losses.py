@@ -1,0 +1,192 @@
+"""AP, Bucketed AP, RS and Bucketed RS Loss in MMDetection's registry."""
+
+from __future__ import annotations
+
+import torch
+from mmdet.models.losses import accuracy
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from ... import functional
+
+
+class RankingLoss(nn.Module):
+    """What the four losses share: MMDetection's interface around :mod:`bucketed_losses.functional`.
+
+    The classifier has one sigmoid per class and no background column; all ``(prediction, class)`` entries of the batch
+    are ranked together. Heads that know MMDetection's ``custom_cls_channels`` interface (``BBoxHead`` and its
+    subclasses) ask the loss for the number of channels, the activation and the accuracy.
+
+    Args:
+        delta: Half-width of the smoothed step H of Eq. 2, in logits.
+        loss_weight: Factor on every returned part.
+        self_balancing: Whether heads of this package scale their box loss to the size of this loss
+            (:func:`~bucketed_losses.models.losses.self_balance`); by nature of the loss if None.
+        use_sigmoid: Must be True; accepted because MMDetection's dense heads read it from the loss's config.
+    """
+
+    balances_itself: bool
+    custom_cls_channels = True
+    custom_activation = True
+    custom_accuracy = True
+
+    def __init__(
+        self, delta: float, loss_weight: float = 1.0, self_balancing: bool | None = None, use_sigmoid: bool = True
+    ) -> None:
+        super().__init__()
+        if not use_sigmoid:
+            raise ValueError(
+                f'{type(self).__name__}: use_sigmoid must be True, got {use_sigmoid}; ranking losses score every '
+                'class with a sigmoid of its own and have no background column'
+            )
+        self.delta = delta
+        self.loss_weight = loss_weight
+        self.self_balancing = self.balances_itself if self_balancing is None else self_balancing
+        self.use_sigmoid = use_sigmoid
+
+    def rank(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The parts of the loss by log name, of ``(n, num_classes)`` logits and targets, before ``loss_weight``."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor | tuple[Tensor, Tensor],
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> dict[str, Tensor]:
+        """Rank all entries of ``pred`` together.
+
+        Args:
+            pred: ``(n, num_classes)`` logits.
+            target: ``(labels, ious)`` as ``QualityFocalLoss`` takes it, or the labels alone (every IoU 1, which is all
+                that the AP losses use). Labels ``(n,)`` int64 in ``[0, num_classes]``, ``num_classes`` being
+                background; IoUs ``(n,)`` in [0, 1] of each positive's predicted box with its ground truth, not read
+                for background. A positive with IoU 0 stays a positive.
+            weight: ``(n,)`` or ``(n, num_classes)``; entries with weight 0 are ignored, other values do not matter.
+            avg_factor: Accepted for MMDetection's interface and not used: ranking losses are means over positives.
+            reduction_override: None, 'mean' or 'sum', which are all the same here. 'none' is refused.
+
+        Returns:
+            Scalars by log name: ``loss_rank`` and, for RS losses, ``loss_sort``.
+        """
+        if reduction_override not in (None, 'mean', 'sum'):
+            raise ValueError(
+                f'{type(self).__name__}: reduction_override must be None, "mean" or "sum", got {reduction_override!r}; '
+                'a ranking loss compares entries with each other and has no value per entry'
+            )
+        labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
+        targets = entry_targets(pred, labels, ious, weight)
+        return {name: self.loss_weight * value for name, value in self.rank(pred, targets).items()}
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        """Channels of the classifier: one per class, none for background."""
+        return num_classes
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """Scores ``(n, num_classes + 1)`` of logits ``(n, num_classes)``; the last column, background, is 0.
+
+        MMDetection's box heads drop that column before NMS and its dense heads never keep a score of 0.
+        """
+        return torch.cat([cls_score.sigmoid(), cls_score.new_zeros(len(cls_score), 1)], dim=1)
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Share of positives, in percent, whose highest logit is their class's, as ``acc_classes``."""
+        positive = (labels >= 0) & (labels < cls_score.size(1))
+        return {'acc_classes': accuracy(cls_score[positive], labels[positive])}
+
+    def extra_repr(self) -> str:
+        return f'delta={self.delta}, loss_weight={self.loss_weight}, self_balancing={self.self_balancing}'
+
+
+def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Tensor | None) -> Tensor:
+    """Targets as :mod:`bucketed_losses.functional` takes them, one per (prediction, class) entry.
+
+    Args:
+        pred: ``(n, num_classes)`` logits.
+        labels: ``(n,)`` class indices, ``num_classes`` for background.
+        ious: ``(n,)``, or None for 1 everywhere.
+        weight: ``(n,)`` or ``(n, num_classes)``, 0 for ignored entries; or None.
+
+    Returns:
+        ``(n, num_classes)`` float32 or float64.
+    """
+    if pred.dim() != 2:
+        raise ValueError(f'pred must have the shape (n, num_classes), got {tuple(pred.shape)}')
+    num, num_classes = pred.shape
+    for name, value in (('labels', labels), ('ious', ious)):
+        if value is not None and value.shape != (num,):
+            raise ValueError(f'{name} must have the shape ({num},), one per row of pred, got {tuple(value.shape)}')
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(f'labels must be class indices of an integer dtype, got {labels.dtype}')
+    if labels.device.type == 'cpu' and num and not (int(labels.min()) >= 0 and int(labels.max()) <= num_classes):
+        raise ValueError(
+            f'labels must lie in [0, {num_classes}] for pred with {num_classes} classes ({num_classes} is background), '
+            f'got values from {int(labels.min())} to {int(labels.max())}; a classifier for a ranking loss has no '
+            'background column'
+        )
+    dtype = torch.float64 if pred.dtype == torch.float64 else torch.float32
+    if ious is None:
+        quality = torch.ones(num, dtype=dtype, device=pred.device)
+    else:
+        # The published code turns a positive whose IoU is 0 into a negative; here it stays what it was assigned.
+        quality = ious.detach().to(dtype).clamp(torch.finfo(dtype).eps, 1)
+    # One column more for background, cut off again: no host synchronisation to find the positives.
+    targets = torch.zeros(num, num_classes + 1, dtype=dtype, device=pred.device)
+    targets = targets.scatter_(1, labels[:, None].long(), quality[:, None])[:, :num_classes]
+    if weight is not None:
+        if weight.shape not in ((num,), (num, num_classes)):
+            raise ValueError(
+                f'weight must have the shape ({num},) or ({num}, {num_classes}), got {tuple(weight.shape)}'
+            )
+        targets = targets.masked_fill((weight == 0).reshape(num, -1), -1)
+    return targets
+
+
+@MODELS.register_module()
+class APLoss(RankingLoss):
+    """Exact AP Loss, :func:`bucketed_losses.functional.ap_loss`; log name ``loss_rank``."""
+
+    balances_itself = False
+
+    def __init__(
+        self, delta: float = 1.0, loss_weight: float = 1.0, self_balancing: bool | None = None, use_sigmoid: bool = True
+    ) -> None:
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid)
+
+    def rank(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {'loss_rank': functional.ap_loss(logits, targets, self.delta)}
+
+
+@MODELS.register_module()
+class BucketedAPLoss(APLoss):
+    """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`; log name ``loss_rank``."""
+
+    def rank(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {'loss_rank': functional.bucketed_ap_loss(logits, targets, self.delta)}
+
+
+@MODELS.register_module()
+class RSLoss(RankingLoss):
+    """Exact RS Loss, :func:`bucketed_losses.functional.rs_loss`; log names ``loss_rank`` and ``loss_sort``."""
+
+    balances_itself = True
+
+    def __init__(
+        self, delta: float = 0.5, loss_weight: float = 1.0, self_balancing: bool | None = None, use_sigmoid: bool = True
+    ) -> None:
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid)
+
+    def rank(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        ranking, sorting = functional.rs_loss(logits, targets, self.delta)
+        return {'loss_rank': ranking, 'loss_sort': sorting}
+
+
+@MODELS.register_module()
+class BucketedRSLoss(RSLoss):
+    """The paper's Bucketed RS Loss, :func:`bucketed_losses.functional.bucketed_rs_loss`; logged as ``RSLoss``."""
+
+    def rank(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        ranking, sorting = functional.bucketed_rs_loss(logits, targets, self.delta)
+        return {'loss_rank': ranking, 'loss_sort': sorting}

@@ -1,0 +1,9 @@
+"""MMDetection's default runtime, and the same random numbers whether a run was resumed or not."""
+
+_base_ = 'mmdet::_base_/default_runtime.py'
+
+default_hooks = dict(
+    logger=dict(interval=10), checkpoint=dict(interval=1, max_keep_ckpts=2, save_best='auto', rule='greater')
+)
+custom_hooks = [dict(type='EpochSeedHook')]
+randomness = dict(seed=0)

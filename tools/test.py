@@ -1,0 +1,65 @@
+"""Test a checkpoint: MMDetection's ``tools/test.py``, for this package's configs and for any other.
+
+python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out FILE.pkl] [--show] [--show-dir DIR]
+                     [--wait-time S] [--tta] [--cfg-options KEY=VALUE ...] [--launcher none|pytorch|slurm|mpi]
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from _runner import add_common_arguments, load_config
+from mmdet.evaluation import DumpDetResults
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Test (and evaluate) a model')
+    parser.add_argument('config', help='test config file path')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', help='dump predictions to this pickle file (.pkl or .pickle)')
+    parser.add_argument('--show', action='store_true', help='show predictions in windows')
+    parser.add_argument('--show-dir', help='save painted predictions to WORK_DIR/TIMESTAMP/SHOW_DIR')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds between windows')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline')
+    add_common_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
+    return args
+
+
+def build_runner(args: argparse.Namespace) -> Runner:
+    """The runner of the command line, ready for ``test()``."""
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        if 'visualization' not in cfg.default_hooks:
+            raise SystemExit(f'--show and --show-dir need a visualization hook in default_hooks of {args.config}')
+        cfg.default_hooks.visualization.update(draw=True, show=args.show, wait_time=args.wait_time)
+        if args.show_dir:
+            cfg.default_hooks.visualization.test_out_dir = args.show_dir
+    if args.tta:
+        _use_tta(cfg, args.config)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if args.out is not None:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    return runner
+
+
+def _use_tta(cfg, name: str) -> None:
+    missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if missing:
+        raise SystemExit(f'--tta: {name} has no {" and no ".join(missing)}')
+    cfg.model = dict(**cfg.tta_model, module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+
+
+if __name__ == '__main__':
+    setup_cache_size_limit_of_dynamo()
+    build_runner(parse_args()).test()
