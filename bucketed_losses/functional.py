@@ -134,9 +134,9 @@ def identity_update(
     """
     num_pos = len(positives)
     order = positives.argsort()
-    sorted_pos = positives[order].double()
+    sorted_pos = positives.index_select(0, order).double()
     # The loss is shift-free; near zero the prefix sums lose least.
-    origin = sorted_pos[num_pos // 2]
+    origin = sorted_pos.select(0, num_pos // 2)
     s = sorted_pos - origin
 
     sloped = exact and delta > 0  # for delta = 0 both kinds of edges are the same
@@ -156,20 +156,19 @@ def identity_update(
         # That point is the mean, rounded to the logits' dtype so that s_j - point loses nothing.
         point = buckets.means.to(negatives.dtype)
         at_point = update.values + update.slopes * (point.double() - buckets.means)
-        offset = negatives - point[buckets.index]
-        negative_grad = (
-            at_point.to(offset.dtype)[buckets.index] + update.slopes.to(offset.dtype)[buckets.index] * offset
-        )
+        slope = update.slopes.to(negatives.dtype).index_select(0, buckets.assignment)
+        offset = negatives - point.index_select(0, buckets.assignment)
+        negative_grad = at_point.to(negatives.dtype).index_select(0, buckets.assignment) + slope * offset
     else:
-        negative_grad = update.values.to(negatives.dtype)[buckets.index]
+        negative_grad = update.values.to(negatives.dtype).index_select(0, buckets.assignment)
 
-    grads = torch.stack([-ranking_error, torch.zeros_like(s)])
-    sorting = torch.zeros_like(s)
+    sorting = sorting_grad = torch.zeros_like(s)
     if sort:
-        sorting, grads[1] = _sorting_update(s, labels[order].double(), ranks_pos, delta)
+        sorted_labels = labels.index_select(0, order).double()
+        sorting, sorting_grad = _sorting_update(s, sorted_labels, ranks_pos, delta)
 
-    positive_grad = torch.empty_like(grads)
-    positive_grad[:, order] = grads / num_pos
+    grads = torch.stack([-ranking_error, sorting_grad]) / num_pos
+    positive_grad = torch.empty_like(grads).index_copy(1, order, grads)
     return IdentityUpdate(ranking_error.mean(), sorting.mean(), negative_grad, positive_grad)
 
 
@@ -183,9 +182,9 @@ def _sorting_update(s: Tensor, labels: Tensor, ranks_pos: Tensor, delta: float) 
     # Where no worse-localised positive ranks above i there is nothing to distribute: D_i = 0, up to rounding.
     distributes = worse > 1e-12 * ranks_pos
     sorting = torch.where(distributes, sorting, 0.0)
-    per_worse = torch.where(distributes, sorting / worse, 0.0)[None]
+    per_worse = torch.where(distributes, sorting / worse, 0.0).unsqueeze(0)
     # sum_{k: t_k > t_i} per_worse_k H(s_i - s_k): the dominance sum with logits and labels mirrored.
-    demotion = dominance_sums(-s.flip(0), -labels.flip(0), per_worse.flip(-1), delta).flip(-1)[0]
+    demotion = dominance_sums(-s.flip(0), -labels.flip(0), per_worse.flip(-1), delta).flip(-1).squeeze(0)
     return sorting, demotion - sorting
 
 

@@ -4,6 +4,9 @@
 difference of prefix sums at the two places where ``query - delta`` and ``query + delta`` fall among the keys; no
 ``(queries, keys)`` matrix is ever made. Everything here is float64 and of the size of the positives; the negatives
 enter once, through :func:`bucket_negatives`.
+
+Gathering is written as ``index_select``: unlike ``tensor[index]`` it also runs on fake CUDA tensors, with which the
+tests show that nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -49,13 +52,13 @@ def _suffix_sums(values: Tensor) -> Tensor:
 
 def _sums_in_band(keys: Tensor, weights: Tensor, queries: Tensor, band: _Band, delta: float) -> StepSums:
     mass = _suffix_sums(weights)
-    mass_high = mass[..., band.high]
-    values = mass_high - mass[..., band.end]
+    mass_high = mass.index_select(-1, band.high)
+    values = mass_high - mass.index_select(-1, band.end)
     if delta == 0:
         return StepSums(values, torch.zeros_like(values))
     moment = _suffix_sums(weights * keys)
-    band_mass = mass[..., band.low] - mass_high
-    band_moment = moment[..., band.low] - moment[..., band.high]
+    band_mass = mass.index_select(-1, band.low) - mass_high
+    band_moment = moment.index_select(-1, band.low) - moment.index_select(-1, band.high)
     slopes = band_mass / (2 * delta)
     return StepSums(values + band_moment / (2 * delta) - slopes * queries + band_mass / 2, -slopes)
 
@@ -96,8 +99,8 @@ def dominance_sums(logits: Tensor, labels: Tensor, weights: Tensor, delta: float
     """
     if len(logits) > DENSE_MAX_POSITIVES:
         return dominance_sums_by_bits(logits, labels, weights, delta)
-    pairs = smoothed_step(logits[None, :] - logits[:, None], delta) * (labels[None, :] < labels[:, None])
-    return weights @ pairs.T
+    steps = smoothed_step(logits.unsqueeze(1) - logits.unsqueeze(0), delta)  # (k, i): H(s_k - s_i)
+    return weights @ (steps * (labels.unsqueeze(1) < labels.unsqueeze(0)))
 
 
 def dominance_sums_by_bits(logits: Tensor, labels: Tensor, weights: Tensor, delta: float) -> Tensor:
@@ -109,8 +112,8 @@ def dominance_sums_by_bits(logits: Tensor, labels: Tensor, weights: Tensor, delt
     """
     num = len(logits)
     sorted_labels, label_order = labels.sort()
-    ranks = torch.zeros(num, dtype=torch.int64, device=logits.device)
-    ranks[label_order[1:]] = (sorted_labels[1:] != sorted_labels[:-1]).cumsum(0)
+    rises = sorted_labels.diff(prepend=sorted_labels.narrow(0, 0, 1)) != 0
+    ranks = torch.zeros_like(label_order).scatter(0, label_order, rises.cumsum(0))
 
     # Where q - delta and q + delta fall among all logits. Inside a group the same places are found by integers: the
     # members of a group keep their order, so (group, place among all logits) is a sorted key.
@@ -125,15 +128,16 @@ def dominance_sums_by_bits(logits: Tensor, labels: Tensor, weights: Tensor, delt
         band = _Band(
             *(torch.searchsorted(composite, group + bound) for bound in (low, high, torch.full_like(low, num)))
         )
-        key_weights = weights[..., members] * (1 - is_query[members])
-        total += _sums_in_band(logits[members], key_weights, logits, band, delta).values * is_query
+        key_weights = weights.index_select(-1, members) * (1 - is_query.index_select(0, members))
+        keys = logits.index_select(0, members)
+        total += _sums_in_band(keys, key_weights, logits, band, delta).values * is_query
     return total
 
 
 class Buckets(NamedTuple):
-    """Negatives grouped between edges: ``index (N,)`` int64, ``sizes`` and ``means`` ``(num_edges + 1,)`` float64."""
+    """Negatives grouped between edges: ``assignment (N,)`` int64, ``sizes`` and ``means`` ``(B,)`` float64."""
 
-    index: Tensor
+    assignment: Tensor
     sizes: Tensor
     means: Tensor
 
@@ -157,15 +161,15 @@ def bucket_negatives(negatives: Tensor, edges: Tensor) -> Buckets:
         negatives: ``(N,)`` float32 or float64 logits.
         edges: ``(B - 1,)`` float64, ascending; a negative on an edge belongs to the bucket above it.
     """
-    index = torch.searchsorted(round_up(edges, negatives.dtype), negatives, right=True)
+    assignment = torch.searchsorted(round_up(edges, negatives.dtype), negatives, right=True)
     num_buckets = len(edges) + 1
     empty = torch.zeros(num_buckets, dtype=torch.float64, device=negatives.device)
-    sizes = empty.scatter_add(0, index, empty.new_ones(1).expand(len(negatives)))
-    means = empty.scatter_add(0, index, negatives.double()) / sizes.clamp(min=1)
+    sizes = empty.scatter_add(0, assignment, empty.new_ones(1).expand(len(negatives)))
+    means = empty.scatter_add(0, assignment, negatives.double()) / sizes.clamp(min=1)
     # A mean must not leave its bucket by rounding, or H would count it on the wrong side for delta = 0; an empty
     # bucket gets a place between its edges too, so that the means stay sorted.
     below = torch.nextafter(edges, torch.full_like(edges, -torch.inf))
     unbounded = edges.new_full((1,), torch.inf)
     means = torch.minimum(means, torch.cat([below, unbounded]))
     means = torch.maximum(means, torch.cat([-unbounded, edges]))
-    return Buckets(index, sizes, means)
+    return Buckets(assignment, sizes, means)

@@ -12,6 +12,7 @@ from pathlib import Path
 import mmcv
 import torch
 from make_shapes import main as make_shapes
+from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.runner import Runner
 from plot_curves import plot_curves
@@ -43,7 +44,7 @@ def draw_detections(runner: Runner, folder: Path, num: int, score_thr: float) ->
         )
 
 
-def _scaled(sample, factor: float):
+def _scaled(sample: DetDataSample, factor: float) -> DetDataSample:
     for instances in (sample.gt_instances, sample.pred_instances):
         instances.bboxes = instances.bboxes * factor
     return sample

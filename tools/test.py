@@ -11,6 +11,7 @@ import argparse
 from _runner import add_common_arguments, load_config
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -49,7 +50,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
     return runner
 
 
-def _use_tta(cfg, name: str) -> None:
+def _use_tta(cfg: Config, name: str) -> None:
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
         raise SystemExit(f'--tta: {name} has no {" and no ".join(missing)}')

@@ -14,9 +14,7 @@ from mmengine.utils import track_iter_progress
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from .small_coco import ShapesDataset
-
-CLASSES: tuple[str, ...] = ShapesDataset.METAINFO['classes']
+CLASSES = ('disc', 'square', 'triangle', 'star')
 CLASS_FREQUENCIES = (0.55, 0.27, 0.13, 0.05)
 
 Image = NDArray[np.uint8]
@@ -83,7 +81,8 @@ def _spec_of(root: Path) -> dict | None:
 
 def _write_split(root: Path, split: str, split_index: int, num: int, spec: ShapesSpec) -> None:
     (root / split).mkdir()
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id in track_iter_progress(range(num)):
         rng = np.random.default_rng([spec.seed, split_index, image_id])
         image, objects = draw_image(rng, spec)

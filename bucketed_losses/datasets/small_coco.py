@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
+
+from .shapes import CLASSES
 
 
 class _SmallCocoDataset(CocoDataset):
     HOW_TO_GET: str
 
     def load_data_list(self) -> list[dict]:
-        if not os.path.isfile(self.ann_file):
+        if not Path(self.ann_file).is_file():
             raise FileNotFoundError(
-                f'{type(self).__name__}: annotation file {os.path.abspath(self.ann_file)} does not exist. '
+                f'{type(self).__name__}: annotation file {Path(self.ann_file).resolve()} does not exist. '
                 f'{self.HOW_TO_GET}'
             )
         return super().load_data_list()
@@ -40,7 +42,7 @@ class ShapesDataset(_SmallCocoDataset):
     """Drawn shapes with clutter, occlusion and class imbalance, made by ``tools/make_shapes.py``."""
 
     METAINFO = {
-        'classes': ('disc', 'square', 'triangle', 'star'),
+        'classes': CLASSES,
         'palette': [(220, 20, 60), (0, 114, 189), (237, 177, 32), (119, 172, 48)],
     }
     HOW_TO_GET = (

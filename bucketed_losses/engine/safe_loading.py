@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
@@ -14,7 +16,7 @@ def allow_mmengine_checkpoints() -> None:
     ``HistoryBuffer`` around numpy arrays, in each checkpoint, so that resuming and testing fail. Only data is
     allowed here: a checkpoint with any other class or function is still refused.
     """
-    reconstruct = np.empty(0).__reduce__()[0]
+    reconstruct: Any = np.empty(0).__reduce__()[0]
     torch.serialization.add_safe_globals(
         [HistoryBuffer, np.ndarray, np.dtype, reconstruct, type(np.dtype(np.float64)), type(np.dtype(np.int64))]
     )

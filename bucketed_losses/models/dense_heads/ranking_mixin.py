@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmdet.structures.bbox import bbox_overlaps
@@ -10,8 +10,13 @@ from torch import Tensor
 
 from ..losses import RankingLoss, score_weighted_box_loss, self_balance
 
+if TYPE_CHECKING:
+    from mmdet.models.dense_heads import AnchorHead as _Host
+else:
+    _Host = object
 
-class RankingDenseHeadMixin:
+
+class RankingDenseHeadMixin(_Host):
     """Put before an mmdet ``AnchorHead`` subclass: a background-free sigmoid classifier and :meth:`ranking_losses`.
 
     The head's classifier bias starts at 0, not at MMDetection's prior probability: a ranking loss compares logits with

@@ -1,0 +1,152 @@
+"""Memory and synchronisation are properties of the code, so they are asserted, not timed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import LOSSES
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bucketed_losses import functional as F
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest storage that any operation made."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 0
+        self.operations = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.operations += 1
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self.largest = max(self.largest, leaf.untyped_storage().nbytes() // leaf.element_size())
+        return out
+
+
+def step(loss, logits, targets):
+    result = loss(logits, targets)
+    (sum(result) if isinstance(result, tuple) else result).backward()
+
+
+def synthetic(num_pos, num_neg):
+    """The paper's synthetic data (S.3.2)."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(num_pos + num_neg, generator=generator) + 1
+    logits[:num_pos] -= 2
+    targets = torch.zeros(num_pos + num_neg)
+    targets[:num_pos] = torch.rand(num_pos, generator=generator).clamp(min=0.01)
+    return logits.requires_grad_(), targets
+
+
+@pytest.mark.parametrize('name', sorted(LOSSES))
+@pytest.mark.parametrize('num_pos', [1, 10, 1000, 1025, 5000, 50_000])
+def test_no_tensor_is_larger_than_linear(name, num_pos):
+    num_neg = 200_000
+    logits, targets = synthetic(num_pos, num_neg)
+    with LargestTensor() as mode:
+        step(LOSSES[name], logits, targets)
+    assert mode.largest <= max(8 * (num_neg + num_pos), 4 * 2**20)
+
+
+@pytest.mark.parametrize('name', sorted(LOSSES))
+def test_number_of_operations_does_not_grow_with_the_positives(name):
+    """No loop over positives: only the bits of the sorting term may add operations, logarithmically many."""
+    counts = []
+    for num_pos in (2000, 32_000):
+        logits, targets = synthetic(num_pos, 1000)
+        with LargestTensor() as mode:
+            step(LOSSES[name], logits, targets)
+        counts.append(mode.operations)
+    assert counts[1] <= 1.5 * counts[0]
+
+
+@pytest.mark.parametrize('exact', [True, False])
+@pytest.mark.parametrize('num_pos', [100, 2000])
+@pytest.mark.parametrize('delta', [0.0, 0.5])
+def test_the_core_never_synchronises(exact, num_pos, delta):
+    """On fake CUDA tensors every host synchronisation raises."""
+    with FakeTensorMode():
+        positives = torch.empty(num_pos, device='cuda')
+        labels = torch.empty(num_pos, device='cuda')
+        negatives = torch.empty(30_000, device='cuda')
+        update = F.identity_update(positives, labels, negatives, delta, exact=exact, sort=True)
+    assert update.negative_grad.shape == (30_000,)
+    assert update.positive_grad.shape == (2, num_pos)
+    assert update.ranking.device.type == 'cuda'
+
+
+def test_fake_tensors_do_notice_a_synchronisation():
+    """The test above can fail: reading a value, a mask as index and a bincount all raise."""
+    for synchronise in (
+        lambda x: x.sum().item(),
+        lambda x: bool(x.sum() > 0),
+        lambda x: x.masked_select(x > 0),
+        lambda x: torch.bincount(x.long()),
+    ):
+        with FakeTensorMode(), pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+            synchronise(torch.empty(8, device='cuda'))
+
+
+class CountSynchronisations(TorchDispatchMode):
+    """Counts the operations that make the host wait on an accelerator: those whose result or shape it must read."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name()
+        if name.startswith(('aten::nonzero', 'aten::_local_scalar_dense', 'aten::masked_select', 'aten::bincount')):
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('name', sorted(LOSSES))
+def test_the_flat_entry_synchronises_twice(name, monkeypatch):
+    """Once for the number of positives and once for that of the negatives that can matter."""
+    # What the check of the targets reads is read on the CPU only.
+    monkeypatch.setattr(F, '_check_arguments', lambda *args: None)
+    logits, targets = synthetic(2000, 10_000)
+    with CountSynchronisations() as mode:
+        step(LOSSES[name], logits, targets)
+    assert mode.count == 2
+
+
+@pytest.mark.parametrize('name', ['bucketed_rs_loss', 'rs_loss'])
+def test_memory_is_linear_at_ten_million_logits(name):
+    """Peak memory of a whole process, above that of the one with a tenth of the logits, per logit."""
+    program = (
+        'import resource, sys, torch\n'
+        'from bucketed_losses import functional as F\n'
+        'n = int(sys.argv[1])\n'
+        'torch.manual_seed(0)\n'
+        'x = torch.randn(n).requires_grad_(); t = torch.zeros(n); t[:2000] = 0.5\n'
+        f'sum(F.{name}(x, t)).backward()\n'
+        'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n'
+    )
+    small, large = (
+        int(subprocess.run([sys.executable, '-c', program, str(n)], check=True, capture_output=True, text=True).stdout)
+        for n in (1_000_000, 10_000_000)
+    )
+    # Input, targets and gradient are 12 bytes; int64 indices and float32/64 working arrays the rest.
+    assert (large - small) / 9_000_000 < 120
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('name', sorted(LOSSES))
+def test_cuda_equals_cpu(name):
+    logits, targets = synthetic(3000, 100_000)
+    step(LOSSES[name], logits, targets)
+    cuda_logits = logits.detach().cuda().requires_grad_()
+    step(LOSSES[name], cuda_logits, targets.cuda())
+    torch.testing.assert_close(cuda_logits.grad.cpu(), logits.grad, rtol=1e-5, atol=1e-9)

@@ -1,0 +1,227 @@
+"""The registered losses: MMDetection's interface around the functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip('mmdet')
+
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox2roi
+from mmengine.structures import InstanceData
+
+from bucketed_losses import functional as F
+from bucketed_losses.models.losses import score_weighted_box_loss, self_balance
+from bucketed_losses.models.losses.ranking_losses import entry_targets
+
+NAMES = {
+    'APLoss': F.ap_loss,
+    'BucketedAPLoss': F.bucketed_ap_loss,
+    'RSLoss': F.rs_loss,
+    'BucketedRSLoss': F.bucketed_rs_loss,
+}
+EACH = pytest.mark.parametrize('name', sorted(NAMES))
+
+
+def example(num=60, num_classes=4):
+    generator = torch.Generator().manual_seed(0)
+    pred = torch.randn(num, num_classes, generator=generator)
+    labels = torch.randint(0, num_classes + 1, (num,), generator=generator)
+    ious = torch.rand(num, generator=generator)
+    return pred, labels, ious
+
+
+@EACH
+def test_is_the_function_on_one_target_per_entry(name):
+    pred, labels, ious = example()
+    weight = torch.ones(60)
+    weight[5:10] = 0
+    targets = torch.zeros(60, 4)
+    for row in range(60):
+        if labels[row] < 4:
+            targets[row, labels[row]] = ious[row]
+        if weight[row] == 0:
+            targets[row] = -1
+    loss = MODELS.build(dict(type=name, delta=0.7, loss_weight=2.0))
+    result = loss(pred, (labels, ious), weight=weight, avg_factor=123.0)
+    expected = NAMES[name](pred, targets, 0.7)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    assert list(result) == ['loss_rank', 'loss_sort'][: len(expected)]
+    for got, value in zip(result.values(), expected, strict=True):
+        torch.testing.assert_close(got, 2 * value)
+
+
+@EACH
+def test_labels_alone_mean_iou_one(name):
+    pred, labels, _ = example()
+    loss = MODELS.build(dict(type=name))
+    alone, explicit = loss(pred, labels), loss(pred, (labels, torch.ones(60)))
+    assert alone == explicit
+    assert alone.get('loss_sort', 0) == 0
+
+
+@EACH
+def test_weights_of_single_entries(name):
+    pred, labels, ious = example()
+    weight = torch.ones(60, 4)
+    weight[:, 0] = 0
+    loss = MODELS.build(dict(type=name))
+    pred.requires_grad_()
+    sum(loss(pred, (labels, ious), weight).values()).backward()
+    assert pred.grad[:, 0].eq(0).all() and pred.grad[:, 1:].abs().sum() > 0
+
+
+def test_a_positive_with_iou_zero_stays_positive():
+    targets = entry_targets(torch.zeros(2, 3), torch.tensor([1, 3]), torch.tensor([0.0, 0.9]), None)
+    assert targets[0, 1] > 0 and targets[0, [0, 2]].eq(0).all() and targets[1].eq(0).all()
+
+
+@EACH
+def test_defaults(name):
+    loss = MODELS.build(dict(type=name))
+    assert loss.delta == (0.5 if 'RS' in name else 1.0)
+    assert loss.self_balancing == ('RS' in name)
+    assert MODELS.build(dict(type=name, self_balancing=False)).self_balancing is False
+
+
+@EACH
+@pytest.mark.parametrize('reduction', ['mean', 'sum', None])
+def test_reductions_that_mean_nothing_are_accepted(name, reduction):
+    pred, labels, ious = example()
+    loss = MODELS.build(dict(type=name))
+    assert loss(pred, (labels, ious), reduction_override=reduction) == loss(pred, (labels, ious))
+
+
+@EACH
+@pytest.mark.parametrize(
+    ('change', 'error', 'words'),
+    [
+        (dict(reduction_override='none'), ValueError, ['reduction_override', "'none'"]),
+        (dict(pred=torch.zeros(60)), ValueError, ['pred', '(n, num_classes)', '(60,)']),
+        (dict(target=torch.zeros(59, dtype=torch.long)), ValueError, ['labels', '(60,)', '(59,)']),
+        (dict(target=torch.full((60,), 5)), ValueError, ['labels', '[0, 4]', '5', 'background']),
+        (dict(target=torch.full((60,), -1)), ValueError, ['labels', '[0, 4]', '-1']),
+        (dict(target=torch.zeros(60)), TypeError, ['labels', 'integer', 'float32']),
+        (dict(target=(torch.zeros(60, dtype=torch.long), torch.zeros(3))), ValueError, ['ious', '(60,)', '(3,)']),
+        (dict(weight=torch.ones(3)), ValueError, ['weight', '(60,)', '(3,)']),
+    ],
+)
+def test_bad_input_is_named(name, change, error, words):
+    pred, labels, ious = example()
+    arguments = {'pred': pred, 'target': (labels, ious), **change}
+    with pytest.raises(error) as caught:
+        MODELS.build(dict(type=name))(**arguments)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@EACH
+def test_softmax_is_refused(name):
+    with pytest.raises(ValueError, match='use_sigmoid must be True'):
+        MODELS.build(dict(type=name, use_sigmoid=False))
+
+
+def bbox_head(name):
+    """A stock head of MMDetection; only its loss_cls line differs from the default."""
+    return MODELS.build(
+        dict(
+            type='Shared2FCBBoxHead',
+            in_channels=4,
+            fc_out_channels=16,
+            roi_feat_size=3,
+            num_classes=5,
+            loss_cls=dict(type=name),
+        )
+    )
+
+
+@EACH
+def test_stock_bbox_head_trains_and_predicts(name):
+    from mmdet.models.task_modules import SamplingResult
+
+    torch.manual_seed(0)
+    head = bbox_head(name)
+    head.init_weights()
+    assert head.fc_cls.out_features == 5
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.5)
+    feats = torch.randn(24, 4, 3, 3)
+    boxes = torch.tensor([[10.0, 10.0, 30.0, 40.0]]).repeat(24, 1) + torch.randint(0, 8, (24, 1))
+    gts = boxes[:6] + 2
+    sampling = SamplingResult(
+        pos_inds=torch.arange(6),
+        neg_inds=torch.arange(6, 24),
+        priors=boxes,
+        gt_bboxes=gts,
+        assign_result=InstanceData(gt_inds=torch.arange(1, 7), labels=torch.arange(6) % 5),
+        gt_flags=torch.zeros(24, dtype=torch.uint8),
+    )
+    rcnn_train_cfg = MODELS.build(dict(type='APLoss')) and type('Cfg', (), {'pos_weight': -1})()
+    history = []
+    for _ in range(30):
+        cls_score, bbox_pred = head(feats)
+        assert cls_score.shape == (24, 5)
+        losses = head.loss_and_target(cls_score, bbox_pred, bbox2roi([boxes]), [sampling], rcnn_train_cfg)['loss_bbox']
+        assert set(losses) == {'loss_rank', 'loss_bbox', 'acc_classes'} | ({'loss_sort'} if 'RS' in name else set())
+        optimizer.zero_grad()
+        sum(value for key, value in losses.items() if 'loss' in key).backward()
+        assert all(p.grad is not None for p in head.parameters())
+        optimizer.step()
+        history.append(losses['loss_rank'].item())
+    assert history[-1] < 0.2 * history[0]
+
+    cls_score, bbox_pred = head(feats)
+    (result,) = head.predict_by_feat(
+        (bbox2roi([boxes]),),
+        (cls_score,),
+        (bbox_pred,),
+        [dict(img_shape=(64, 64), scale_factor=(1.0, 1.0))],
+        rcnn_test_cfg=type(
+            'Cfg', (dict,), {'score_thr': 0.0, 'nms': dict(type='nms', iou_threshold=0.5), 'max_per_img': 10}
+        )(score_thr=0.0),
+    )
+    assert len(result) > 0 and result.labels.max() < 5
+
+
+def test_activation_has_a_background_column_that_never_wins():
+    loss = MODELS.build(dict(type='BucketedRSLoss'))
+    logits = torch.randn(7, 3)
+    scores = loss.get_activation(logits)
+    torch.testing.assert_close(scores[:, :3], logits.sigmoid())
+    assert scores[:, 3].eq(0).all()
+
+
+def test_accuracy_of_positives():
+    loss = MODELS.build(dict(type='APLoss'))
+    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    assert loss.get_accuracy(logits, torch.tensor([0, 0, 2]))['acc_classes'].item() == 50
+    assert loss.get_accuracy(logits, torch.tensor([2, 2, 2]))['acc_classes'].item() == 0
+
+
+def test_score_weighted_box_loss():
+    loss = MODELS.build(dict(type='L1Loss', loss_weight=2.0))
+    boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 2, 2]], requires_grad=True)
+    logits = torch.tensor([[0.0, -1.0], [-2.0, 3.0]], requires_grad=True)
+    weights = torch.tensor([0.0, 3.0]).sigmoid()
+    # L1Loss wants weights per coordinate; a per-box loss as GIoU takes them as they are.
+    giou = MODELS.build(dict(type='GIoULoss', loss_weight=2.0))
+    target = torch.tensor([[0.0, 0, 1, 2], [0, 0, 2, 4]])
+    value = score_weighted_box_loss(giou, boxes, target, logits)
+    each = giou(boxes, target, reduction_override='none') / 2 * 2
+    torch.testing.assert_close(value, (weights * each).sum() / weights.sum())
+    value.backward()
+    assert logits.grad is None
+    empty = score_weighted_box_loss(loss, boxes[:0], target[:0], logits[:0])
+    assert empty == 0 and empty.requires_grad
+
+
+def test_self_balance():
+    box_loss = torch.tensor(0.3, requires_grad=True)
+    ranking = {'loss_rank': torch.tensor(0.5, requires_grad=True), 'loss_sort': torch.tensor(0.1, requires_grad=True)}
+    balanced = self_balance(box_loss, ranking)
+    torch.testing.assert_close(balanced, torch.tensor(0.6))
+    balanced.backward()
+    torch.testing.assert_close(box_loss.grad, torch.tensor(2.0))
+    assert ranking['loss_rank'].grad is None
+    assert self_balance(torch.tensor(0.0), ranking) == 0
+    assert self_balance(torch.tensor(float('nan')), ranking).isnan()
