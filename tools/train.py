@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 
+import torch
 from _runner import add_common_arguments, load_config
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
@@ -50,13 +51,11 @@ def build_runner(args: argparse.Namespace) -> Runner:
 
 
 def _use_amp(cfg: Config) -> None:
-    import torch
-
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.loss_scale = 'dynamic'
-    if not torch.cuda.is_available():
-        # Without an accelerator autocast computes in bfloat16, which needs no loss scaling.
-        cfg.optim_wrapper.dtype = 'bfloat16'
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    else:
+        cfg.optim_wrapper.type = 'BFloat16OptimWrapper'  # MMEngine's own refuses to run on a CPU
 
 
 if __name__ == '__main__':

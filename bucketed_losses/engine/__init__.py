@@ -1,9 +1,10 @@
 """Training helpers: checkpoints that load safely and runs that resume exactly."""
 
+from .bfloat16_optim_wrapper import BFloat16OptimWrapper
 from .config import replace_data_root
 from .epoch_seed_hook import EpochSeedHook
 from .safe_loading import allow_mmengine_checkpoints
 
-__all__ = ['EpochSeedHook', 'allow_mmengine_checkpoints', 'replace_data_root']
+__all__ = ['BFloat16OptimWrapper', 'EpochSeedHook', 'allow_mmengine_checkpoints', 'replace_data_root']
 
 allow_mmengine_checkpoints()

