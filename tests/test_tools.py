@@ -160,7 +160,30 @@ def test_plot_curves(trained, tmp_path):
     import plot_curves
 
     plot_curves.main([str(tmp_path / 'curves.png'), str(trained[0])])
-    assert (tmp_path / 'curves.png').stat().st_size > 10_000
+    plot_curves.main([str(tmp_path / 'ap.png'), f'two seeds={trained[0]},{trained[0]}', '--ap-only'])
+    assert (tmp_path / 'curves.png').stat().st_size > (tmp_path / 'ap.png').stat().st_size > 10_000
+
+
+def test_summarize_runs(trained, capsys):
+    import summarize_runs
+
+    summarize_runs.main([f'BRS={trained[0]},{trained[0]}'])
+    header, _, row = capsys.readouterr().out.strip().splitlines()
+    assert header == '| loss | seeds | AP | AP50 | AP75 | disc | square | triangle | star |'
+    (ap,) = re.findall(r'Epoch\(val\) \[2\].*coco/bbox_mAP: ([\d.]+)', trained[1])
+    assert row.startswith(f'| BRS | 2 | {float(ap):.3f} ± 0.000 |')
+    with pytest.raises(SystemExit):
+        summarize_runs.main(['BRS='])
+
+
+def test_measure_loss_time(shapes_root, capsys, monkeypatch):
+    import measure_loss_time
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    measure_loss_time.main([CONFIG, '--iterations', '1', '--cfg-options', 'train_dataloader.batch_size=2'])
+    row = capsys.readouterr().out.strip().splitlines()[-1]
+    assert re.fullmatch(r'\| atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes \| [\d.]+ \| [\d.]+ \| [\d.]+% \|', row)
 
 
 class Malicious:

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     work_dir = Path(args.work_dir)
     draw_detections(runner, work_dir / 'detections', num=8, score_thr=0.5)
     # Curves of this run alone, whatever else the folder holds.
-    plot_curves({'BRS-ATSS on drawn shapes': runner.log_dir}, work_dir / 'curves.png')
+    plot_curves({'BRS-ATSS on drawn shapes': [runner.log_dir]}, work_dir / 'curves.png')
     print(f'Detections beside ground truth: {work_dir}/detections/*.png\nCurves: {work_dir}/curves.png')
 
 

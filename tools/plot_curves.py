@@ -1,16 +1,16 @@
-"""Draw training curves from MMEngine's logs: every loss over iterations, AP over epochs.
+"""Draw training curves from MMEngine's logs: every loss over iterations, AP over epochs (mean and range of the seeds).
 
-python tools/plot_curves.py OUT.png WORK_DIR [WORK_DIR ...]
+python tools/plot_curves.py OUT.png NAME=WORK_DIR[,WORK_DIR...] [NAME=...] [--ap-only]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+from _logs import RUN_METAVAR, parse_run, read_scalars
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -24,27 +24,13 @@ LOSSES = {
 }
 
 
-def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
-    """Training and validation records of a work directory, resumed runs joined in order."""
-    files = sorted(Path(work_dir).glob('**/vis_data/scalars.json'))
-    if not files:
-        raise FileNotFoundError(f'no vis_data/scalars.json in {work_dir}: not a work directory of a training run')
-    train: dict[int, dict] = {}
-    val: dict[int, dict] = {}
-    for file in files:
-        for line in file.read_text().splitlines():
-            record = json.loads(line)
-            # A resumed run repeats what came after its checkpoint: the later record counts.
-            (train if 'loss' in record else val)[record['step']] = record
-    return [train[step] for step in sorted(train)], [val[step] for step in sorted(val)]
-
-
-def plot_curves(runs: Mapping[str, str | Path], out: str | Path) -> None:
-    """Write a PNG with the losses of every run, by name and work directory, and the AP of all of them."""
-    figure = plt.figure(figsize=(4.5 * (len(runs) + 1), 3.6), layout='constrained')
-    axes = figure.subplots(1, len(runs) + 1, squeeze=False)[0]
-    for (name, work_dir), axis in zip(runs.items(), axes, strict=False):
-        train, val = read_scalars(work_dir)
+def plot_curves(runs: Mapping[str, Sequence[str | Path]], out: str | Path, ap_only: bool = False) -> None:
+    """Write a PNG with the losses of every run's first seed, by name and work directories, and the AP of all runs."""
+    panels = 1 if ap_only else len(runs) + 1
+    figure = plt.figure(figsize=(4.5 * panels if panels > 1 else 6.4, 3.6), layout='constrained')
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for (name, work_dirs), axis in zip(runs.items(), axes[:-1], strict=False):
+        train, _ = read_scalars(work_dirs[0])
         for key, label in LOSSES.items():
             points = [(record['step'], record[key]) for record in train if key in record]
             if points:
@@ -52,11 +38,17 @@ def plot_curves(runs: Mapping[str, str | Path], out: str | Path) -> None:
         axis.set(xlabel='iteration', ylabel='loss', title=name)
         axis.set_ylim(bottom=0)
         axis.legend(frameon=False)
-        points = [(record['step'], record['coco/bbox_mAP']) for record in val if 'coco/bbox_mAP' in record]
-        if points:
-            axes[-1].plot(*zip(*points, strict=True), marker='o', label=name, linewidth=1.8)
-    axes[-1].set(xlabel='epoch', ylabel='AP', title='validation')
-    axes[-1].set_ylim(0, 1)
+    for name, work_dirs in runs.items():
+        by_epoch: dict[int, list[float]] = {}
+        for work_dir in work_dirs:
+            for record in read_scalars(work_dir)[1]:
+                by_epoch.setdefault(record['step'], []).append(record['coco/bbox_mAP'])
+        if by_epoch:
+            means = [sum(values) / len(values) for values in by_epoch.values()]
+            (line,) = axes[-1].plot(list(by_epoch), means, marker='o', label=name, linewidth=1.8, markersize=4)
+            lowest, highest = ([pick(values) for values in by_epoch.values()] for pick in (min, max))
+            axes[-1].fill_between(list(by_epoch), lowest, highest, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes[-1].set(xlabel='epoch', ylabel='AP', title='validation AP')
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     if len(runs) > 1:
         axes[-1].legend(frameon=False)
@@ -70,10 +62,11 @@ def plot_curves(runs: Mapping[str, str | Path], out: str | Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Draw training curves')
     parser.add_argument('out', help='PNG to write')
-    parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR')
+    parser.add_argument('runs', nargs='+', metavar=RUN_METAVAR, type=parse_run)
+    parser.add_argument('--ap-only', action='store_true', help='leave the losses out')
     args = parser.parse_args(argv)
     try:
-        plot_curves({Path(work_dir).name: work_dir for work_dir in args.work_dirs}, args.out)
+        plot_curves(dict(args.runs), args.out, args.ap_only)
     except FileNotFoundError as error:
         raise SystemExit(f'plot_curves: {error}') from error
     print(f'Curves are in {args.out}')
