@@ -111,3 +111,33 @@ def test_bccd_loads(bccd_root):
     item = train[0]
     assert item['inputs'].shape == (3, 240, 320)
     assert item['data_samples'].gt_instances.bboxes.tensor.max() <= 320
+
+
+@pytest.mark.parametrize('name', sorted(COCO_LOSSES.values()))
+def test_stock_faster_rcnn_with_one_line_changed(name):
+    """A stock R-CNN head trains with nothing but its loss_cls changed; IoUs are 1, so RS losses only rank."""
+    cfg = Config.fromstring(
+        "_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'\n"
+        "custom_imports = dict(imports=['bucketed_losses'])\n"
+        f"model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(_delete_=True, type='{name}'))))\n",
+        '.py',
+    )
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    cfg.model.backbone.depth = 18
+    cfg.model.neck.in_channels = [64, 128, 256, 512]
+    model = MODELS.build(without_downloads(cfg.model))
+    model.init_weights()
+    model.train()
+    inputs = demo_mm_inputs(2, [[3, 128, 128], [3, 96, 128]], num_classes=80, num_items=[3, 2])
+    losses = model(**model.data_preprocessor(inputs, training=True), mode='loss')
+    assert {'loss_rank', 'loss_bbox', 'acc_classes', 'loss_rpn_cls', 'loss_rpn_bbox'} <= set(losses)
+    assert model.roi_head.bbox_head.fc_cls.out_features == 80
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert torch.isfinite(total)
+    assert model.roi_head.bbox_head.fc_cls.weight.grad.abs().sum() > 0
+    model.eval()
+    with torch.no_grad():
+        results = model(**model.data_preprocessor(inputs, training=False), mode='predict')
+    assert all((result.pred_instances.labels < 80).all() for result in results)

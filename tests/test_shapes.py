@@ -53,14 +53,15 @@ def test_annotations_are_valid_coco(root):
     assert counts[0] > counts[1] > counts[2] > counts[3] > 0, 'classes are imbalanced'
 
 
-def test_a_finished_set_is_kept_and_another_spec_replaces_it(tmp_path):
+def test_a_finished_set_is_kept_and_never_deleted(tmp_path):
     spec = ShapesSpec(num_train=2, num_val=1, size=64)
     root = make_shapes(tmp_path / 'set', spec)
     before = (root / 'train/00000.jpg').stat().st_mtime_ns
     make_shapes(root, spec)
     assert (root / 'train/00000.jpg').stat().st_mtime_ns == before
-    make_shapes(root, ShapesSpec(num_train=3, num_val=1, size=64))
-    assert len(json.loads((root / 'annotations/train.json').read_text())['images']) == 3
+    with pytest.raises(FileExistsError, match=r"another spec, .*'num_train': 2.* not .*'num_train': 3"):
+        make_shapes(root, ShapesSpec(num_train=3, num_val=1, size=64))
+    assert len(json.loads((root / 'annotations/train.json').read_text())['images']) == 2
 
 
 def test_an_interrupted_set_does_not_appear(tmp_path, monkeypatch):

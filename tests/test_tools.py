@@ -164,6 +164,43 @@ def test_plot_curves(trained, tmp_path):
     assert (tmp_path / 'curves.png').stat().st_size > (tmp_path / 'ap.png').stat().st_size > 10_000
 
 
+def test_demo(shapes_root, tmp_path, capsys, monkeypatch):
+    import demo
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    demo.main(['--work-dir', str(tmp_path), '--cfg-options', *SMALL])
+    output = capsys.readouterr().out
+    assert 'coco/bbox_mAP' in output or 'Average Precision' in output
+    assert re.search(r'score of best F1: disc [\d.]+, square [\d.]+, triangle -?[\d.]+, star -?[\d.]+', output)
+    assert (tmp_path / 'curves.png').is_file()
+    assert [path.name for path in sorted((tmp_path / 'detections').iterdir())] == [f'{i:02d}.png' for i in range(4)]
+
+
+def test_best_f1_thresholds():
+    import demo
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+    from pycocotools.coco import COCO
+
+    boxes = torch.tensor([[10.0 * i, 0, 10 * i + 8, 8] for i in range(6)])
+    annotations = COCO()
+    annotations.dataset = {
+        'images': [{'id': 0, 'width': 64, 'height': 64}],
+        'categories': [{'id': 7, 'name': 'thing'}],
+        'annotations': [
+            {'id': i + 1, 'image_id': 0, 'category_id': 7, 'bbox': [10.0 * i, 0, 8, 8], 'area': 64, 'iscrowd': 0}
+            for i in range(4)
+        ],
+    }
+    annotations.createIndex()
+    # Four objects; the detections at 0.9, 0.8, 0.7, 0.6 are right, 0.5 and 0.4 are not.
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    predictions = InstanceData(bboxes=boxes, scores=scores, labels=torch.zeros(6, dtype=torch.long))
+    sample = DetDataSample(metainfo=dict(img_id=0), pred_instances=predictions)
+    assert demo.best_f1_thresholds(annotations, [sample]) == [pytest.approx(0.6)]
+
+
 def test_summarize_runs(trained, capsys):
     import summarize_runs
 

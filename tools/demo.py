@@ -16,38 +16,72 @@ from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.runner import Runner
 from plot_curves import plot_curves
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from train import build_runner
 from train import parse_args as parse_train_args
+
+from bucketed_losses.datasets.shapes import is_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py'
 
 
-def draw_detections(runner: Runner, folder: Path, num: int, score_thr: float) -> None:
-    """Write ``num`` validation images with ground truth (left) and detections (right) to ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    dataset = runner.val_dataloader.dataset
-    visualizer = DetLocalVisualizer(name='demo', line_width=2)
-    visualizer.dataset_meta = dataset.metainfo
+def predict(runner: Runner) -> list[DetDataSample]:
+    """Detections and ground truth of every validation image, in original pixels."""
     runner.model.eval()
-    for index in range(min(num, len(dataset))):
-        item = dataset[index]
-        with torch.no_grad():
-            (sample,) = runner.model.test_step({key: [value] for key, value in item.items()})
-        image = mmcv.imread(sample.img_path, channel_order='rgb')
-        visualizer.add_datasample(
-            'detections',
-            mmcv.imresize(image, (2 * image.shape[1], 2 * image.shape[0])),
-            _scaled(sample, 2),
-            pred_score_thr=score_thr,
-            out_file=str(folder / f'{index:02d}.png'),
+    samples: list[DetDataSample] = []
+    with torch.no_grad():
+        for batch in runner.val_dataloader:
+            samples += runner.model.val_step(batch)
+    return samples
+
+
+def best_f1_thresholds(annotations: COCO, samples: list[DetDataSample]) -> list[float]:
+    """Per class, the score at which detections have the best F1 at IoU 0.5.
+
+    Scores of a ranking loss are an order, not confidences: a threshold must be chosen on data.
+    """
+    category_ids = sorted(annotations.getCatIds())
+    detections = [
+        {
+            'image_id': sample.img_id,
+            'category_id': category_ids[label],
+            'bbox': [x1, y1, x2 - x1, y2 - y1],
+            'score': score,
+        }
+        for sample in samples
+        for (x1, y1, x2, y2), label, score in zip(
+            sample.pred_instances.bboxes.tolist(),
+            sample.pred_instances.labels.tolist(),
+            sample.pred_instances.scores.tolist(),
+            strict=True,
         )
+    ]
+    evaluation = COCOeval(annotations, annotations.loadRes(detections), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # (IoU, recall, class, area, detections per image): IoU 0.5, all areas, most detections.
+    precision, scores = (evaluation.eval[key][0, :, :, 0, -1] for key in ('precision', 'scores'))
+    recall = evaluation.params.recThrs[:, None]
+    f1 = 2 * precision * recall / (precision + recall).clip(min=1e-9)
+    return scores[f1.argmax(axis=0), range(len(category_ids))].tolist()
 
 
-def _scaled(sample: DetDataSample, factor: float) -> DetDataSample:
-    for instances in (sample.gt_instances, sample.pred_instances):
-        instances.bboxes = instances.bboxes * factor
-    return sample
+def draw_detections(samples: list[DetDataSample], thresholds: list[float], meta: dict, folder: Path) -> None:
+    """Write every sample with ground truth (left) and detections above their class's threshold (right)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    visualizer = DetLocalVisualizer(name='demo', line_width=2)
+    visualizer.dataset_meta = meta
+    factor = 2
+    for index, sample in enumerate(samples):
+        detected = sample.pred_instances
+        sample.pred_instances = detected[detected.scores >= torch.tensor(thresholds)[detected.labels]]
+        for instances in (sample.gt_instances, sample.pred_instances):
+            instances.bboxes = instances.bboxes * factor
+        image = mmcv.imrescale(mmcv.imread(sample.img_path, channel_order='rgb'), factor)
+        out_file = str(folder / f'{index:02d}.png')
+        visualizer.add_datasample('detections', image, sample, pred_score_thr=0.0, out_file=out_file)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -57,17 +91,23 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     data_root = os.environ.setdefault('SHAPES_ROOT', str(ROOT / 'data/shapes'))
-    make_shapes([data_root])
+    if not is_shapes(data_root):
+        make_shapes([data_root])
 
     options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
     runner = build_runner(parse_train_args([str(CONFIG), '--work-dir', args.work_dir, *options]))
     runner.train()
 
     work_dir = Path(args.work_dir)
-    draw_detections(runner, work_dir / 'detections', num=8, score_thr=0.5)
+    samples = predict(runner)
+    thresholds = best_f1_thresholds(COCO(f'{data_root}/annotations/val.json'), samples)
+    meta = runner.val_dataloader.dataset.metainfo
+    draw_detections(samples[:8], thresholds, meta, work_dir / 'detections')
     # Curves of this run alone, whatever else the folder holds.
     plot_curves({'BRS-ATSS on drawn shapes': [runner.log_dir]}, work_dir / 'curves.png')
-    print(f'Detections beside ground truth: {work_dir}/detections/*.png\nCurves: {work_dir}/curves.png')
+    drawn = ', '.join(f'{name} {score:.2f}' for name, score in zip(meta['classes'], thresholds, strict=True))
+    print(f'Detections beside ground truth: {work_dir}/detections/*.png (drawn from the score of best F1: {drawn})')
+    print(f'Curves: {work_dir}/curves.png')
 
 
 if __name__ == '__main__':

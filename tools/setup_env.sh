@@ -33,13 +33,13 @@ if ! $python -c 'import pip' 2>/dev/null || [ "$($python -c 'import sys; print("
     say "Creating $venv"
     "$PYTHON" -m venv --clear $venv
 fi
-pip() { $python -m pip --disable-pip-version-check --quiet "$@"; }
+pip() { $python -m pip --disable-pip-version-check "$@"; }
 
 say 'Installing torch and the build tools'
-pip install -r requirements/build.txt
+pip install --quiet -r requirements/build.txt
 pip install -c requirements/lock.txt -r requirements/torch.txt
 say 'Installing the pinned packages'
-pip install --no-deps -r requirements/lock.txt
+pip install --quiet --no-deps -r requirements/lock.txt
 
 # mmcv's binary fits one torch, one Python and one machine type.
 mmcv=$(grep -v '^#' requirements/mmcv.txt)
@@ -69,11 +69,11 @@ if [ "$(cat $venv/mmcv 2>/dev/null)" != "$key" ]; then
         mv "$build/wheel" "$wheels"  # complete or not there at all
     fi
     rm -f $venv/mmcv
-    pip install --no-deps --force-reinstall "$wheels"/mmcv-*.whl
+    pip install --quiet --no-deps --force-reinstall "$wheels"/mmcv-*.whl
     $python -c 'from mmcv.ops import nms'
     echo "$key" > $venv/mmcv
 fi
 
 say 'Installing this package (editable)'
-pip install --no-deps --no-build-isolation -e .
+pip install --quiet --no-deps --no-build-isolation -e .
 echo "$state" > $venv/ready

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,15 +49,18 @@ def make_shapes(root: str | Path, spec: ShapesSpec | None = None) -> Path:
     A set of the same spec that is already there is kept. A set appears complete or not at all.
 
     Raises:
-        FileExistsError: ``root`` holds something else than such a set.
+        FileExistsError: ``root`` holds anything else, a set of another spec included; nothing is ever deleted.
     """
     root, spec = Path(root), spec or ShapesSpec()
     if root.exists() and any(root.iterdir()):
-        if _is_shapes(root) and _spec_of(root) == asdict(spec):
-            return root
-        if not _is_shapes(root):
+        if not is_shapes(root):
             raise FileExistsError(f'root {root} is not empty and is not a set of shapes; name another folder')
-        shutil.rmtree(root)
+        if (there := _spec_of(root)) != asdict(spec):
+            raise FileExistsError(
+                f'root {root} holds shapes of another spec, {there}, not {asdict(spec)}; '
+                'delete it or name another folder'
+            )
+        return root
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f'.{root.name}-') as tmp:
         made = Path(tmp) / 'set'
@@ -71,7 +73,9 @@ def make_shapes(root: str | Path, spec: ShapesSpec | None = None) -> Path:
     return root
 
 
-def _is_shapes(root: Path) -> bool:
+def is_shapes(root: str | Path) -> bool:
+    """Whether a folder holds a finished set."""
+    root = Path(root)
     return all((root / 'annotations' / f'{split}.json').is_file() for split in ('train', 'val'))
 
 
