@@ -135,8 +135,9 @@ def identity_update(
     num_pos = len(positives)
     order = positives.argsort()
     sorted_pos = positives.index_select(0, order).double()
-    # The loss is shift-free; near zero the prefix sums lose least.
-    origin = sorted_pos.select(0, num_pos // 2)
+    # The loss is shift-free, and near zero the prefix sums lose least. Without smoothing they only count, and a shift
+    # could round neighbouring logits to one.
+    origin = sorted_pos.select(0, num_pos // 2) if delta > 0 else 0.0
     s = sorted_pos - origin
 
     sloped = exact and delta > 0  # for delta = 0 both kinds of edges are the same

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from cases import LOSSES, value_and_grad
@@ -84,6 +86,17 @@ def test_values_lie_in_the_unit_interval(case, delta, name):
     assert 0 <= ranking < 1
     if isinstance(result, tuple):
         assert -1e-12 <= result[1] < 1
+
+
+@given(inputs(), names, st.sampled_from([1.0, 1e4, -3e-8]))
+def test_logits_one_rounding_apart(case, name, base):
+    """Neighbouring float64 numbers, without smoothing: nothing may round two of them to one."""
+    logits, targets = case
+    neighbours = torch.tensor([base + step * math.ulp(base) for step in (8 * logits).tolist()], dtype=torch.float64)
+    value, grad = value_and_grad(LOSSES[name], neighbours, targets, 0.0)
+    expected_value, expected_grad = value_and_grad(LOSSES[name], logits, targets, 0.0)
+    torch.testing.assert_close(value, expected_value)
+    torch.testing.assert_close(grad, expected_grad)
 
 
 @pytest.mark.parametrize('name', sorted(LOSSES))
