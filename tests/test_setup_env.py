@@ -118,7 +118,6 @@ def test_a_failed_build_shows_its_log_and_is_not_taken_for_done(project):
     status, output, _ = setup(project)
     assert status != 0 and 'g++: error' in output and 'C++ compiler' in output
     assert not (project / '.venv/ready').exists() and wheels(project) == []
-    assert list((project / 'cache/bucketed-losses').iterdir()) == []
     (project / 'fail').unlink()
     status, _, calls = setup(project)
     assert status == 0 and 'build mmcv' in calls

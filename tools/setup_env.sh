@@ -12,6 +12,8 @@ cd "$(dirname "$0")/.."
 
 venv=.venv
 python=$venv/bin/python
+# torch looks for ninja on the PATH; without it mmcv would be compiled one file at a time.
+export PATH=$PWD/$venv/bin:$PATH
 say() { printf '\033[1m== %s\033[0m\n' "$*"; }
 
 if [ -z "${PYTHON:-}" ]; then
@@ -53,10 +55,10 @@ if [ "$(cat $venv/mmcv 2>/dev/null)" != "$key" ]; then
     wheels=$cache/$key
     if ! ls "$wheels"/mmcv-*.whl >/dev/null 2>&1; then
         say "Building $mmcv with its ops against torch (about 10 minutes on 2 cores)"
-        mkdir -p "$cache"
-        build=$(mktemp -d "$cache/building.XXXXXX")
-        trap 'rm -rf "$build"' EXIT
+        build=$venv/mmcv-build
         log=$build/build.log
+        rm -rf "$build"
+        mkdir -p "$build"
         # --no-cache-dir: pip's own cache would hand out a wheel that was built against another torch.
         show_progress() { grep --line-buffered -oE '^ *\[[0-9]+/[0-9]+\]' | while read -r step; do echo "   compiling $step"; done; }
         if ! MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} $python -m pip --disable-pip-version-check wheel \
@@ -65,8 +67,12 @@ if [ "$(cat $venv/mmcv 2>/dev/null)" != "$key" ]; then
             echo "Building $mmcv failed; the end of its log is above. It needs a C++ compiler (g++) and the Python headers." >&2
             exit 1
         fi
-        rm -rf "$wheels"
-        mv "$build/wheel" "$wheels"  # complete or not there at all
+        # Into the cache in one step: complete or not there at all, whatever else is building at the same time.
+        mkdir -p "$cache"
+        incoming=$(mktemp -d "$cache/.incoming.XXXXXX")
+        cp "$build"/wheel/mmcv-*.whl "$incoming"
+        mv -T "$incoming" "$wheels" 2>/dev/null || rm -rf "$incoming"
+        rm -rf "$build"
     fi
     rm -f $venv/mmcv
     pip install --quiet --no-deps --force-reinstall "$wheels"/mmcv-*.whl
