@@ -54,7 +54,7 @@ if [ "$(cat $venv/mmcv 2>/dev/null)" != "$key" ]; then
     cache=${XDG_CACHE_HOME:-$HOME/.cache}/bucketed-losses
     wheels=$cache/$key
     if ! ls "$wheels"/mmcv-*.whl >/dev/null 2>&1; then
-        say "Building $mmcv with its ops against torch (about 10 minutes on 2 cores)"
+        say "Building $mmcv with its ops against torch (10 to 20 minutes on 2 cores)"
         build=$venv/mmcv-build
         log=$build/build.log
         rm -rf "$build"
