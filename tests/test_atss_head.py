@@ -115,7 +115,9 @@ def slow_losses(head, name, cls_scores, bbox_preds):
                         for c in range(NUM_CLASSES):
                             logits.append(scores[c])
                             ignored = weights[level][image, index] == 0
-                            entry_targets.append(-1.0 if ignored else max(float(iou), 1e-7) if c == label else 0.0)
+                            entry_targets.append(
+                                -1.0 if ignored else max(float(iou.detach()), 1e-7) if c == label else 0.0
+                            )
                         index += 1
     delta = 0.5 if 'RS' in name else 1.0
     values, targets = [float(logit) for logit in logits], entry_targets

@@ -101,6 +101,15 @@ def test_a_missing_extra_says_the_pip_command(missing, monkeypatch):
         EfficientNetLite0()
 
 
+@pytest.mark.skipif(find_spec('mmdet') is None, reason='needs MMDetection')
+@pytest.mark.parametrize('out_indices', [(), (5,)])
+def test_backbone_stages_that_do_not_exist(out_indices):
+    from bucketed_losses.models import EfficientNetLite0
+
+    with pytest.raises(ValueError, match='out_indices must be stages from 0 to 4'):
+        EfficientNetLite0(out_indices=out_indices)
+
+
 def test_metadata():
     metadata = distribution('bucketed-losses').metadata
     assert metadata['License-Expression'] == 'Apache-2.0' and metadata['Requires-Python'] == '>=3.10'

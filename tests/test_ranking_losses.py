@@ -83,6 +83,7 @@ def test_defaults(name):
     assert loss.delta == (0.5 if 'RS' in name else 1.0)
     assert loss.self_balancing == ('RS' in name)
     assert MODELS.build(dict(type=name, self_balancing=False)).self_balancing is False
+    assert f'delta={loss.delta}' in repr(loss)
 
 
 @EACH

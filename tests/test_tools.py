@@ -164,14 +164,9 @@ def test_plot_curves(trained, tmp_path):
     assert (tmp_path / 'curves.png').stat().st_size > (tmp_path / 'ap.png').stat().st_size > 10_000
 
 
-def test_demo(shapes_root, tmp_path, capsys, monkeypatch):
-    import demo
-
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
-    demo.main(['--work-dir', str(tmp_path), '--cfg-options', *SMALL])
-    output = capsys.readouterr().out
-    assert 'coco/bbox_mAP' in output or 'Average Precision' in output
+def test_demo(shapes_root, tmp_path):
+    output = run(command('demo', '--work-dir', tmp_path, '--cfg-options', *SMALL), shapes_root)
+    assert 'Average Precision' in output
     assert re.search(r'score of best F1: disc [\d.]+, square [\d.]+, triangle -?[\d.]+, star -?[\d.]+', output)
     assert (tmp_path / 'curves.png').is_file()
     assert [path.name for path in sorted((tmp_path / 'detections').iterdir())] == [f'{i:02d}.png' for i in range(4)]
@@ -246,6 +241,13 @@ def test_malicious_checkpoints_are_refused(content, tmp_path, monkeypatch):
     with pytest.raises(Exception, match='Weights only load failed'):
         load_checkpoint(torch.nn.Linear(1, 1), 'malicious.pth')
     assert not (tmp_path / 'executed').exists()
+
+
+def test_a_config_without_data_root_is_named():
+    from mmengine.config import Config
+
+    with pytest.raises(KeyError, match='no top-level data_root'):
+        bucketed_losses.engine.replace_data_root(Config({'model': {}}), 'elsewhere')
 
 
 def test_allowing_checkpoints_twice_is_harmless():
