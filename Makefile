@@ -1,11 +1,11 @@
 # make demo       set up everything and watch a detector learn with a ranking loss (CPU, minutes)
-# make test       the test suite          make test-slow   its long part
+# make test       the test suite
 # make lint       ruff and mypy           make format      let ruff format
 # make setup      the environment alone   make clean       remove it and all results
 
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow lint format clean
+.PHONY: setup demo test lint format clean
 
 setup:
 	@tools/setup_env.sh
@@ -15,9 +15,6 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow' --cov=bucketed_losses --cov-report=term-missing:skip-covered
-
-test-slow: setup
-	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .
