@@ -204,20 +204,19 @@ class _RankingLoss(torch.autograd.Function):
         # NaN where the loss must be: no comparison below may turn a non-finite logit into a finite loss.
         valid = ((x.isfinite() & t.isfinite()) | (t < 0)).all()
         poison = torch.where(valid, 0.0, torch.nan).to(x.dtype)
+        ctx.shape, ctx.dtype = logits.shape, logits.dtype
         if len(is_pos) == 0:
             empty = x.new_zeros(0)
             ctx.save_for_backward(is_pos, is_pos, empty, empty, empty)
-        else:
-            positives = x[is_pos]
-            floor = round_up(positives.min().double() - delta, x.dtype)
-            # host synchronisation 2: how many negatives can matter; late in training few do
-            is_neg = ((t == 0) & ~(x < floor)).nonzero().squeeze(1)
-            update = identity_update(positives, t[is_pos], x[is_neg], delta, exact, sort)
-            rank_grad, sort_grad = update.positive_grad.to(x.dtype) + poison
-            ctx.save_for_backward(is_pos, is_neg, update.negative_grad, rank_grad, sort_grad)
-        ctx.shape, ctx.dtype = logits.shape, logits.dtype
-        if len(is_pos) == 0:
             return poison, poison.clone()
+
+        positives = x[is_pos]
+        floor = round_up(positives.min().double() - delta, x.dtype)
+        # host synchronisation 2: how many negatives can matter; late in training few do
+        is_neg = ((t == 0) & ~(x < floor)).nonzero().squeeze(1)
+        update = identity_update(positives, t[is_pos], x[is_neg], delta, exact, sort)
+        rank_grad, sort_grad = update.positive_grad.to(x.dtype) + poison
+        ctx.save_for_backward(is_pos, is_neg, update.negative_grad, rank_grad, sort_grad)
         return update.ranking.to(x.dtype) + poison, update.sorting.to(x.dtype) + poison
 
     @staticmethod

@@ -28,12 +28,12 @@ CONFIG = ROOT / 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.
 
 
 def predict(runner: Runner) -> list[DetDataSample]:
-    """Detections and ground truth of every validation image, in original pixels."""
+    """Detections and ground truth of every validation image, in original pixels, on the CPU."""
     runner.model.eval()
     samples: list[DetDataSample] = []
     with torch.no_grad():
         for batch in runner.val_dataloader:
-            samples += runner.model.val_step(batch)
+            samples += [sample.cpu() for sample in runner.model.val_step(batch)]
     return samples
 
 
