@@ -7,7 +7,6 @@ from typing import Any
 from mmcv.cnn import Scale
 from mmdet.models.dense_heads import ATSSHead
 from mmdet.registry import MODELS
-from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
 from .ranking_mixin import RankingDenseHeadMixin
@@ -40,18 +39,6 @@ class RankBasedATSSHead(RankingDenseHeadMixin, ATSSHead):
             reg_feat = reg_conv(reg_feat)
         return self.atss_cls(cls_feat), scale(self.atss_reg(reg_feat)).float()
 
-    def loss_by_feat(
-        self,
-        cls_scores: list[Tensor],
-        bbox_preds: list[Tensor],
-        batch_gt_instances: InstanceList,
-        batch_img_metas: list[dict],
-        batch_gt_instances_ignore: OptInstanceList = None,
-    ) -> dict[str, Tensor]:
-        """Losses of a batch; arguments as for :meth:`mmdet.models.ATSSHead.loss_by_feat`, less the centerness."""
-        featmap_sizes = [level.shape[-2:] for level in cls_scores]
-        anchors, valid_flags = self.get_anchors(featmap_sizes, batch_img_metas, device=cls_scores[0].device)
-        anchors, labels, label_weights, bbox_targets, *_ = self.get_targets(
-            anchors, valid_flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
-        )
-        return self.ranking_losses(cls_scores, bbox_preds, anchors, labels, label_weights, bbox_targets)
+    def level_targets(self, *args: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        _, labels, label_weights, bbox_targets, *_ = self.get_targets(*args)
+        return labels, label_weights, bbox_targets

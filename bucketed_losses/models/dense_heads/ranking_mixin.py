@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmdet.structures.bbox import bbox_overlaps
+from mmdet.models.task_modules.samplers import PseudoSampler
+from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
-from ..losses import RankingLoss, score_weighted_box_loss, self_balance
+from ..losses import RankingLoss, check_box_loss, ranking_and_box_losses
+from ..losses.box_weighting import at_least_float32
 
 if TYPE_CHECKING:
     from mmdet.models.dense_heads import AnchorHead as _Host
@@ -17,10 +19,14 @@ else:
 
 
 class RankingDenseHeadMixin(_Host):
-    """Put before an mmdet ``AnchorHead`` subclass: a background-free sigmoid classifier and :meth:`ranking_losses`.
+    """Put before an mmdet ``AnchorHead`` subclass: a background-free sigmoid classifier, ranked over levels and images.
 
     The head's classifier bias starts at 0, not at MMDetection's prior probability: a ranking loss compares logits with
     each other and never moves them as a whole, so a prior of 0.01 would keep true detections under score thresholds.
+
+    Raises:
+        ValueError: when built with a loss that does not rank, a box loss on deltas, ``reg_decoded_bbox=False``, or a
+            sampler that leaves anchors out.
     """
 
     def __init__(
@@ -48,53 +54,81 @@ class RankingDenseHeadMixin(_Host):
                 f'{type(self).__name__}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss or '
                 f"BucketedRSLoss), got {type(self.loss_cls).__name__}; use MMDetection's own head with that loss"
             )
+        check_box_loss(self, self.loss_bbox)
+        if self.train_cfg and not isinstance(self.sampler, PseudoSampler):
+            raise ValueError(
+                f'{type(self).__name__}: a ranking loss needs no sampling, got {type(self.sampler).__name__}; write '
+                "sampler=dict(_delete_=True, type='PseudoSampler') in the head's train_cfg"
+            )
 
-    def ranking_losses(
+    def loss_by_feat(
         self,
         cls_scores: list[Tensor],
         bbox_preds: list[Tensor],
-        anchors: list[Tensor],
-        labels: list[Tensor],
-        label_weights: list[Tensor],
-        bbox_targets: list[Tensor],
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: OptInstanceList = None,
     ) -> dict[str, Tensor]:
-        """Rank all levels and images of the batch together; one entry per level in every list.
+        """Losses of a batch; arguments as for :meth:`mmdet.models.AnchorHead.loss_by_feat`."""
+        featmap_sizes = [level.shape[-2:] for level in cls_scores]
+        anchors, valid_flags = self.get_anchors(featmap_sizes, batch_img_metas, device=cls_scores[0].device)
+        # Before the targets: ATSS's get_targets joins the levels of this list in place.
+        flat_anchors = torch.cat([torch.cat(level) for level in zip(*anchors, strict=True)])
+        labels, label_weights, bbox_targets = self.level_targets(
+            anchors, valid_flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
+        )
+        return self.ranking_losses(
+            flatten_maps(cls_scores, self.cls_out_channels),
+            flatten_maps(bbox_preds, 4),
+            flat_anchors,
+            flatten_targets(labels),
+            flatten_targets(label_weights),
+            flatten_targets(bbox_targets),
+        )
+
+    def level_targets(self, *args: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """``labels``, ``label_weights`` and ``bbox_targets`` per level, ``(num_imgs, num_anchors, ...)``.
+
+        Arguments are those of the head's ``get_targets``; heads whose ``get_targets`` returns another order override
+        this.
+        """
+        labels, label_weights, bbox_targets, *_ = self.get_targets(*args)
+        return labels, label_weights, bbox_targets
+
+    def ranking_losses(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        bbox_targets: Tensor,
+    ) -> dict[str, Tensor]:
+        """Rank the predictions of all levels and images of the batch together, in any order.
 
         Args:
-            cls_scores: ``(num_imgs, num_priors * num_classes, H, W)`` logits.
-            bbox_preds: ``(num_imgs, num_priors * 4, H, W)`` box deltas.
-            anchors: ``(num_imgs, num_anchors, 4)``, x1 y1 x2 y2.
-            labels: ``(num_imgs, num_anchors)`` class indices, ``num_classes`` for background.
-            label_weights: ``(num_imgs, num_anchors)``, 0 for ignored anchors.
-            bbox_targets: ``(num_imgs, num_anchors, 4)`` ground-truth boxes of the positives, x1 y1 x2 y2.
+            logits: ``(n, num_classes)``.
+            deltas: ``(n, 4)`` box deltas.
+            anchors: ``(n, 4)``, x1 y1 x2 y2 in pixels.
+            labels: ``(n,)`` class indices, ``num_classes`` for background.
+            label_weights: ``(n,)``, 0 for ignored anchors.
+            bbox_targets: ``(n, 4)`` ground-truth boxes of the positives, x1 y1 x2 y2 in pixels.
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses) and ``loss_bbox``; all 0 and connected if there is no positive.
         """
-        logits = _flatten_maps(cls_scores, self.cls_out_channels)
-        deltas = _flatten_maps(bbox_preds, 4)
-        flat_labels = _flatten_targets(labels)
-        weights = _flatten_targets(label_weights)
-        positive = ((flat_labels < self.num_classes) & (weights > 0)).nonzero().squeeze(1)
-
-        boxes = self.bbox_coder.decode(_flatten_targets(anchors)[positive], deltas[positive])
-        target_boxes = _flatten_targets(bbox_targets)[positive]
-        ious = deltas.new_zeros(len(deltas))
-        ious[positive] = bbox_overlaps(boxes.detach(), target_boxes, is_aligned=True)
-
-        losses = self.loss_cls(logits, (flat_labels, ious), weight=weights)
-        loss_bbox = score_weighted_box_loss(self.loss_bbox, boxes, target_boxes, logits[positive])
-        if self.loss_cls.self_balancing:
-            loss_bbox = self_balance(loss_bbox, losses)
-        return {**losses, 'loss_bbox': loss_bbox}
+        positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
+        boxes = self.bbox_coder.decode(anchors[positive], deltas[positive])
+        return ranking_and_box_losses(
+            self.loss_cls, self.loss_bbox, logits, labels, label_weights, positive, boxes, bbox_targets[positive]
+        )
 
 
-def _flatten_maps(maps: list[Tensor], channels: int) -> Tensor:
+def flatten_maps(maps: list[Tensor], channels: int) -> Tensor:
     """Maps ``(num_imgs, num_priors * channels, H, W)`` as one ``(n, channels)`` float32 (or float64) tensor."""
-    flat = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in maps])
-    return flat if flat.dtype == torch.float64 else flat.float()
+    return at_least_float32(torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in maps]))
 
 
-def _flatten_targets(targets: list[Tensor]) -> Tensor:
-    """Targets ``(num_imgs, num_anchors, ...)`` of every level as one tensor, in the order of :func:`_flatten_maps`."""
+def flatten_targets(targets: list[Tensor]) -> Tensor:
+    """Targets ``(num_imgs, num_anchors, ...)`` of every level as one tensor, in the order of :func:`flatten_maps`."""
     return torch.cat([level.flatten(0, 1) for level in targets])

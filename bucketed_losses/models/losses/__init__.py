@@ -1,6 +1,12 @@
 """Ranking losses as registered modules and the box weighting that goes with them."""
 
-from .box_weighting import score_weighted_box_loss, self_balance
+from .box_weighting import (
+    check_box_loss,
+    highest_probability,
+    ranking_and_box_losses,
+    score_weighted_box_loss,
+    self_balance,
+)
 from .ranking_losses import APLoss, BucketedAPLoss, BucketedRSLoss, RankingLoss, RSLoss
 
 __all__ = [
@@ -9,6 +15,9 @@ __all__ = [
     'BucketedRSLoss',
     'RSLoss',
     'RankingLoss',
+    'check_box_loss',
+    'highest_probability',
+    'ranking_and_box_losses',
     'score_weighted_box_loss',
     'self_balance',
 ]

@@ -2,12 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor, nn
+
+from .ranking_losses import RankingLoss
+
+
+def ranking_and_box_losses(
+    loss_cls: RankingLoss,
+    loss_bbox: nn.Module,
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    positive: Tensor,
+    boxes: Tensor,
+    target_boxes: Tensor,
+) -> dict[str, Tensor]:
+    """The losses of a head over ``n`` predictions that are ranked together, ``num_pos`` of them positive.
+
+    Each positive is labelled by the IoU of its decoded box, detached; the box loss is weighted by
+    :func:`score_weighted_box_loss` and, if the ranking loss asks for it, scaled by :func:`self_balance`.
+
+    Args:
+        loss_cls: Ranking loss.
+        loss_bbox: A loss on decoded boxes with MMDetection's interface, e.g. ``GIoULoss``.
+        logits: ``(n, num_classes)``.
+        labels: ``(n,)`` class indices, ``num_classes`` for background.
+        weights: ``(n,)``, 0 for ignored predictions.
+        positive: ``(num_pos,)`` indices of the positives.
+        boxes: ``(num_pos, 4)`` their decoded predictions, x1 y1 x2 y2 in pixels.
+        target_boxes: ``(num_pos, 4)`` their ground truth.
+
+    Returns:
+        ``loss_rank``, ``loss_sort`` (RS losses) and ``loss_bbox``; all 0 and connected if there is no positive.
+    """
+    ious = boxes.new_zeros(len(logits))
+    ious[positive] = bbox_overlaps(boxes.detach(), target_boxes, is_aligned=True)
+    losses = loss_cls(logits, (labels, ious), weight=weights)
+    box_loss = score_weighted_box_loss(loss_bbox, boxes, target_boxes, logits[positive])
+    if loss_cls.self_balancing:
+        box_loss = self_balance(box_loss, losses.values())
+    return {**losses, 'loss_bbox': box_loss}
 
 
 def score_weighted_box_loss(loss_bbox: nn.Module, boxes: Tensor, target_boxes: Tensor, class_logits: Tensor) -> Tensor:
-    """Mean box loss over positives, each weighted by its own highest class probability, detached.
+    """Mean box loss over positives, each weighted by its own :func:`highest_probability`.
 
     Args:
         loss_bbox: A loss on decoded boxes with MMDetection's interface, e.g. ``GIoULoss``.
@@ -20,14 +62,42 @@ def score_weighted_box_loss(loss_bbox: nn.Module, boxes: Tensor, target_boxes: T
     """
     if len(boxes) == 0:
         return boxes.sum() * 0
-    weights = class_logits.detach().sigmoid().amax(dim=1)
+    weights = highest_probability(class_logits)
     return loss_bbox(boxes, target_boxes, weight=weights, avg_factor=weights.sum())
 
 
-def self_balance(loss: Tensor, ranking_losses: dict[str, Tensor]) -> Tensor:
+def highest_probability(class_logits: Tensor) -> Tensor:
+    """``(n,)`` highest class probabilities, detached, of ``(n, num_classes)`` logits: the weights of localisation."""
+    return class_logits.detach().sigmoid().amax(dim=1)
+
+
+def self_balance(loss: Tensor, ranking_losses: Iterable[Tensor]) -> Tensor:
     """``loss`` scaled to the value of the ranking losses: ``loss * (L_rank + L_sort).detach() / loss.detach()``.
 
     This is RS Loss's task balancing: it leaves no weight to tune, and a ``loss_weight`` of the box loss cancels.
     """
-    total = torch.stack(list(ranking_losses.values())).sum().detach()
+    total = torch.stack(list(ranking_losses)).sum().detach()
     return loss * (total / loss.detach().clamp(min=torch.finfo(loss.dtype).eps))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """float64 stays, everything else becomes float32: losses are computed in full precision under autocast."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+# MMDetection's losses on box deltas, or with a weight per coordinate: none of them can be weighted per box.
+_PER_COORDINATE = ('L1Loss', 'SmoothL1Loss', 'BalancedL1Loss', 'MSELoss', 'BoundedIoULoss')
+
+
+def check_box_loss(owner: nn.Module, loss_bbox: nn.Module) -> None:
+    """Refuse box losses that cannot be weighted per decoded box, in the name of the head that owns them.
+
+    Raises:
+        ValueError: ``loss_bbox`` is one of MMDetection's losses on single coordinates.
+    """
+    name = type(loss_bbox).__name__
+    if name in _PER_COORDINATE:
+        raise ValueError(
+            f'{type(owner).__name__}: loss_bbox must be a loss on decoded boxes such as GIoULoss, got {name}; write '
+            "loss_bbox=dict(_delete_=True, type='GIoULoss')"
+        )

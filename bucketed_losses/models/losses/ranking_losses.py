@@ -25,7 +25,9 @@ class RankingLoss(nn.Module):
         use_sigmoid: Must be True; accepted because MMDetection's dense heads read it from the loss's config.
     """
 
+    PARTS = ('loss_rank', 'loss_sort')
     balances_itself: bool
+    needs_ious: bool
     custom_cls_channels = True
     custom_activation = True
     custom_accuracy = True
@@ -149,6 +151,7 @@ class APLoss(RankingLoss):
     """Exact AP Loss, :func:`bucketed_losses.functional.ap_loss`; log name ``loss_rank``."""
 
     balances_itself = False
+    needs_ious = False
 
     def __init__(
         self, delta: float = 1.0, loss_weight: float = 1.0, self_balancing: bool | None = None, use_sigmoid: bool = True
@@ -172,6 +175,7 @@ class RSLoss(RankingLoss):
     """Exact RS Loss, :func:`bucketed_losses.functional.rs_loss`; log names ``loss_rank`` and ``loss_sort``."""
 
     balances_itself = True
+    needs_ious = True
 
     def __init__(
         self, delta: float = 0.5, loss_weight: float = 1.0, self_balancing: bool | None = None, use_sigmoid: bool = True

@@ -14,7 +14,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_size_divisor=32,
     ),
-    backbone=dict(type='EfficientNetLite0', out_indices=(2, 3, 4), frozen_stages=1),
+    backbone=dict(type='EfficientNetLite0', out_indices=(2, 3, 4), frozen_stages=1, contiguous_outputs=False),
     neck=dict(type='FPN', in_channels=[40, 112, 320], out_channels=96, add_extra_convs='on_output', num_outs=5),
     bbox_head=dict(
         type='ATSSHead',

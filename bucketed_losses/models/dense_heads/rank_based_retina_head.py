@@ -1,0 +1,19 @@
+"""RetinaNet trained with a ranking loss."""
+
+from __future__ import annotations
+
+from mmdet.models.dense_heads import RetinaHead
+from mmdet.registry import MODELS
+
+from .ranking_mixin import RankingDenseHeadMixin
+
+
+@MODELS.register_module()
+class RankBasedRetinaHead(RankingDenseHeadMixin, RetinaHead):
+    """``RetinaHead`` whose levels and images are ranked together, positives labelled by their IoU.
+
+    Args:
+        loss_cls: Config of one of this package's ranking losses.
+        loss_bbox: Config of a loss on decoded boxes, e.g. ``GIoULoss``.
+        kwargs: As for :class:`mmdet.models.RetinaHead`. ``init_cfg`` defaults to a classifier bias of 0.
+    """

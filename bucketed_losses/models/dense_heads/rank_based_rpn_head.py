@@ -1,0 +1,42 @@
+"""A region proposal network trained with a ranking loss on all of its anchors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmdet.models.dense_heads import RPNHead
+from mmdet.registry import MODELS
+from mmdet.utils import InstanceList, OptInstanceList
+from torch import Tensor
+
+from .ranking_mixin import RankingDenseHeadMixin
+
+
+@MODELS.register_module()
+class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
+    """``RPNHead`` without sampling: the anchors of all levels and images are ranked together.
+
+    Args:
+        loss_cls: Config of one of this package's ranking losses.
+        loss_bbox: Config of a loss on decoded boxes, e.g. ``GIoULoss``.
+        head_weight: Factor on all losses of this head, applied after self-balancing.
+        kwargs: As for :class:`mmdet.models.RPNHead`.
+    """
+
+    def __init__(self, *args: Any, head_weight: float = 0.2, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.head_weight = head_weight
+
+    def loss_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: OptInstanceList = None,
+    ) -> dict[str, Tensor]:
+        """``loss_rpn_rank``, ``loss_rpn_sort`` (RS losses) and ``loss_rpn_bbox``."""
+        losses = super().loss_by_feat(
+            cls_scores, bbox_preds, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
+        )
+        return {name.replace('loss_', 'loss_rpn_'): self.head_weight * value for name, value in losses.items()}

@@ -1,0 +1,59 @@
+"""Ranking losses in heads that cannot train them are refused when the head is built."""
+
+from __future__ import annotations
+
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from .losses import RankingLoss
+
+_INSTEAD = {
+    'ATSSHead': 'RankBasedATSSHead',
+    'PAAHead': 'RankBasedPAAHead',
+    'RetinaHead': 'RankBasedRetinaHead',
+    'RPNHead': 'RankBasedRPNHead',
+    'Shared2FCBBoxHead': 'RankBasedShared2FCBBoxHead',
+    'Shared4Conv1FCBBoxHead': 'RankBasedShared4Conv1FCBBoxHead',
+    'ConvFCBBoxHead': 'RankBasedConvFCBBoxHead',
+}
+
+
+def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
+    """PyTorch calls this whenever a module becomes part of another; everything but a ranking loss passes.
+
+    MMDetection's dense heads call their loss level by level, without the IoUs of the boxes. Its box heads call it once,
+    which is all that AP losses need, but without IoUs, which RS losses need. A head of one's own is left alone.
+
+    Raises:
+        ValueError: ``loss`` is a ranking loss and ``head`` a head of MMDetection's that cannot train it, or a head
+            whose classifier has a channel for background.
+    """
+    if not isinstance(loss, RankingLoss):
+        return
+    head_name, loss_name = type(head).__name__, type(loss).__name__
+    stock = type(head).__module__.startswith('mmdet.')
+    if stock and not (isinstance(head, BBoxHead) and not loss.needs_ious):
+        what = (
+            'IoUs of the predicted boxes'
+            if isinstance(head, BBoxHead)
+            else 'all levels, nor IoUs of their boxes, at once'
+        )
+        instead = _INSTEAD.get(head_name)
+        raise ValueError(
+            f'{head_name} cannot train {loss_name}: it does not give its loss {what}; '
+            + (
+                f"use type='{instead}'"
+                if instead
+                else 'derive a head with RankingDenseHeadMixin or RankingBBoxHeadMixin before it'
+            )
+        )
+    channels, num_classes = (getattr(head, key, None) for key in ('cls_out_channels', 'num_classes'))
+    if channels is not None and num_classes is not None and channels != num_classes:
+        raise ValueError(
+            f'{head_name}: {loss_name} needs a classifier with num_classes={num_classes} channels, got {channels}; a '
+            'ranking loss has no background channel: write use_sigmoid=True in the config of loss_cls'
+        )
+
+
+register_module_module_registration_hook(check_pairing)

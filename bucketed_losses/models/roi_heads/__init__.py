@@ -1,0 +1,21 @@
+"""R-CNN heads trained with ranking losses."""
+
+from .rank_based_bbox_heads import (
+    RankBasedConvFCBBoxHead,
+    RankBasedShared2FCBBoxHead,
+    RankBasedShared4Conv1FCBBoxHead,
+    RankingBBoxHeadMixin,
+)
+from .rank_based_mask_head import RankBasedFCNMaskHead
+from .rank_based_roi_heads import RankBasedCascadeRoIHead, RankBasedRoIHead, RankingRoIHeadMixin
+
+__all__ = [
+    'RankBasedCascadeRoIHead',
+    'RankBasedConvFCBBoxHead',
+    'RankBasedFCNMaskHead',
+    'RankBasedRoIHead',
+    'RankBasedShared2FCBBoxHead',
+    'RankBasedShared4Conv1FCBBoxHead',
+    'RankingBBoxHeadMixin',
+    'RankingRoIHeadMixin',
+]

@@ -1,0 +1,99 @@
+"""R-CNN box heads trained with ranking losses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from ..losses import RankingLoss, check_box_loss, ranking_and_box_losses
+from ..losses.box_weighting import at_least_float32
+
+if TYPE_CHECKING:
+    from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead as _Host
+else:
+    _Host = object
+
+
+class RankingBBoxHeadMixin(_Host):
+    """Put before an mmdet ``BBoxHead`` subclass: its sigmoid classifier without background ranks all RoIs of a batch.
+
+    Class-specific and class-agnostic regression, on decoded boxes. The classifier's number of channels, its activation
+    and its accuracy come from the loss, through MMDetection's ``custom_cls_channels`` interface.
+
+    Raises:
+        ValueError: when built with a loss that does not rank, a box loss on deltas, or without one of the branches.
+    """
+
+    def __init__(self, *args: Any, reg_decoded_bbox: bool = True, **kwargs: Any) -> None:
+        name = type(self).__name__
+        if not reg_decoded_bbox:
+            raise ValueError(
+                f'{name}: reg_decoded_bbox must be True, got False; the labels of the positives are the IoUs of '
+                'decoded boxes, and so is the box loss'
+            )
+        super().__init__(*args, reg_decoded_bbox=True, **kwargs)
+        if not (self.with_cls and self.with_reg):
+            raise ValueError(f'{name}: with_cls and with_reg must be True; the classifier is trained by IoUs of boxes')
+        if not isinstance(self.loss_cls, RankingLoss):
+            raise ValueError(
+                f'{name}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss or BucketedRSLoss), got '
+                f"{type(self.loss_cls).__name__}; use MMDetection's own head with that loss"
+            )
+        check_box_loss(self, self.loss_bbox)
+
+    def loss(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        rois: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        bbox_targets: Tensor,
+        bbox_weights: Tensor,
+        reduction_override: str | None = None,
+    ) -> dict[str, Tensor]:
+        """Rank the RoIs of all images together.
+
+        Args:
+            cls_score: ``(n, num_classes)`` logits.
+            bbox_pred: ``(n, 4 * num_classes)`` box deltas, or ``(n, 4)`` if class-agnostic.
+            rois: ``(n, 5)``: image index, x1 y1 x2 y2 in pixels.
+            labels: ``(n,)`` class indices, ``num_classes`` for background.
+            label_weights: ``(n,)``, 0 for ignored RoIs.
+            bbox_targets: ``(n, 4)`` ground-truth boxes of the positives, x1 y1 x2 y2 in pixels.
+            bbox_weights: Not used: positives are weighted by their scores.
+            reduction_override: As for the losses; 'none' is refused.
+
+        Returns:
+            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and ``acc_classes``; the losses are 0 and connected
+            if there is no positive.
+        """
+        positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
+        deltas = at_least_float32(bbox_pred[positive])
+        if not self.reg_class_agnostic:
+            own_class = labels[positive].reshape(-1, 1, 1).expand(-1, 1, 4)
+            deltas = deltas.reshape(-1, self.num_classes, 4).gather(1, own_class).squeeze(1)
+        boxes = self.bbox_coder.decode(rois[positive, 1:], deltas)
+        logits = at_least_float32(cls_score)
+        losses = ranking_and_box_losses(
+            self.loss_cls, self.loss_bbox, logits, labels, label_weights, positive, boxes, bbox_targets[positive]
+        )
+        return {**losses, **self.loss_cls.get_accuracy(logits, labels)}
+
+
+@MODELS.register_module()
+class RankBasedConvFCBBoxHead(RankingBBoxHeadMixin, ConvFCBBoxHead):
+    """``ConvFCBBoxHead`` trained with a ranking loss; arguments as MMDetection's."""
+
+
+@MODELS.register_module()
+class RankBasedShared2FCBBoxHead(RankingBBoxHeadMixin, Shared2FCBBoxHead):
+    """``Shared2FCBBoxHead`` trained with a ranking loss; arguments as MMDetection's."""
+
+
+@MODELS.register_module()
+class RankBasedShared4Conv1FCBBoxHead(RankingBBoxHeadMixin, Shared4Conv1FCBBoxHead):
+    """``Shared4Conv1FCBBoxHead`` trained with a ranking loss; arguments as MMDetection's."""

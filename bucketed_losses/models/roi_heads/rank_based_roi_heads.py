@@ -1,0 +1,147 @@
+"""RoI heads that sample nothing, and hand the scores of the positives from the box to the mask head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.models.task_modules.samplers import PseudoSampler
+from mmdet.registry import MODELS
+from mmdet.utils import InstanceList
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ..losses import RankingLoss, highest_probability, self_balance
+from .rank_based_bbox_heads import RankingBBoxHeadMixin
+from .rank_based_mask_head import RankBasedFCNMaskHead
+
+if TYPE_CHECKING:
+    from mmdet.models.roi_heads import StandardRoIHead as _Host
+else:
+    _Host = object
+
+# More than any list of proposals holds.
+_UNLIMITED = 10**5
+
+
+class RankingRoIHeadMixin(_Host):
+    """Put before an mmdet RoI head: no sampling; masks of at most ``max_mask_positives`` positives, weighted by score.
+
+    Args:
+        max_mask_positives: Masks are trained on at most so many positives of a batch, drawn uniformly from all of
+            them, whatever image they are in.
+        args, kwargs: As for the RoI head.
+
+    Raises:
+        ValueError: when built with a box or mask head of MMDetection's own, a sampler that leaves RoIs out, or a mask
+            head without a RoI extractor.
+    """
+
+    def __init__(self, *args: Any, max_mask_positives: int = 200, **kwargs: Any) -> None:
+        name = type(self).__name__
+        if max_mask_positives < 1:
+            raise ValueError(f'{name}: max_mask_positives must be at least 1, got {max_mask_positives}')
+        super().__init__(*args, **kwargs)
+        self.max_mask_positives = max_mask_positives
+        for head in _as_list(self.bbox_head):
+            if not isinstance(head, RankingBBoxHeadMixin):
+                raise ValueError(
+                    f'{name}: bbox_head must be one of this package, e.g. RankBasedShared2FCBBoxHead, got '
+                    f'{type(head).__name__}'
+                )
+        if self.with_mask:
+            for head in _as_list(self.mask_head):
+                if not isinstance(head, RankBasedFCNMaskHead):
+                    raise ValueError(f'{name}: mask_head must be a RankBasedFCNMaskHead, got {type(head).__name__}')
+            if self.share_roi_extractor:
+                raise ValueError(
+                    f'{name}: mask_roi_extractor must be given; masks are trained on fewer RoIs than boxes'
+                )
+
+    def init_assigner_sampler(self) -> None:
+        super().init_assigner_sampler()
+        for sampler in _as_list(self.bbox_sampler):
+            unlimited = isinstance(sampler, PseudoSampler) or (
+                type(sampler).__name__ == 'RandomSampler'
+                and sampler.num * min(sampler.pos_fraction, 1) >= _UNLIMITED
+                and sampler.neg_pos_ub < 0
+            )
+            if not unlimited:
+                raise ValueError(
+                    f'{type(self).__name__}: a ranking loss needs no sampling, got {type(sampler).__name__} with '
+                    f'num={getattr(sampler, "num", None)}; write '
+                    "sampler=dict(_delete_=True, type='RandomSampler', num=1000000, pos_fraction=1.0, "
+                    "add_gt_as_proposals=True) or type='PseudoSampler' in train_cfg.rcnn"
+                )
+
+    def loss(self, x: tuple[Tensor, ...], rpn_results_list: InstanceList, batch_data_samples: list) -> dict:
+        """Losses of the boxes and masks; arguments as for the RoI head."""
+        losses = super().loss(x, rpn_results_list, batch_data_samples)
+        for name in [name for name in losses if name.endswith('loss_mask')]:
+            stage = name.removesuffix('loss_mask')  # '' or 's0.' ...
+            head = _as_list(self.bbox_head)[int(stage[1:-1]) if stage else 0]
+            if head.loss_cls.self_balancing:
+                ranking = [losses[stage + part] for part in RankingLoss.PARTS if stage + part in losses]
+                losses[name] = self_balance(losses[name], ranking)
+        return losses
+
+    @staticmethod
+    def attach_scores(sampling_results: list, cls_score: Tensor) -> None:
+        """Give each sampling result ``pos_scores (num_pos,)``, the weights of its positives."""
+        scores = highest_probability(cls_score).split([len(result.priors) for result in sampling_results])
+        for result, image_scores in zip(sampling_results, scores, strict=True):
+            result.pos_scores = image_scores[: len(result.pos_priors)]
+
+    def mask_positives(self, sampling_results: list) -> list[InstanceData]:
+        """The positives that masks are trained on, one ``InstanceData`` per image."""
+        positives = [
+            InstanceData(**{name: getattr(result, name) for name in _MASK_FIELDS}) for result in sampling_results
+        ]
+        sizes = [len(image) for image in positives]
+        if sum(sizes) <= self.max_mask_positives:
+            return positives
+        device = positives[0].pos_scores.device
+        keep = torch.zeros(sum(sizes), dtype=torch.bool, device=device)
+        keep[torch.randperm(sum(sizes), device=device)[: self.max_mask_positives]] = True
+        return [image[kept] for image, kept in zip(positives, keep.split(sizes), strict=True)]
+
+
+# What a mask head and its RoI extractor read of a sampling result.
+_MASK_FIELDS = ('pos_priors', 'pos_assigned_gt_inds', 'pos_gt_labels', 'pos_scores')
+
+
+def _as_list(value: Any) -> list:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple, nn.ModuleList)) else [value]
+
+
+@MODELS.register_module()
+class RankBasedRoIHead(RankingRoIHeadMixin, StandardRoIHead):
+    """``StandardRoIHead`` for ranking losses; for Faster and Mask R-CNN."""
+
+    def bbox_loss(self, x: tuple[Tensor, ...], sampling_results: list) -> dict:
+        results = super().bbox_loss(x, sampling_results)
+        self.attach_scores(sampling_results, results['cls_score'])
+        return results
+
+    def mask_loss(
+        self, x: tuple[Tensor, ...], sampling_results: list, bbox_feats: Tensor, batch_gt_instances: InstanceList
+    ) -> dict:
+        return super().mask_loss(x, self.mask_positives(sampling_results), bbox_feats, batch_gt_instances)
+
+
+@MODELS.register_module()
+class RankBasedCascadeRoIHead(RankingRoIHeadMixin, CascadeRoIHead):
+    """``CascadeRoIHead`` for ranking losses; for Cascade R-CNN and Cascade Mask R-CNN."""
+
+    def bbox_loss(self, stage: int, x: tuple[Tensor, ...], sampling_results: list) -> dict:
+        results = super().bbox_loss(stage, x, sampling_results)
+        self.attach_scores(sampling_results, results['cls_score'])
+        return results
+
+    def mask_loss(
+        self, stage: int, x: tuple[Tensor, ...], sampling_results: list, batch_gt_instances: InstanceList
+    ) -> dict:
+        return super().mask_loss(stage, x, self.mask_positives(sampling_results), batch_gt_instances)

@@ -1,0 +1,34 @@
+"""What a ranking loss changes in MMDetection's Faster and Mask R-CNN.
+
+A config that inherits this file beside one of MMDetection's takes over ``model = _base_.rank_based_rcnn``, or
+``rank_based_mask_rcnn``.
+"""
+
+rank_based_rpn_head = dict(
+    type='RankBasedRPNHead',
+    bbox_coder=dict(target_stds=[0.1, 0.1, 0.2, 0.2]),
+    loss_cls=dict(_delete_=True, type='BucketedRSLoss'),
+    loss_bbox=dict(_delete_=True, type='GIoULoss'),
+)
+rank_based_rcnn = dict(
+    rpn_head=rank_based_rpn_head,
+    roi_head=dict(
+        type='RankBasedRoIHead',
+        bbox_head=dict(
+            type='RankBasedShared2FCBBoxHead',
+            loss_cls=dict(_delete_=True, type='BucketedRSLoss'),
+            loss_bbox=dict(_delete_=True, type='GIoULoss'),
+        ),
+    ),
+    # Nothing is sampled: all anchors, all proposals.
+    train_cfg=dict(
+        rpn=dict(sampler=dict(_delete_=True, type='PseudoSampler')),
+        rcnn=dict(sampler=dict(num=1000000, pos_fraction=1.0)),
+    ),
+    # The published threshold. Ranking logits are no calibrated probabilities: choose your own on validation data.
+    test_cfg=dict(rcnn=dict(score_thr=0.40)),
+)
+rank_based_mask_rcnn = dict(
+    rank_based_rcnn,
+    roi_head=dict(rank_based_rcnn['roi_head'], mask_head=dict(type='RankBasedFCNMaskHead')),
+)
