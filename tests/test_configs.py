@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(
     str(path.relative_to(ROOT)) for path in ROOT.glob('configs/*/*.py') if path.parent.name not in ('_base_',)
 )
-COCO_LOSSES = {'ap': 'APLoss', 'bap': 'BucketedAPLoss', 'rs': 'RSLoss', 'brs': 'BucketedRSLoss'}
 
 
 def without_downloads(model):
@@ -31,9 +30,13 @@ def without_downloads(model):
     return model
 
 
-@pytest.mark.parametrize('config', CONFIGS)
-def test_config_trains_and_predicts(config):
-    cfg = Config.fromfile(ROOT / config)
+def bbox_heads(cfg):
+    """The configs of the heads that classify: one, or one per stage."""
+    heads = cfg.model.roi_head.bbox_head if 'roi_head' in cfg.model else cfg.model.bbox_head
+    return heads if isinstance(heads, list) else [heads]
+
+
+def build(cfg):
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     if cfg.model.backbone.type == 'EfficientNetLite0':
         pytest.importorskip(
@@ -42,9 +45,25 @@ def test_config_trains_and_predicts(config):
     torch.manual_seed(0)
     model = MODELS.build(without_downloads(cfg.model))
     model.init_weights()
+    return model
+
+
+def small_inputs(cfg, num_items=(3, 2)):
+    return demo_mm_inputs(
+        2,
+        [[3, 128, 128], [3, 96, 128]],
+        num_classes=bbox_heads(cfg)[0].num_classes,
+        num_items=list(num_items),
+        with_mask='mask_head' in cfg.model.get('roi_head', {}),
+    )
+
+
+@pytest.mark.parametrize('config', [pytest.param(c, marks=pytest.mark.slow) if 'r101' in c else c for c in CONFIGS])
+def test_config_trains_and_predicts(config):
+    cfg = Config.fromfile(ROOT / config)
+    model = build(cfg)
     model.train()
-    num_classes = cfg.model.bbox_head.num_classes
-    inputs = demo_mm_inputs(2, [[3, 128, 128], [3, 96, 128]], num_classes=num_classes, num_items=[3, 2])
+    inputs = small_inputs(cfg)
     data = model.data_preprocessor(inputs, training=True)
     losses = model(**data, mode='loss')
     total, _ = model.parse_losses(losses)
@@ -60,17 +79,102 @@ def test_config_trains_and_predicts(config):
     assert all(torch.isfinite(result.pred_instances.scores).all() for result in results)
 
 
-@pytest.mark.parametrize('name', sorted(COCO_LOSSES))
-def test_coco_settings_are_the_papers(name):
-    cfg = Config.fromfile(ROOT / f'configs/atss/atss_r50_fpn_{name}_4xb4-1x_coco.py')
+def load(name):
+    return Config.fromfile(ROOT / f'configs/{name}.py')
+
+
+TWO_STAGE = [c for c in CONFIGS if 'rcnn' in c and ('brs' in c or '_rs_' in c)]
+ONE_STAGE = [
+    c for c in CONFIGS if c.split('/')[1] in ('atss', 'paa', 'retinanet') and c.count('_4xb4') and '_fpn_4' not in c
+]
+
+
+def loss_of(config):
+    return {'ap': 'APLoss', 'bap': 'BucketedAPLoss', 'rs': 'RSLoss', 'brs': 'BucketedRSLoss'}[
+        config.split('_fpn_')[1].split('_')[0]
+    ]
+
+
+@pytest.mark.parametrize('config', TWO_STAGE)
+def test_two_stage_settings_are_the_papers(config):
+    cfg = Config.fromfile(ROOT / config)
+    model, stds = cfg.model, [0.1, 0.1, 0.2, 0.2]
+    assert model.rpn_head.type == 'RankBasedRPNHead' and model.rpn_head.get('head_weight', 0.2) == 0.2
+    assert model.train_cfg.rpn.sampler == dict(type='PseudoSampler')
+    for head in [model.rpn_head, *bbox_heads(cfg)]:
+        assert dict(head.loss_cls) == dict(type=loss_of(config)), 'nothing of the cross-entropy is left'
+        assert dict(head.loss_bbox) == dict(type='GIoULoss')
+        assert list(head.bbox_coder.target_stds) == stds
+    assert all(head.type == 'RankBasedShared2FCBBoxHead' for head in bbox_heads(cfg))
+    stages = model.train_cfg.rcnn if isinstance(model.train_cfg.rcnn, list) else [model.train_cfg.rcnn]
+    assert all(stage.sampler.num * stage.sampler.pos_fraction >= 1e5 for stage in stages)
+    assert model.test_cfg.rcnn.score_thr == (0.60 if 'lvis' in config else 0.40)
+    if 'cascade' in config:
+        assert [stage.assigner.pos_iou_thr for stage in stages] == [0.5, 0.6, 0.7]
+        assert list(model.roi_head.stage_loss_weights) == [1, 1, 1]
+        assert model.train_cfg.rpn_proposal.max_per_img == (200 if 'efficientnet' in config else 2000)
+    elif 'efficientnet' not in config:
+        assert (model.train_cfg.rpn_proposal.nms_pre, model.train_cfg.rpn_proposal.max_per_img) == (2000, 1000)
+    if 'mask' in config:
+        assert model.roi_head.mask_head.type == 'RankBasedFCNMaskHead'
+        assert model.roi_head.get('max_mask_positives', 200) == 200
+    if '4xb4' in config:
+        assert cfg.optim_wrapper.optimizer.type == 'SGD' and cfg.optim_wrapper.optimizer.lr == 0.012
+        assert cfg.train_dataloader.batch_size == 4 and cfg.auto_scale_lr.base_batch_size == 16
+    epochs = 36 if '3x' in config or '36e' in config else 27 if '27e' in config else None
+    if epochs:
+        assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == epochs
+    elif '4xb4' in config:
+        assert cfg.train_cfg.max_epochs == 12 and cfg.param_scheduler[1].milestones == [8, 11]
+    if '480-960' in config:
+        assert cfg.train_dataloader.dataset.pipeline[2].scale == [(1333, 480), (1333, 960)]
+        assert cfg.model.backbone.depth == 101 and 'resnet101' in cfg.model.backbone.init_cfg.checkpoint
+        assert ('dcn' in cfg.model.backbone) == ('mdconv' in config)
+
+
+@pytest.mark.parametrize('config', ONE_STAGE)
+def test_one_stage_settings_are_the_papers(config):
+    cfg = Config.fromfile(ROOT / config)
     head = cfg.model.bbox_head
-    assert head.type == 'RankBasedATSSHead' and head.loss_cls.type == COCO_LOSSES[name]
-    assert set(head.loss_cls) == {'type'}, 'nothing of the focal loss is left'
+    kind = dict(atss='ATSS', paa='PAA', retinanet='Retina')[config.split('/')[1]]
+    assert head.type == f'RankBased{kind}Head' and dict(head.loss_cls) == dict(type=loss_of(config))
     assert (head.anchor_generator.octave_base_scale, head.anchor_generator.scales_per_octave) == (4, 3)
-    assert head.loss_bbox.type == 'GIoULoss' and head.loss_bbox.loss_weight == 2.0
+    assert head.loss_bbox.type == 'GIoULoss'
+    assert list(head.bbox_coder.target_stds) == [0.1, 0.1, 0.2, 0.2]
+    if kind == 'ATSS':
+        assert head.loss_bbox.loss_weight == 2.0
     assert cfg.optim_wrapper.optimizer.type == 'SGD' and cfg.optim_wrapper.optimizer.lr == 0.008
     assert cfg.train_dataloader.batch_size == 4 and cfg.auto_scale_lr.base_batch_size == 16
     assert cfg.train_cfg.max_epochs == 12 and cfg.param_scheduler[1].milestones == [8, 11]
+
+
+@pytest.mark.parametrize('config', [c for c in CONFIGS if '_brs_' in c and c.replace('_brs_', '_rs_') in CONFIGS])
+def test_rs_and_brs_differ_in_the_loss_only(config):
+    brs, rs = (Config.fromfile(ROOT / name).to_dict() for name in (config, config.replace('_brs_', '_rs_')))
+    assert brs != rs
+    assert str(brs['model']).replace('BucketedRSLoss', 'RSLoss') == str(rs['model'])
+    for name in (
+        'train_dataloader',
+        'val_dataloader',
+        'optim_wrapper',
+        'param_scheduler',
+        'train_cfg',
+        'val_evaluator',
+    ):
+        assert brs[name] == rs[name]
+
+
+@pytest.mark.parametrize(
+    ('stock', 'ranking'),
+    [
+        ('faster_rcnn/faster-rcnn_r50_fpn_4xb4-1x_coco', 'faster_rcnn/faster-rcnn_r50_fpn_brs_4xb4-1x_coco'),
+        ('atss/atss_r50_fpn_4xb4-1x_coco', 'atss/atss_r50_fpn_brs_4xb4-1x_coco'),
+    ],
+)
+def test_baselines_of_table_7_are_mmdetections(stock, ranking):
+    stock, ranking = load(stock), load(ranking)
+    assert stock.train_dataloader == ranking.train_dataloader
+    assert 'RankBased' not in str(stock.model) and stock.get('custom_imports') is None
 
 
 def differences(a, b, prefix=''):
@@ -80,15 +184,37 @@ def differences(a, b, prefix=''):
     return [] if a == b else [prefix[1:]]
 
 
-@pytest.mark.parametrize('name', sorted(COCO_LOSSES))
+@pytest.mark.parametrize('name', ['ap', 'bap', 'rs', 'brs'])
 def test_bccd_configs_differ_in_the_loss_only(name):
-    focal, ranking = (
-        Config.fromfile(ROOT / f'configs/bccd/atss_efficientnet-lite0_fpn_{loss}_1xb8-12e_bccd.py')
-        for loss in ('focal', name)
-    )
+    focal, ranking = (load(f'bccd/atss_efficientnet-lite0_fpn_{loss}_1xb8-12e_bccd') for loss in ('focal', name))
     changed = differences(focal.to_dict(), ranking.to_dict())
     assert changed
     assert all(key.startswith(('model.bbox_head.type', 'model.bbox_head.loss_cls')) for key in changed), changed
+
+
+@pytest.mark.parametrize(
+    ('stock', 'ranking'),
+    [
+        (f'{path}_efficientnet-lite0_fpn_{stock}_{end}', f'{path}_efficientnet-lite0_fpn_brs_{end}')
+        for path, stock, end in (
+            ('bccd/retinanet', 'focal', '1xb8-12e_bccd'),
+            ('bccd/paa', 'focal', '1xb8-12e_bccd'),
+            ('bccd/faster-rcnn', 'ce', '1xb8-12e_bccd'),
+            ('shapes/mask-rcnn', 'ce', '1xb8-12e_shapes'),
+        )
+    ],
+)
+def test_pairs_that_are_compared_have_the_same_budget(stock, ranking):
+    """Same data, schedule, optimiser, backbone and neck; heads and their losses, samplers and thresholds differ."""
+    changed = differences(load(stock).to_dict(), load(ranking).to_dict())
+    heads = (
+        'model.bbox_head.',
+        'model.rpn_head.',
+        'model.roi_head.',
+        'model.train_cfg.',
+        'model.test_cfg.rcnn.score_thr',
+    )
+    assert changed and all(key.startswith((*heads, 'rank_based_')) for key in changed), changed
 
 
 def test_every_bccd_config_says_where_its_data_is(monkeypatch):
@@ -113,9 +239,9 @@ def test_bccd_loads(bccd_root):
     assert item['data_samples'].gt_instances.bboxes.tensor.max() <= 320
 
 
-@pytest.mark.parametrize('name', sorted(COCO_LOSSES.values()))
+@pytest.mark.parametrize('name', ['APLoss', 'BucketedAPLoss'])
 def test_stock_faster_rcnn_with_one_line_changed(name):
-    """A stock R-CNN head trains with nothing but its loss_cls changed; IoUs are 1, so RS losses only rank."""
+    """A stock R-CNN head trains with nothing but its loss_cls changed: AP losses need no IoUs."""
     cfg = Config.fromstring(
         "_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'\n"
         "custom_imports = dict(imports=['bucketed_losses'])\n"

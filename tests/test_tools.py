@@ -218,6 +218,22 @@ def test_measure_loss_time(shapes_root, capsys, monkeypatch):
     assert re.fullmatch(r'\| atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes \| [\d.]+ \| [\d.]+ \| [\d.]+% \|', row)
 
 
+def test_measure_loss_time_of_all_heads_with_the_loop(shapes_root, capsys, monkeypatch):
+    import measure_loss_time
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    calls = []
+    original = measure_loss_time._time_of_loop
+    monkeypatch.setattr(measure_loss_time, '_time_of_loop', lambda *a, **k: calls.append(1) or original(*a, **k))
+    config = 'configs/shapes/mask-rcnn_efficientnet-lite0_fpn_brs_1xb8-12e_shapes.py'
+    options = ['--cfg-options', 'train_dataloader.batch_size=2']
+    measure_loss_time.main([config, '--iterations', '1', '--with-loop', *options])
+    assert len(calls) == 3 * 2, 'RPN and R-CNN, in three iterations'
+    row = capsys.readouterr().out.strip().splitlines()[-1]
+    assert len(re.findall(r'[\d.]+%', row)) == 2 and row.count('|') == 8
+
+
 class Malicious:
     def __reduce__(self):
         return os.system, ('touch executed',)

@@ -1,14 +1,17 @@
-"""Seconds per training iteration and seconds in the classification loss (forward and backward), as Markdown.
+"""Seconds per training iteration and seconds in the classification losses (forward and backward), as Markdown.
 
-python tools/measure_loss_time.py CONFIG [CONFIG ...] [--iterations 20] [--cfg-options KEY=VALUE ...]
+python tools/measure_loss_time.py CONFIG [CONFIG ...] [--iterations 20] [--with-loop] [--cfg-options KEY=VALUE ...]
 
-Configs take turns, iteration by iteration, so that a machine that drifts hits all alike; medians are printed. The loss
-is timed on the very inputs of each iteration, right after it, on its own.
+Configs take turns, iteration by iteration, so that a machine that drifts hits all alike; medians are printed. The
+losses of all heads (RPN and every stage included) are timed on the very inputs of each iteration, right after it, on
+their own. ``--with-loop`` times the loop over positives of tests/loop_over_positives.py on the same inputs, and adds
+what an iteration would take with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +23,11 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from train import build_runner, parse_args
+
+from bucketed_losses.models.losses import RankingLoss
+from bucketed_losses.models.losses.ranking_losses import entry_targets
+
+TESTS = Path(__file__).resolve().parents[1] / 'tests'
 
 
 class TimedRun:
@@ -35,16 +43,19 @@ class TimedRun:
         self.optim_wrapper = self.runner.build_optim_wrapper(self.runner.optim_wrapper)
         self.loader = self.runner.build_dataloader(self.runner.cfg.train_dataloader)
         self.batches = iter(self.loader)
-        self.loss_calls: list[tuple[tuple, dict]] = []
-        self.model.bbox_head.loss_cls.register_forward_pre_hook(self._remember, with_kwargs=True)
+        self.loss_calls: list[tuple[nn.Module, tuple, dict]] = []
+        for name, module in self.model.named_modules():
+            if name.rpartition('.')[2] == 'loss_cls':
+                module.register_forward_pre_hook(self._remember, with_kwargs=True)
         self.iteration_times: list[float] = []
         self.loss_times: list[float] = []
+        self.loop_times: list[float] = []
 
     def _remember(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.loss_calls.append((args, kwargs))
+        self.loss_calls.append((module, args, kwargs))
 
-    def step(self) -> None:
-        """One training iteration, timed, and the calls of its classification loss, timed once more."""
+    def step(self, with_loop: bool = False) -> None:
+        """One training iteration, timed, and the calls of its classification losses, timed once more."""
         try:
             batch = next(self.batches)
         except StopIteration:
@@ -56,16 +67,33 @@ class TimedRun:
         _synchronise()
         self.iteration_times.append(time.perf_counter() - start)
 
-        spent = 0.0
-        for (pred, *rest), kwargs in list(self.loss_calls):
+        spent = looped = 0.0
+        for module, (pred, *rest), kwargs in list(self.loss_calls):
             leaf = pred.detach().requires_grad_()
             _synchronise()
             start = time.perf_counter()
             # .forward, not __call__: this call is not to be remembered.
-            _total(self.model.bbox_head.loss_cls.forward(leaf, *rest, **kwargs)).backward()
+            _total(module.forward(leaf, *rest, **kwargs)).backward()
             _synchronise()
             spent += time.perf_counter() - start
+            if with_loop:
+                looped += _time_of_loop(module, pred.detach(), *rest, **kwargs)
         self.loss_times.append(spent)
+        self.loop_times.append(looped)
+
+
+def _time_of_loop(module: nn.Module, pred: Tensor, target: Any, weight: Tensor | None = None, **kwargs: Any) -> float:
+    """Seconds of the published loop over positives for one call of a ranking loss."""
+    if not isinstance(module, RankingLoss):
+        raise SystemExit('measure_loss_time: --with-loop is for configs whose losses all rank')
+    from loop_over_positives import loop_over_positives
+
+    labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
+    start = time.perf_counter()
+    targets = entry_targets(pred, labels, ious, weight)
+    loop_over_positives(pred.flatten(), targets.flatten(), module.delta, sort=module.needs_ious)
+    _synchronise()
+    return time.perf_counter() - start
 
 
 def _total(loss: Any) -> Tensor:
@@ -81,18 +109,28 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
     parser.add_argument('--iterations', type=int, default=20, help='measured iterations; 2 more warm up')
+    parser.add_argument('--with-loop', action='store_true', help='time the loop over positives beside ours')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     args = parser.parse_args(argv)
+    if args.with_loop:
+        sys.path.insert(0, str(TESTS))
     with tempfile.TemporaryDirectory() as work_dir:
         runs = {config: TimedRun(config, work_dir, args.cfg_options) for config in args.configs}
         for _ in range(args.iterations + 2):
             for run in runs.values():
-                run.step()
-    print('| config | s per iteration | ms in the classification loss | share |')
-    print('|---|---|---|---|')
+                run.step(args.with_loop)
+    columns = ['config', 's per iteration', 'ms in the classification losses', 'share']
+    if args.with_loop:
+        columns += ['ms by loops', 's per iteration with loops', 'share of loops']
+    print('| ' + ' | '.join(columns) + ' |')
+    print('|---' * len(columns) + '|')
     for config, run in runs.items():
-        iteration, loss = median(run.iteration_times[2:]), median(run.loss_times[2:])
-        print(f'| {Path(config).stem} | {iteration:.2f} | {1000 * loss:.1f} | {loss / iteration:.2%} |')
+        iteration, loss, loop = (median(times[2:]) for times in (run.iteration_times, run.loss_times, run.loop_times))
+        cells = [Path(config).stem, f'{iteration:.2f}', f'{1000 * loss:.1f}', f'{loss / iteration:.2%}']
+        if args.with_loop:
+            slow = iteration - loss + loop
+            cells += [f'{1000 * loop:.0f}', f'{slow:.2f}', f'{loop / slow:.2%}']
+        print('| ' + ' | '.join(cells) + ' |')
 
 
 if __name__ == '__main__':

@@ -3,8 +3,16 @@
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper
 from .config import replace_data_root
 from .epoch_seed_hook import EpochSeedHook
+from .numpy_names import mend_evaluators
 from .safe_loading import allow_mmengine_checkpoints
 
-__all__ = ['BFloat16OptimWrapper', 'EpochSeedHook', 'allow_mmengine_checkpoints', 'replace_data_root']
+__all__ = [
+    'BFloat16OptimWrapper',
+    'EpochSeedHook',
+    'allow_mmengine_checkpoints',
+    'mend_evaluators',
+    'replace_data_root',
+]
 
 allow_mmengine_checkpoints()
+mend_evaluators()

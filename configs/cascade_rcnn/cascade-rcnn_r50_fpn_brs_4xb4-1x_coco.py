@@ -13,22 +13,6 @@ bbox_head = dict(
     loss_cls=dict(type='BucketedRSLoss'),
     loss_bbox=dict(type='GIoULoss'),
 )
-stage_train_cfgs = [
-    dict(
-        assigner=dict(
-            type='MaxIoUAssigner',
-            pos_iou_thr=iou_thr,
-            neg_iou_thr=iou_thr,
-            min_pos_iou=iou_thr,
-            match_low_quality=False,
-            ignore_iof_thr=-1,
-        ),
-        sampler=dict(type='RandomSampler', num=1000000, pos_fraction=1.0, add_gt_as_proposals=True),
-        pos_weight=-1,
-        debug=False,
-    )
-    for iou_thr in (0.5, 0.6, 0.7)
-]
 model = dict(
     rpn_head=_base_.rank_based_rpn_head,
     roi_head=dict(
@@ -36,7 +20,8 @@ model = dict(
     ),
     # All anchors, those across the border too; the paper's 2000 proposals are MMDetection's own number here.
     train_cfg=dict(
-        rpn=dict(sampler=dict(_delete_=True, type='PseudoSampler'), allowed_border=-1), rcnn=stage_train_cfgs
+        rpn=dict(sampler=dict(_delete_=True, type='PseudoSampler'), allowed_border=-1),
+        rcnn=_base_.rank_based_cascade_stages,
     ),
     test_cfg=dict(rcnn=dict(score_thr=0.40)),
 )

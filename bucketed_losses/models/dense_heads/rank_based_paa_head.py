@@ -86,7 +86,9 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
         localisation = self.loss_bbox(
             boxes, bbox_target[pos_inds], bbox_weight[pos_inds].mean(dim=1), reduction_override='none'
         )
-        return (classification.sum(dim=-1) + localisation,)
+        # float64 for the Gaussian mixture: with the classifier's bias at 0 the scores of many classes start large and
+        # nearly equal, and scikit-learn would find negative variances in float32.
+        return ((classification.sum(dim=-1) + localisation).double(),)
 
     def predict_by_feat(
         self,

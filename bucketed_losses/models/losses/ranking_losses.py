@@ -142,7 +142,8 @@ def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Ten
             raise ValueError(
                 f'weight must have the shape ({num},) or ({num}, {num_classes}), got {tuple(weight.shape)}'
             )
-        targets = targets.masked_fill((weight == 0).reshape(num, -1), -1)
+        ignored = weight == 0
+        targets = targets.masked_fill(ignored[:, None] if ignored.dim() == 1 else ignored, -1)
     return targets
 
 

@@ -1,7 +1,7 @@
 """What a ranking loss changes in MMDetection's Faster and Mask R-CNN.
 
 A config that inherits this file beside one of MMDetection's takes over ``model = _base_.rank_based_rcnn``, or
-``rank_based_mask_rcnn``.
+``rank_based_mask_rcnn``; Cascade R-CNN its parts.
 """
 
 rank_based_rpn_head = dict(
@@ -32,3 +32,20 @@ rank_based_mask_rcnn = dict(
     rank_based_rcnn,
     roi_head=dict(rank_based_rcnn['roi_head'], mask_head=dict(type='RankBasedFCNMaskHead')),
 )
+# The three stages of Cascade R-CNN.
+rank_based_cascade_stages = [
+    dict(
+        assigner=dict(
+            type='MaxIoUAssigner',
+            pos_iou_thr=iou_thr,
+            neg_iou_thr=iou_thr,
+            min_pos_iou=iou_thr,
+            match_low_quality=False,
+            ignore_iof_thr=-1,
+        ),
+        sampler=dict(type='RandomSampler', num=1000000, pos_fraction=1.0, add_gt_as_proposals=True),
+        pos_weight=-1,
+        debug=False,
+    )
+    for iou_thr in (0.5, 0.6, 0.7)
+]

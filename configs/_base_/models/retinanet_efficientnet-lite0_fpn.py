@@ -4,7 +4,7 @@ _base_ = './atss_efficientnet-lite0_fpn.py'
 
 model = dict(
     type='RetinaNet',
-    # Lite0's features are linear and large, and RetinaNet's head has no norms of its own.
+    # RetinaNet's head has no norms of its own.
     neck=dict(norm_cfg=dict(type='GN', num_groups=32)),
     bbox_head=dict(
         _delete_=True,
@@ -15,7 +15,7 @@ model = dict(
         stacked_convs=2,
         anchor_generator=dict(
             type='AnchorGenerator',
-            octave_base_scale=4,
+            octave_base_scale=2,  # from 16 pixels on: platelets are small
             scales_per_octave=3,
             ratios=[0.5, 1.0, 2.0],
             strides=[8, 16, 32, 64, 128],

@@ -1,0 +1,342 @@
+"""The dense heads against a slow computation from the definitions, and in the situations training meets."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from head_reference import Prediction, slow_losses
+
+pytest.importorskip('mmdet')
+
+from mmdet.models.dense_heads import AnchorHead
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+
+import bucketed_losses  # noqa: F401  (registers the head)
+
+NUM_CLASSES = 3
+NAMES = ('APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss')
+EACH = pytest.mark.parametrize('name', NAMES)
+HEAD_TYPES = ('RankBasedATSSHead', 'RankBasedPAAHead', 'RankBasedRetinaHead', 'RankBasedRPNHead')
+HEADS = pytest.mark.parametrize('head_type', HEAD_TYPES)
+STDS = [0.1, 0.1, 0.2, 0.2]
+MAX_IOU = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1)
+SPECIFIC = {
+    'ATSS': dict(stacked_convs=1, norm_cfg=dict(type='GN', num_groups=2), assigner=dict(type='ATSSAssigner', topk=9)),
+    'PAA': dict(
+        stacked_convs=1,
+        norm_cfg=dict(type='GN', num_groups=2),
+        assigner={**MAX_IOU, 'pos_iou_thr': 0.1, 'neg_iou_thr': 0.1},
+    ),
+    'Retina': dict(stacked_convs=1, norm_cfg=dict(type='GN', num_groups=2), ratios=[0.5, 1.0, 2.0], assigner=MAX_IOU),
+    'RPN': dict(num_classes=1, scales_per_octave=1, ratios=[0.5, 1.0, 2.0], assigner=MAX_IOU),
+}
+
+
+def build_head(name='BucketedRSLoss', head_type='RankBasedATSSHead', **kwargs):
+    """A small head of any of the four kinds; ``name`` is a loss's type or its whole config."""
+    torch.manual_seed(0)
+    specific = {**SPECIFIC[head_type.removeprefix('RankBased').removesuffix('Head')]}
+    assigner = specific.pop('assigner')
+    anchors = dict(
+        type='AnchorGenerator',
+        octave_base_scale=4,
+        ratios=specific.pop('ratios', [1.0]),
+        scales_per_octave=specific.pop('scales_per_octave', 3),
+        strides=[8, 16],
+    )
+    train_cfg = dict(assigner=assigner, allowed_border=-1, pos_weight=-1, debug=False)
+    if 'sampler' in kwargs:
+        train_cfg['sampler'] = kwargs.pop('sampler')
+    head = MODELS.build(
+        {
+            **dict(
+                type=head_type,
+                num_classes=NUM_CLASSES,
+                in_channels=8,
+                feat_channels=8,
+                anchor_generator=anchors,
+                bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=STDS),
+                loss_cls=dict(type=name) if isinstance(name, str) else name,
+                loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
+                train_cfg=ConfigDict(train_cfg),
+                test_cfg=ConfigDict(
+                    nms_pre=100, min_bbox_size=0, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.6), max_per_img=10
+                ),
+            ),
+            **specific,
+            **kwargs,
+        }
+    )
+    head.init_weights()
+    return head
+
+
+def features(size=8):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(2, 8, side, side, generator=generator) for side in (size, size // 2)]
+
+
+METAS = [dict(img_shape=(64, 64), pad_shape=(64, 64), batch_input_shape=(64, 64), scale_factor=(1.0, 1.0))] * 2
+
+
+def instances(boxes, labels):
+    return InstanceData(
+        bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels=torch.tensor(labels, dtype=torch.long)
+    )
+
+
+OBJECTS = [
+    instances([[4, 4, 40, 44], [30, 10, 60, 50]], [0, 2]),
+    instances([[20, 20, 62, 62], [2, 2, 20, 22], [10, 30, 30, 62]], [1, 1, 0]),
+]
+
+
+def objects_for(head):
+    """RPN knows one class."""
+    return [instances(o.bboxes.tolist(), [min(int(i), head.num_classes - 1) for i in o.labels]) for o in OBJECTS]
+
+
+def loss_of(head, objects=None, ignore=None):
+    return head.loss_by_feat(*head(features()), objects_for(head) if objects is None else objects, METAS, ignore)
+
+
+def predictions_of(head, cls_scores, bbox_preds):
+    """What a head says of each anchor, with MMDetection's assignment; PAA's is that of a stock PAAHead."""
+    sizes = [level.shape[-2:] for level in cls_scores]
+    anchors, flags = head.get_anchors(sizes, METAS, device='cpu')
+    anchors = [[level.clone() for level in image] for image in anchors]
+    flat_anchors = [torch.cat(image) for image in anchors]
+    classes, priors = head.num_classes, head.num_base_priors
+    if type(head).__name__ == 'RankBasedPAAHead':
+        labels, weights, targets = stock_paa_assignment(anchors, flags, cls_scores, bbox_preds)
+    else:
+        result = head.get_targets(anchors, flags, objects_for(head), METAS)
+        if type(head).__name__ == 'RankBasedATSSHead':
+            result = result[1:]
+        labels, weights, targets = ([torch.cat(image) for image in zip(*part, strict=True)] for part in result[:3])
+    predictions = []
+    for image in range(2):
+        index = 0
+        for level in range(len(cls_scores)):
+            _, _, height, width = cls_scores[level].shape
+            for y in range(height):
+                for x in range(width):
+                    for prior in range(priors):
+                        predictions.append(
+                            Prediction(
+                                cls_scores[level][image, prior * classes : (prior + 1) * classes, y, x],
+                                flat_anchors[image][index],
+                                bbox_preds[level][image, prior * 4 : (prior + 1) * 4, y, x],
+                                int(labels[image][index]),
+                                bool(weights[image][index] == 0),
+                                targets[image][index],
+                            )
+                        )
+                        index += 1
+    return predictions
+
+
+def stock_paa_assignment(anchors, flags, cls_scores, bbox_preds):
+    """Labels, weights and targets per image, as MMDetection's own PAAHead scores and splits its candidates."""
+    from mmdet.models.utils import levels_to_images
+
+    stock = build_head(dict(type='FocalLoss', use_sigmoid=True), 'PAAHead')
+    labels, weights, targets, box_weights, pos_inds, pos_gt = stock.get_targets(anchors, flags, OBJECTS, METAS)
+    logits = [x.reshape(-1, NUM_CLASSES) for x in levels_to_images(cls_scores)]
+    deltas = [x.reshape(-1, 4) for x in levels_to_images(bbox_preds)]
+    result = []
+    for i in range(2):
+        with torch.no_grad():
+            (scores,) = stock.get_pos_loss(
+                anchors[i], logits[i], deltas[i], labels[i], weights[i], targets[i], box_weights[i], pos_inds[i]
+            )
+            result.append(
+                stock.paa_reassign(scores, labels[i], weights[i], box_weights[i], pos_inds[i], pos_gt[i], anchors[i])
+            )
+    return [r[0] for r in result], [r[1] for r in result], targets
+
+
+@EACH
+@HEADS
+def test_losses_equal_a_slow_computation(head_type, name):
+    head = build_head(name, head_type)
+    cls_scores, bbox_preds = head(features(4 if head_type == 'RankBasedRetinaHead' else 8))
+    generator = torch.Generator().manual_seed(2)
+    cls_scores = [torch.randn(x.shape, generator=generator).requires_grad_() for x in cls_scores]
+    bbox_preds = [torch.randn(x.shape, generator=generator).requires_grad_() for x in bbox_preds]
+    losses = head.loss_by_feat(cls_scores, bbox_preds, objects_for(head), METAS)
+    grads = torch.autograd.grad(sum(losses.values()), cls_scores + bbox_preds)
+
+    expected, total = slow_losses(name, predictions_of(head, cls_scores, bbox_preds), box_weight=2.0)
+    factor = 1.0
+    if head_type == 'RankBasedRPNHead':
+        factor = 0.2
+        expected = {key.replace('loss_', 'loss_rpn_'): factor * value for key, value in expected.items()}
+    assert set(losses) == set(expected)
+    for key, value in expected.items():
+        assert value > 0
+        assert losses[key].item() == pytest.approx(value, abs=1e-5)
+    wanted = torch.autograd.grad(factor * total, cls_scores + bbox_preds, materialize_grads=True)
+    for got, want in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@EACH
+@HEADS
+def test_every_parameter_gets_a_gradient(head_type, name):
+    """Also what DDP needs with find_unused_parameters=False."""
+    head = build_head(name, head_type)
+    sum(loss_of(head).values()).backward()
+    missing = [key for key, parameter in head.named_parameters() if parameter.grad is None]
+    assert not missing
+    assert not hasattr(head, 'atss_centerness') and not hasattr(head, 'loss_centerness')
+    assert all('centerness' not in key for key in head.state_dict())
+
+
+@EACH
+@HEADS
+@pytest.mark.parametrize('crowd', [False, True], ids=['no objects', 'all crowd'])
+def test_without_positives_losses_are_zero_and_connected(head_type, name, crowd):
+    head = build_head(name, head_type)
+    ignore = [InstanceData(bboxes=objects.bboxes) for objects in OBJECTS] if crowd else None
+    losses = loss_of(head, [instances([], [])] * 2, ignore)
+    assert losses and all(value == 0 for value in losses.values())
+    sum(losses.values()).backward()
+    for parameter in head.parameters():
+        assert parameter.grad is not None and parameter.grad.eq(0).all()
+
+
+@HEADS
+def test_one_image_without_objects(head_type):
+    head = build_head(head_type=head_type)
+    losses = loss_of(head, [objects_for(head)[0], instances([], [])])
+    assert all(math.isfinite(value.item()) and value > 0 for value in losses.values())
+
+
+@HEADS
+def test_all_images_are_ranked_together(head_type):
+    """Raising all logits of one image changes the loss of the batch, but not that of each image alone."""
+    head = build_head(head_type=head_type)
+    cls_scores, bbox_preds = ([x.detach() for x in levels] for levels in head(features()))
+    raised = [x + torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1) for x in cls_scores]
+
+    def ranking(scores, images):
+        start, end = images
+        losses = head.loss_by_feat(
+            [x[start:end] for x in scores],
+            [x[start:end] for x in bbox_preds],
+            objects_for(head)[start:end],
+            METAS[start:end],
+        )
+        return losses['loss_rpn_rank' if head_type == 'RankBasedRPNHead' else 'loss_rank'].item()
+
+    if head_type != 'RankBasedPAAHead':  # raised logits change PAA's scores, and with them the assignment
+        for image in ((0, 1), (1, 2)):
+            assert ranking(raised, image) == pytest.approx(ranking(cls_scores, image), rel=1e-5)
+    assert ranking(raised, (0, 2)) != pytest.approx(ranking(cls_scores, (0, 2)), rel=1e-4)
+
+
+@HEADS
+def test_bias_starts_at_zero_and_score_threshold_keeps_fresh_detections(head_type):
+    head = build_head(head_type=head_type)
+    name = {'RankBasedRetinaHead': 'retina_cls', 'RankBasedRPNHead': 'rpn_cls'}.get(head_type, 'atss_cls')
+    assert getattr(head, name).bias.eq(0).all()
+    results = head.predict_by_feat(*head(features()), batch_img_metas=METAS)
+    assert [len(result) for result in results] == [10, 10]
+    assert all((result.scores > 0.4).all() and (result.labels < head.num_classes).all() for result in results)
+
+
+def test_paa_keeps_score_voting_and_the_class_scores():
+    """Detections are those of stock PAA whose IoU branch is certain, scored by the class alone instead of its root."""
+    head, plain = (build_head(head_type='RankBasedPAAHead', score_voting=voting) for voting in (True, False))
+    stock = build_head(dict(type='FocalLoss', use_sigmoid=True), 'PAAHead', score_voting=False)
+    generator = torch.Generator().manual_seed(3)
+    cls_scores, bbox_preds = ([torch.randn(x.shape, generator=generator) for x in level] for level in head(features()))
+    certain = [torch.full_like(x[:, ::4], 100.0) for x in bbox_preds]
+    voted, detected, expected = (
+        h.predict_by_feat(cls_scores, bbox_preds, *extra, batch_img_metas=METAS)
+        for h, extra in ((head, ()), (plain, ()), (stock, (certain,)))
+    )
+    for got, want in zip(detected, expected, strict=True):
+        torch.testing.assert_close(got.scores, want.scores**2)
+        torch.testing.assert_close(got.bboxes, want.bboxes)
+    assert not torch.equal(voted[0].bboxes[: len(detected[0])], detected[0].bboxes)
+    inside = torch.cat([result.scores for result in voted])
+    assert ((inside > 0) & (inside < 1)).all()
+
+
+@HEADS
+def test_bfloat16_autocast_keeps_the_loss_in_float32(head_type):
+    head = build_head(head_type=head_type)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = loss_of(head)
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    sum(losses.values()).backward()
+    if head_type != 'RankBasedPAAHead':  # rounding may change PAA's assignment
+        for key, value in loss_of(head).items():
+            assert losses[key].item() == pytest.approx(value.item(), rel=0.05)
+
+
+@pytest.mark.parametrize('num_classes', [80, 1203])
+def test_paa_scores_of_a_fresh_head_with_many_classes_can_be_split(num_classes):
+    """Large and nearly equal: in float32 scikit-learn's mixture fails on them."""
+    head = build_head(head_type='RankBasedPAAHead', num_classes=num_classes)
+    for std in (0.0, 1e-4, 1e-2):
+        cls_scores, bbox_preds = head(features())
+        cls_scores = [std * torch.randn_like(x) for x in cls_scores]
+        losses = head.loss_by_feat(cls_scores, bbox_preds, OBJECTS, METAS)
+        assert all(math.isfinite(value.item()) for value in losses.values()) and losses['loss_bbox'] > 0
+
+
+def test_rpn_weight_scales_every_loss():
+    light, heavy = (loss_of(build_head(head_type='RankBasedRPNHead', head_weight=w)) for w in (0.2, 1.0))
+    assert set(light) == {'loss_rpn_rank', 'loss_rpn_sort', 'loss_rpn_bbox'}
+    for key, value in light.items():
+        assert value.item() == pytest.approx(0.2 * heavy[key].item())
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'words'),
+    [
+        (dict(name='FocalLoss'), ['loss_cls', 'FocalLoss', 'ranking loss']),
+        (dict(reg_decoded_bbox=False), ['reg_decoded_bbox', 'True']),
+        (dict(loss_bbox=dict(type='L1Loss')), ['loss_bbox', 'L1Loss', 'GIoULoss']),
+        (dict(sampler=dict(type='RandomSampler', num=256, pos_fraction=0.5)), ['RandomSampler', 'PseudoSampler']),
+        (dict(name=dict(type='RSLoss', use_sigmoid=False)), ['use_sigmoid', 'background']),
+    ],
+)
+@HEADS
+def test_wrong_settings_are_named_when_built(head_type, kwargs, words):
+    with pytest.raises(ValueError) as caught:
+        build_head(head_type=head_type, **kwargs)
+    for word in words if 'use_sigmoid' in words else [head_type, *words]:  # the loss does not know its head
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('head_type', HEAD_TYPES)
+def test_stock_dense_heads_are_refused_when_built(head_type, name):
+    """They call their loss level by level and give it no IoUs."""
+    stock = head_type.removeprefix('RankBased')
+    with pytest.raises(ValueError) as caught:
+        build_head(name, stock)
+    for word in (stock, name, f"use type='{head_type}'"):
+        assert word in str(caught.value)
+
+
+def test_other_stock_dense_heads_are_refused_with_what_to_derive():
+    with pytest.raises(ValueError, match=r'FCOSHead cannot train BucketedRSLoss.*RankingDenseHeadMixin'):
+        MODELS.build(dict(type='FCOSHead', num_classes=3, in_channels=8, loss_cls=dict(type='BucketedRSLoss')))
+
+
+def test_a_background_channel_is_named_when_built():
+    class OwnHead(AnchorHead):
+        """A user's head that forgot use_sigmoid, so that it has num_classes + 1 channels."""
+
+    with pytest.raises(ValueError, match=r'OwnHead: RSLoss needs .* num_classes=3 channels, got 4.*use_sigmoid=True'):
+        OwnHead(3, 8, loss_cls=dict(type='RSLoss'))
+    OwnHead(3, 8, loss_cls=dict(type='RSLoss', use_sigmoid=True))

@@ -1,0 +1,408 @@
+"""R-CNN box, mask and RoI heads against slow computations, and in the situations training meets."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from head_reference import STDS, Prediction, slow_losses
+
+pytest.importorskip('mmdet')
+
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+
+import bucketed_losses  # noqa: F401  (registers the heads)
+
+NUM_CLASSES = 3
+EACH = pytest.mark.parametrize('name', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
+BBOX_HEADS = pytest.mark.parametrize(
+    'head_type', ['RankBasedShared2FCBBoxHead', 'RankBasedShared4Conv1FCBBoxHead', 'RankBasedConvFCBBoxHead']
+)
+AGNOSTIC = pytest.mark.parametrize('agnostic', [False, True], ids=['class-specific', 'class-agnostic'])
+SIZE = 128
+UNLIMITED = dict(type='RandomSampler', num=1000000, pos_fraction=1.0, add_gt_as_proposals=True)
+
+
+def bbox_head_cfg(name='BucketedRSLoss', head_type='RankBasedShared2FCBBoxHead', agnostic=False, **kwargs):
+    if head_type == 'RankBasedConvFCBBoxHead':
+        kwargs = dict(num_cls_fcs=1, num_reg_fcs=1, **kwargs)
+    return dict(
+        type=head_type,
+        in_channels=4,
+        fc_out_channels=8,
+        roi_feat_size=3,
+        num_classes=NUM_CLASSES,
+        reg_class_agnostic=agnostic,
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=list(STDS)),
+        loss_cls=dict(type=name),
+        **{'loss_bbox': dict(type='GIoULoss', loss_weight=1.5), **kwargs},
+    )
+
+
+def build(cfg):
+    torch.manual_seed(0)
+    module = MODELS.build(cfg)
+    module.init_weights()
+    return module
+
+
+def random_boxes(num, generator):
+    corner = torch.rand(num, 2, generator=generator) * 60
+    return torch.cat([corner, corner + 15 + 45 * torch.rand(num, 2, generator=generator)], dim=1)
+
+
+def random_rois(num=40, num_pos=12):
+    """Arguments of a box head's ``loss`` but for the predictions; one RoI is ignored."""
+    generator = torch.Generator().manual_seed(0)
+    priors = random_boxes(num, generator)
+    rois = torch.cat([(torch.arange(num) % 2)[:, None].float(), priors], dim=1)
+    labels = torch.full((num,), NUM_CLASSES)
+    labels[:num_pos] = torch.randint(0, NUM_CLASSES, (num_pos,), generator=generator)
+    weights = torch.ones(num)
+    weights[-1] = 0
+    targets = torch.zeros(num, 4)
+    targets[:num_pos] = priors[:num_pos] + 8 * torch.randn(num_pos, 4, generator=generator)
+    return rois, labels, weights, targets, (targets > 0).float()
+
+
+@EACH
+@AGNOSTIC
+@BBOX_HEADS
+def test_box_losses_equal_a_slow_computation(head_type, agnostic, name):
+    head = build(bbox_head_cfg(name, head_type, agnostic))
+    rois, labels, weights, targets, box_weights = random_rois()
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(len(rois), NUM_CLASSES, generator=generator).requires_grad_()
+    deltas = torch.randn(len(rois), 4 if agnostic else 4 * NUM_CLASSES, generator=generator).requires_grad_()
+    losses = head.loss(logits, deltas, rois, labels, weights, targets, box_weights)
+    accuracy = losses.pop('acc_classes')
+    grads = torch.autograd.grad(sum(losses.values()), (logits, deltas))
+
+    predictions = []
+    for i in range(len(rois)):
+        label = int(labels[i])
+        start = 0 if agnostic or label == NUM_CLASSES else 4 * label
+        predictions.append(
+            Prediction(logits[i], rois[i, 1:], deltas[i, start : start + 4], label, bool(weights[i] == 0), targets[i])
+        )
+    expected, total = slow_losses(name, predictions, box_weight=1.5)
+    assert set(losses) == set(expected)
+    for key, value in expected.items():
+        assert value > 0 and losses[key].item() == pytest.approx(value, abs=1e-5)
+    for got, want in zip(grads, torch.autograd.grad(total, (logits, deltas)), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    correct = [int(logits[i].argmax()) == int(labels[i]) for i in range(12)]
+    assert accuracy.item() == pytest.approx(100 * sum(correct) / 12)
+
+
+@EACH
+@AGNOSTIC
+@BBOX_HEADS
+def test_box_head_without_positives_or_rois(head_type, agnostic, name):
+    for num in (5, 0):
+        head = build(bbox_head_cfg(name, head_type, agnostic))
+        cls_score, bbox_pred = head(torch.randn(num, 4, 3, 3))
+        labels = torch.full((num,), NUM_CLASSES)
+        losses = head.loss(
+            cls_score, bbox_pred, torch.rand(num, 5), labels, torch.ones(num), torch.zeros(num, 4), torch.zeros(num, 4)
+        )
+        values = [value for key, value in losses.items() if 'loss' in key]
+        assert values and all(value == 0 for value in values)
+        sum(values).backward()
+        assert all(p.grad is not None and p.grad.eq(0).all() for p in head.parameters())
+
+
+def roi_head_cfg(name='BucketedRSLoss', stages=0, mask=True, sampler=UNLIMITED, agnostic_mask=False, **kwargs):
+    """A small RoI head; ``stages`` 0 is ``RankBasedRoIHead``."""
+    extractor = dict(type='SingleRoIExtractor', out_channels=4, featmap_strides=[8])
+    train = [
+        dict(
+            assigner=dict(
+                type='MaxIoUAssigner', pos_iou_thr=thr, neg_iou_thr=thr, min_pos_iou=thr, match_low_quality=False
+            ),
+            sampler=sampler,
+            mask_size=8,
+            pos_weight=-1,
+            debug=False,
+        )
+        for thr in ([0.5, 0.6, 0.7][:stages] or [0.5])
+    ]
+    cfg = dict(
+        type='RankBasedRoIHead',
+        bbox_roi_extractor=dict(roi_layer=dict(type='RoIAlign', output_size=3, sampling_ratio=1), **extractor),
+        bbox_head=bbox_head_cfg(name),
+        train_cfg=ConfigDict(train[0]),
+        test_cfg=ConfigDict(
+            score_thr=0.4, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10, mask_thr_binary=0.5
+        ),
+    )
+    if mask:
+        cfg.update(
+            mask_roi_extractor=dict(roi_layer=dict(type='RoIAlign', output_size=4, sampling_ratio=1), **extractor),
+            mask_head=dict(
+                type='RankBasedFCNMaskHead',
+                num_convs=1,
+                in_channels=4,
+                conv_out_channels=4,
+                num_classes=NUM_CLASSES,
+                class_agnostic=agnostic_mask,
+            ),
+        )
+    if stages:
+        cfg.update(
+            type='RankBasedCascadeRoIHead',
+            num_stages=stages,
+            stage_loss_weights=[1.0] * stages,
+            bbox_head=[bbox_head_cfg(name, agnostic=True)] * stages,
+            train_cfg=[ConfigDict(stage) for stage in train],
+        )
+    return {**cfg, **kwargs}
+
+
+def batch(objects_per_image=(2, 3), num_proposals=30, near=True):
+    """Features, proposals near and far from the objects, and data samples with boxes and masks."""
+    generator = torch.Generator().manual_seed(4)
+    x = (torch.randn(len(objects_per_image), 4, SIZE // 8, SIZE // 8, generator=generator),)
+    proposals, samples = [], []
+    for num in objects_per_image:
+        boxes = random_boxes(num, generator)
+        some = [random_boxes(num_proposals, generator)]
+        if near and num:
+            jitter = torch.randn(num_proposals, 4, generator=generator)
+            some.append(boxes.repeat(num_proposals // num + 1, 1)[:num_proposals] + 3 * jitter)
+        proposals.append(InstanceData(bboxes=torch.cat(some)))
+        masks = torch.zeros(num, SIZE, SIZE)
+        for i, (x1, y1, x2, y2) in enumerate(boxes.int().tolist()):
+            masks[i, y1 : (y1 + y2) // 2, x1:x2] = 1
+        sample = DetDataSample(metainfo=dict(img_shape=(SIZE, SIZE), ori_shape=(SIZE, SIZE), scale_factor=(1.0, 1.0)))
+        sample.gt_instances = InstanceData(
+            bboxes=boxes,
+            labels=torch.randint(0, NUM_CLASSES, (num,), generator=generator),
+            masks=BitmapMasks(masks.numpy().astype('uint8'), SIZE, SIZE),
+        )
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
+        samples.append(sample)
+    return x, proposals, samples
+
+
+@EACH
+@pytest.mark.parametrize('agnostic_mask', [False, True])
+def test_mask_loss_equals_a_slow_computation(name, agnostic_mask):
+    head = build(roi_head_cfg(name, agnostic_mask=agnostic_mask))
+    seen = {}
+    head.bbox_head.register_forward_hook(lambda module, args, out: seen.update(scores=out[0]))
+    head.mask_head.register_forward_hook(lambda module, args, out: seen.update(masks=out))
+    original = head.mask_head.get_targets
+
+    def remember(sampling_results, *args):
+        seen['positives'] = sampling_results
+        seen['targets'] = original(sampling_results, *args)
+        return seen['targets']
+
+    head.mask_head.get_targets = remember
+    losses = head.loss(*batch())
+    (grad,) = torch.autograd.grad(losses['loss_mask'], seen['masks'], retain_graph=True)
+
+    labels = torch.cat([image.pos_gt_labels for image in seen['positives']])
+    assert 20 < len(labels) <= 200
+    # The positives come first in each image's part of the classifier's output, here 30 + 30 proposals + objects.
+    scores = torch.cat(
+        [
+            part[: len(image.pos_gt_labels)].sigmoid().amax(dim=1)
+            for part, image in zip(seen['scores'].detach().split([62, 63]), seen['positives'], strict=True)
+        ]
+    )
+    per_mask = []
+    for i, label in enumerate(labels.tolist()):
+        logits = seen['masks'][i, 0 if agnostic_mask else label].flatten()
+        pixels = [
+            torch.log1p((-logit).exp()) if target > 0.5 else torch.log1p(logit.exp())
+            for logit, target in zip(logits, seen['targets'][i].flatten(), strict=True)
+        ]
+        per_mask.append(scores[i] * sum(pixels) / len(pixels))
+    expected = sum(per_mask) / scores.sum()
+    if 'RS' in name:
+        expected = expected * ((losses['loss_rank'] + losses['loss_sort']).detach() / expected.detach())
+        assert losses['loss_bbox'].item() == pytest.approx(losses['loss_mask'].item(), abs=1e-5)
+    assert losses['loss_mask'].item() == pytest.approx(expected.item(), abs=1e-5)
+    torch.testing.assert_close(grad, torch.autograd.grad(expected, seen['masks'])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_self_balancing_can_be_switched():
+    plain = build(roi_head_cfg(bbox_head={**bbox_head_cfg(), 'loss_cls': dict(type='RSLoss', self_balancing=False)}))
+    balanced = build(roi_head_cfg('RSLoss'))
+    inputs = [head.loss(*batch()) for head in (plain, balanced)]
+    total = inputs[0]['loss_rank'] + inputs[0]['loss_sort']
+    for key in ('loss_bbox', 'loss_mask'):
+        assert inputs[1][key].item() == pytest.approx(total.item(), rel=1e-5)
+        assert inputs[0][key].item() != pytest.approx(total.item(), rel=1e-2)
+
+
+@EACH
+@pytest.mark.parametrize('stages', [0, 3])
+def test_every_parameter_gets_a_gradient(stages, name):
+    head = build(roi_head_cfg(name, stages))
+    losses = head.loss(*batch())
+    expected = ['loss_rank', 'loss_bbox', 'loss_mask', *(['loss_sort'] if 'RS' in name else [])]
+    stage_names = [f's{i}.' for i in range(stages)] or ['']
+    assert {key for key in losses if 'loss' in key} == {stage + key for stage in stage_names for key in expected}
+    values = [value for key, value in losses.items() if 'loss' in key]
+    assert all(math.isfinite(value.item()) and value > 0 for value in values)
+    sum(values).backward()
+    assert not [key for key, p in head.named_parameters() if p.grad is None]
+
+
+def test_cascade_stage_weights_scale_every_loss_of_a_stage():
+    plain, halved = (
+        build(roi_head_cfg(stages=3, stage_loss_weights=w)).loss(*batch()) for w in ([1, 1, 1], [1, 0.5, 0.25])
+    )
+    for stage, weight in enumerate((1, 0.5, 0.25)):
+        for part in ('loss_rank', 'loss_sort', 'loss_bbox', 'loss_mask'):
+            key = f's{stage}.{part}'
+            assert halved[key].item() == pytest.approx(weight * plain[key].item(), rel=1e-4)
+
+
+SITUATIONS = {
+    'no objects': dict(objects_per_image=(0, 0)),
+    'one image without objects': dict(objects_per_image=(3, 0)),
+    'no objects, no proposals': dict(objects_per_image=(0, 0), num_proposals=0),
+}
+
+
+@EACH
+@pytest.mark.parametrize('stages', [0, 3])
+@pytest.mark.parametrize('situation', SITUATIONS)
+def test_training_goes_on_without_positives(situation, stages, name):
+    head = build(roi_head_cfg(name, stages))
+    losses = head.loss(*batch(**SITUATIONS[situation]))
+    values = [value for key, value in losses.items() if 'loss' in key]
+    if 'no objects' in situation:
+        assert all(value == 0 for value in values)
+    assert all(math.isfinite(value.item()) for value in values)
+    sum(values).backward()
+    if situation != 'no objects, no proposals' or not stages:  # there MMDetection ends the cascade at its first stage
+        assert not [key for key, p in head.named_parameters() if p.grad is None]
+
+
+@EACH
+def test_a_stage_without_positives(name):
+    """Proposals that are good enough for the first stage only; ground truth is not added."""
+    head = build(roi_head_cfg(name, 3, sampler=dict(type='PseudoSampler')))
+    x, _, samples = batch()
+    proposals = []
+    for sample in samples:
+        boxes = sample.gt_instances.bboxes
+        width = boxes[:, 2] - boxes[:, 0]
+        shifted = boxes + torch.stack([0.3 * width, 0 * width, 0.3 * width, 0 * width], dim=1)  # IoU 0.54
+        proposals.append(InstanceData(bboxes=torch.cat([shifted, shifted + 40])))
+    losses = head.loss(x, proposals, samples)
+    assert losses['s0.loss_rank'] > 0 and losses['s0.loss_mask'] > 0
+    for part in ('loss_rank', 'loss_bbox', 'loss_mask'):
+        assert losses[f's2.{part}'] == 0
+    sum(value for key, value in losses.items() if 'loss' in key).backward()
+    assert not [key for key, p in head.named_parameters() if p.grad is None]
+
+
+def positives(*sizes):
+    """Sampling results whose RoIs are numbered, as far as masks read them."""
+    return [
+        SimpleNamespace(
+            pos_priors=torch.full((size, 4), float(image)),
+            pos_assigned_gt_inds=torch.arange(size),
+            pos_gt_labels=torch.zeros(size, dtype=torch.long),
+            pos_scores=torch.full((size,), 0.5),
+        )
+        for image, size in enumerate(sizes)
+    ]
+
+
+def test_at_most_200_masks_drawn_without_bias_between_images():
+    head = build(roi_head_cfg())
+    torch.manual_seed(0)
+    draws = 400
+    counts = torch.zeros(3)
+    hits = torch.zeros(300)
+    for _ in range(draws):
+        kept = head.mask_positives(positives(300, 0, 100))
+        sizes = [len(image) for image in kept]
+        assert sum(sizes) == 200
+        counts += torch.tensor(sizes)
+        hits[kept[0].pos_assigned_gt_inds] += 1
+        assert all((image.pos_priors == index).all() for index, image in enumerate(kept))
+    # Hypergeometric: 150 of image 0 on average, standard deviation 4.3 per draw.
+    assert (counts / draws)[0] == pytest.approx(150, abs=5 * 4.34 / draws**0.5)
+    assert counts[1] == 0
+    # Each positive is kept half of the time: binomial, standard deviation 10 of 400.
+    assert hits.min() > 200 - 50 and hits.max() < 200 + 50
+    few = head.mask_positives(positives(3, 0, 197))
+    assert [len(image) for image in few] == [3, 0, 197]
+
+
+def test_mask_draws_follow_the_seed():
+    head = build(roi_head_cfg(max_mask_positives=5))
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(torch.cat([image.pos_assigned_gt_inds for image in head.mask_positives(positives(50, 50))]))
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize('stages', [0, 3])
+def test_predictions(stages):
+    head = build(roi_head_cfg(stages=stages)).eval()
+    x, proposals, samples = batch()
+    with torch.no_grad():
+        results = head.predict(x, proposals, samples)
+    for result in results:
+        assert 0 < len(result) <= 10
+        assert (result.labels < NUM_CLASSES).all() and ((result.scores > 0.4) & (result.scores < 1)).all()
+        assert result.masks.shape[1:] == (SIZE, SIZE)
+
+
+def test_bfloat16_autocast_keeps_the_losses_in_float32():
+    head = build(roi_head_cfg())
+    exact = head.loss(*batch())
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = head.loss(*batch())
+    for key in ('loss_rank', 'loss_sort', 'loss_bbox', 'loss_mask'):
+        assert losses[key].dtype == torch.float32
+        assert losses[key].item() == pytest.approx(exact[key].item(), rel=0.1)
+
+
+STOCK_BOX_HEAD = {**bbox_head_cfg('APLoss'), 'type': 'Shared2FCBBoxHead'}
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'words'),
+    [
+        (bbox_head_cfg(loss_bbox=dict(type='L1Loss')), ['loss_bbox', 'L1Loss', 'GIoULoss']),
+        (bbox_head_cfg(reg_decoded_bbox=False), ['reg_decoded_bbox']),
+        (bbox_head_cfg('CrossEntropyLoss'), ['loss_cls', 'CrossEntropyLoss', 'ranking loss']),
+        (bbox_head_cfg('FocalLoss'), ['loss_cls', 'FocalLoss', 'ranking loss']),
+        ({**STOCK_BOX_HEAD, 'loss_cls': dict(type='RSLoss')}, ['Shared2FCBBoxHead', 'IoUs', 'RankBasedShared2FC']),
+        ({**STOCK_BOX_HEAD, 'loss_cls': dict(type='BucketedRSLoss')}, ['Shared2FCBBoxHead', 'IoUs', 'RankBased']),
+        (roi_head_cfg(bbox_head=STOCK_BOX_HEAD), ['RankBasedRoIHead', 'bbox_head', 'RankBasedShared2FCBBoxHead']),
+        (roi_head_cfg(sampler=dict(type='RandomSampler', num=512, pos_fraction=0.25)), ['RandomSampler', '512']),
+        (roi_head_cfg(stages=3, sampler=dict(type='RandomSampler', num=512, pos_fraction=0.25)), ['RandomSampler']),
+        (roi_head_cfg(sampler=dict(type='OHEMSampler', num=512, pos_fraction=0.25)), ['OHEMSampler', 'sampling']),
+        (roi_head_cfg(max_mask_positives=0), ['max_mask_positives', '0']),
+        (roi_head_cfg(mask_roi_extractor=None), ['mask_roi_extractor']),
+        (roi_head_cfg(mask_head=dict(type='FCNMaskHead', num_classes=3)), ['mask_head', 'RankBasedFCNMaskHead']),
+    ],
+)
+def test_wrong_settings_are_named_when_built(cfg, words):
+    with pytest.raises(ValueError) as caught:
+        MODELS.build(cfg)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_ap_losses_train_in_stock_box_heads():
+    """They need no IoUs; MMDetection's head then samples and regresses deltas as configured."""
+    MODELS.build({**STOCK_BOX_HEAD, 'loss_bbox': dict(type='L1Loss')})
