@@ -217,6 +217,11 @@ def test_pairs_that_are_compared_have_the_same_budget(stock, ranking):
     assert changed and all(key.startswith((*heads, 'rank_based_')) for key in changed), changed
 
 
+@pytest.mark.parametrize('config', [c for c in CONFIGS if '_fpn_4xb4' not in c])
+def test_a_wrong_num_classes_will_be_noticed(config):
+    assert dict(type='NumClassCheckHook') in Config.fromfile(ROOT / config).custom_hooks
+
+
 def test_every_bccd_config_says_where_its_data_is(monkeypatch):
     monkeypatch.setenv('BCCD_ROOT', '/somewhere/else')
     for config in CONFIGS:

@@ -1,6 +1,7 @@
 _base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/models/rank_based_rcnn.py']
 
 custom_imports = dict(imports=['bucketed_losses'])
+custom_hooks = [dict(type='NumClassCheckHook')]
 
 model = _base_.rank_based_rcnn
 

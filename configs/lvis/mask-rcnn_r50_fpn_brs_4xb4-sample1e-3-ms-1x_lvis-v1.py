@@ -1,6 +1,7 @@
 _base_ = ['mmdet::lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1.py', '../_base_/models/rank_based_rcnn.py']
 
 custom_imports = dict(imports=['bucketed_losses'])
+custom_hooks = [dict(type='NumClassCheckHook')]
 
 model = _base_.rank_based_mask_rcnn
 # The published threshold on LVIS; MMDetection's 0.0001 is for softmax scores.

@@ -1,6 +1,7 @@
 _base_ = 'mmdet::paa/paa_r50_fpn_1x_coco.py'
 
 custom_imports = dict(imports=['bucketed_losses'])
+custom_hooks = [dict(type='NumClassCheckHook')]
 
 model = dict(
     bbox_head=dict(
