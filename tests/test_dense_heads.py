@@ -146,7 +146,8 @@ def stock_paa_assignment(anchors, flags, cls_scores, bbox_preds):
 
     stock = build_head(dict(type='FocalLoss', use_sigmoid=True), 'PAAHead')
     labels, weights, targets, box_weights, pos_inds, pos_gt = stock.get_targets(anchors, flags, OBJECTS, METAS)
-    logits = [x.reshape(-1, NUM_CLASSES) for x in levels_to_images(cls_scores)]
+    # A logit of 0 counts as a probability of 0.01.
+    logits = [x.reshape(-1, NUM_CLASSES) + math.log(0.01 / 0.99) for x in levels_to_images(cls_scores)]
     deltas = [x.reshape(-1, 4) for x in levels_to_images(bbox_preds)]
     result = []
     for i in range(2):
@@ -290,6 +291,12 @@ def test_paa_scores_of_a_fresh_head_with_many_classes_can_be_split(num_classes):
         cls_scores = [std * torch.randn_like(x) for x in cls_scores]
         losses = head.loss_by_feat(cls_scores, bbox_preds, OBJECTS, METAS)
         assert all(math.isfinite(value.item()) for value in losses.values()) and losses['loss_bbox'] > 0
+
+
+@pytest.mark.parametrize('score_prior', [0.0, 1.0, -0.1])
+def test_paa_prior_outside_0_1_is_refused(score_prior):
+    with pytest.raises(ValueError, match='score_prior'):
+        build_head(head_type='RankBasedPAAHead', score_prior=score_prior)
 
 
 def test_rpn_weight_scales_every_loss():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,16 +22,29 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
     """``PAAHead`` without its IoU branch; anchors are assigned, and detections voted on, as MMDetection's does.
 
     PAA scores each candidate anchor by its own loss. A ranking loss has no value per anchor, so the score keeps PAA's
-    focal loss, which is only read and never trained.
+    focal loss, which is only read and never trained. Focal loss reads probabilities, which ranking logits are not:
+    their common shift means nothing, and here they start at 0. The score therefore reads them lowered to the prior
+    probability that a detector with focal loss starts from.
 
     Args:
         loss_cls: Config of one of this package's ranking losses.
         loss_score: Config of the classification loss in PAA's anchor scores.
+        score_prior: The probability, for that loss, of a logit of 0; in (0, 1).
         kwargs: As for :class:`mmdet.models.PAAHead`. ``init_cfg`` defaults to a classifier bias of 0.
     """
 
-    def __init__(self, *args: Any, loss_cls: dict, loss_score: dict | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        loss_cls: dict,
+        loss_score: dict | None = None,
+        score_prior: float = 0.01,
+        **kwargs: Any,
+    ) -> None:
+        if not 0 < score_prior < 1:
+            raise ValueError(f'{type(self).__name__}: score_prior must lie in (0, 1), got {score_prior}')
         super().__init__(*args, loss_cls=loss_cls, **kwargs)
+        self.score_shift = math.log(score_prior / (1 - score_prior))
         self.loss_score = MODELS.build(
             loss_score or dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
         )
@@ -81,7 +95,7 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
         """PAA's anchor scores ``(num_pos,)`` of an image; arguments as :meth:`mmdet.models.PAAHead.get_pos_loss`."""
         boxes = self.bbox_coder.decode(torch.cat(anchors)[pos_inds], bbox_pred[pos_inds])
         classification = self.loss_score(
-            cls_score[pos_inds], label[pos_inds], label_weight[pos_inds], reduction_override='none'
+            cls_score[pos_inds] + self.score_shift, label[pos_inds], label_weight[pos_inds], reduction_override='none'
         )
         localisation = self.loss_bbox(
             boxes, bbox_target[pos_inds], bbox_weight[pos_inds].mean(dim=1), reduction_override='none'
