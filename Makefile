@@ -1,11 +1,12 @@
 # make demo       set up everything and watch a detector learn with a ranking loss (CPU, minutes)
 # make test       the test suite
+# make test-slow  the tests that take minutes each
 # make lint       ruff and mypy           make format      let ruff format
 # make setup      the environment alone   make clean       remove it and all results
 
 BIN := .venv/bin
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test test-slow lint format clean
 
 setup:
 	@tools/setup_env.sh
@@ -15,6 +16,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow' --cov=bucketed_losses --cov-report=term-missing:skip-covered
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .

@@ -208,6 +208,22 @@ def test_summarize_runs(trained, capsys):
         summarize_runs.main(['BRS='])
 
 
+def test_summarize_runs_with_masks(tmp_path, capsys):
+    import summarize_runs
+
+    for seed, (box, mask) in enumerate([(0.4, 0.2), (0.6, 0.3)]):
+        folder = tmp_path / str(seed) / 'vis_data'
+        folder.mkdir(parents=True)
+        record = {
+            f'coco/{kind}_mAP{end}': ap for kind, ap in (('bbox', box), ('segm', mask)) for end in ('', '_50', '_75')
+        }
+        (folder / 'scalars.json').write_text(json.dumps({**record, 'coco/disc_precision': mask, 'step': 1}) + '\n')
+    summarize_runs.main([f'BRS={tmp_path}/0,{tmp_path}/1'])
+    header, _, row = capsys.readouterr().out.strip().splitlines()
+    assert header == '| loss | seeds | AP | AP50 | AP75 | mask AP | mask AP50 | mask AP75 | mask disc |'
+    assert row == '| BRS | 2 | 0.500 ± 0.141 | 0.500 | 0.500 | 0.250 ± 0.071 | 0.250 | 0.250 | 0.250 |'
+
+
 def test_measure_loss_time(shapes_root, capsys, monkeypatch):
     import measure_loss_time
 
