@@ -282,10 +282,11 @@ def test_bfloat16_autocast_keeps_the_loss_in_float32(head_type):
             assert losses[key].item() == pytest.approx(value.item(), rel=0.05)
 
 
+@pytest.mark.parametrize('score_prior', [0.01, 0.5])
 @pytest.mark.parametrize('num_classes', [80, 1203])
-def test_paa_scores_of_a_fresh_head_with_many_classes_can_be_split(num_classes):
-    """Large and nearly equal: in float32 scikit-learn's mixture fails on them."""
-    head = build_head(head_type='RankBasedPAAHead', num_classes=num_classes)
+def test_paa_scores_of_a_fresh_head_with_many_classes_can_be_split(num_classes, score_prior):
+    """With a high prior they are large and nearly equal: in float32 scikit-learn's mixture fails on them."""
+    head = build_head(head_type='RankBasedPAAHead', num_classes=num_classes, score_prior=score_prior)
     for std in (0.0, 1e-4, 1e-2):
         cls_scores, bbox_preds = head(features())
         cls_scores = [std * torch.randn_like(x) for x in cls_scores]

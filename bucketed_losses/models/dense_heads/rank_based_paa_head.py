@@ -100,8 +100,8 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
         localisation = self.loss_bbox(
             boxes, bbox_target[pos_inds], bbox_weight[pos_inds].mean(dim=1), reduction_override='none'
         )
-        # float64 for the Gaussian mixture: with the classifier's bias at 0 the scores of many classes start large and
-        # nearly equal, and scikit-learn would find negative variances in float32.
+        # float64 for the Gaussian mixture: scores of many classes may be large and nearly equal, and scikit-learn would
+        # find negative variances in float32.
         return ((classification.sum(dim=-1) + localisation).double(),)
 
     def predict_by_feat(
