@@ -285,7 +285,7 @@ def test_bfloat16_autocast_keeps_the_loss_in_float32(head_type):
 def test_paa_splits_scores_that_are_large_and_nearly_equal():
     """As those of a fresh head with many classes may be; in float32 scikit-learn's mixture fails on them."""
     head = build_head(head_type='RankBasedPAAHead', num_classes=1203, score_prior=0.5)
-    cls_scores, bbox_preds = head(features())
+    cls_scores, _ = head(features())
     anchors, flags = head.get_anchors([x.shape[-2:] for x in cls_scores], METAS, device='cpu')
     labels, weights, targets, box_weights, pos_inds, pos_gt = (
         part[0] for part in head.get_targets(anchors, flags, OBJECTS, METAS)
