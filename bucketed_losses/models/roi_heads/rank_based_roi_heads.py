@@ -86,9 +86,10 @@ class RankingRoIHeadMixin(_Host):
                 losses[name] = self_balance(losses[name], ranking)
         return losses
 
-    @staticmethod
-    def attach_scores(sampling_results: list, cls_score: Tensor) -> None:
-        """Give each sampling result ``pos_scores (num_pos,)``, the weights of its positives."""
+    def attach_scores(self, sampling_results: list, cls_score: Tensor) -> None:
+        """Give each sampling result ``pos_scores (num_pos,)``, the weights of its positives, if there are masks."""
+        if not self.with_mask:
+            return
         scores = highest_probability(cls_score).split([len(result.priors) for result in sampling_results])
         for result, image_scores in zip(sampling_results, scores, strict=True):
             result.pos_scores = image_scores[: len(result.pos_priors)]
