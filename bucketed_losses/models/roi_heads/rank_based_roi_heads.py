@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
-from mmdet.models.task_modules.samplers import PseudoSampler
+from mmdet.models.task_modules.samplers import PseudoSampler, RandomSampler
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
@@ -63,7 +63,7 @@ class RankingRoIHeadMixin(_Host):
         super().init_assigner_sampler()
         for sampler in _as_list(self.bbox_sampler):
             unlimited = isinstance(sampler, PseudoSampler) or (
-                type(sampler).__name__ == 'RandomSampler'
+                isinstance(sampler, RandomSampler)
                 and sampler.num * min(sampler.pos_fraction, 1) >= _UNLIMITED
                 and sampler.neg_pos_ub < 0
             )
