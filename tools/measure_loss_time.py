@@ -97,7 +97,8 @@ def _time_of_loop(module: nn.Module, pred: Tensor, target: Any, weight: Tensor |
 
 
 def _total(loss: Any) -> Tensor:
-    return torch.stack(list(loss.values())).sum() if isinstance(loss, dict) else loss
+    # PAA also calls its focal loss for a value per anchor.
+    return torch.stack(list(loss.values())).sum() if isinstance(loss, dict) else loss.sum()
 
 
 def _synchronise() -> None:
