@@ -225,18 +225,14 @@ def test_summarize_runs_with_masks(tmp_path, capsys):
 
 
 def test_measure_loss_time(shapes_root):
-    # A process of its own: MMEngine's visualizer keeps the first run's folder.
-    options = ['--iterations', '1', '--cfg-options', 'train_dataloader.batch_size=2']
-    run = subprocess.run(
-        [sys.executable, 'tools/measure_loss_time.py', CONFIG, *options],
-        cwd=ROOT,
-        env=environment(shapes_root),
-        capture_output=True,
-        text=True,
+    arguments = command(
+        'measure_loss_time', CONFIG, '--iterations', 1, '--cfg-options', 'train_dataloader.batch_size=2'
     )
-    assert run.returncode == 0, run.stderr[-3000:]
-    row = run.stdout.strip().splitlines()[-1]
-    assert re.fullmatch(r'\| atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes \| [\d.]+ \| [\d.]+ \| [\d.]+% \|', row)
+    assert re.search(
+        r'^\| atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes \| [\d.]+ \| [\d.]+ \| [\d.]+% \|$',
+        run(arguments, shapes_root),
+        re.MULTILINE,
+    )
 
 
 def test_measure_loss_time_of_all_heads_with_the_loop(shapes_root, capsys, monkeypatch):
