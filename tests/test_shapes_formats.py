@@ -80,6 +80,19 @@ def test_datasets_read_them(layout, sets, shapes_root):
         assert item['data_samples'].gt_instances.masks.masks.any() and item['inputs'].shape[0] == 3
 
 
+@FORMATS
+def test_tool_writes_them(layout, tmp_path):
+    import make_shapes
+
+    arguments = ['--format', layout, '--num-train', '2', '--num-val', '1', '--size', '64']
+    make_shapes.main([str(tmp_path / 'set'), *arguments])
+    found = {path.relative_to(tmp_path / 'set').parts[0] for path in (tmp_path / 'set').rglob('*.*')}
+    expected = {'lvis': {'train2017', 'val2017'}, 'cityscapes': {'leftImg8bit', 'gtFine'}}[layout]
+    assert found == expected | {'annotations'}
+    with pytest.raises(SystemExit, match='exists already'):
+        make_shapes.main([str(tmp_path / 'set'), *arguments])
+
+
 def truth_as_predictions(dataset, metric, scores):
     """Feed a metric the ground truth of every image, as a perfect detector would predict it."""
     for index in range(len(dataset)):
