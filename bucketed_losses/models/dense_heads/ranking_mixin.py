@@ -9,7 +9,7 @@ from mmdet.models.task_modules.samplers import PseudoSampler
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
-from ..losses import RankingLoss, check_box_loss, ranking_and_box_losses
+from ..losses import check_decodes_boxes, check_head_losses, ranking_and_box_losses
 from ..losses.box_weighting import at_least_float32
 
 if TYPE_CHECKING:
@@ -37,11 +37,7 @@ class RankingDenseHeadMixin(_Host):
         reg_decoded_bbox: bool = True,
         **kwargs: Any,
     ) -> None:
-        if not reg_decoded_bbox:
-            raise ValueError(
-                f'{type(self).__name__}: reg_decoded_bbox must be True, got False; the labels of the positives are '
-                'the IoUs of decoded boxes, and so is the box loss'
-            )
+        check_decodes_boxes(self, reg_decoded_bbox)
         super().__init__(
             *args,
             loss_cls={'use_sigmoid': True, **loss_cls},
@@ -49,12 +45,7 @@ class RankingDenseHeadMixin(_Host):
             reg_decoded_bbox=True,
             **kwargs,
         )
-        if not isinstance(self.loss_cls, RankingLoss):
-            raise ValueError(
-                f'{type(self).__name__}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss or '
-                f"BucketedRSLoss), got {type(self.loss_cls).__name__}; use MMDetection's own head with that loss"
-            )
-        check_box_loss(self, self.loss_bbox)
+        check_head_losses(self)
         if self.train_cfg and not isinstance(self.sampler, PseudoSampler):
             raise ValueError(
                 f'{type(self).__name__}: a ranking loss needs no sampling, got {type(self.sampler).__name__}; write '

@@ -1,7 +1,8 @@
 """Ranking losses as registered modules and the box weighting that goes with them."""
 
 from .box_weighting import (
-    check_box_loss,
+    check_decodes_boxes,
+    check_head_losses,
     highest_probability,
     ranking_and_box_losses,
     score_weighted_box_loss,
@@ -15,7 +16,8 @@ __all__ = [
     'BucketedRSLoss',
     'RSLoss',
     'RankingLoss',
-    'check_box_loss',
+    'check_decodes_boxes',
+    'check_head_losses',
     'highest_probability',
     'ranking_and_box_losses',
     'score_weighted_box_loss',

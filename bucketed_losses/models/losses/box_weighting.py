@@ -89,15 +89,33 @@ def at_least_float32(x: Tensor) -> Tensor:
 _PER_COORDINATE = ('L1Loss', 'SmoothL1Loss', 'BalancedL1Loss', 'MSELoss', 'BoundedIoULoss')
 
 
-def check_box_loss(owner: nn.Module, loss_bbox: nn.Module) -> None:
-    """Refuse box losses that cannot be weighted per decoded box, in the name of the head that owns them.
+def check_head_losses(head: nn.Module) -> None:
+    """Refuse a head whose ``loss_cls`` does not rank, or whose ``loss_bbox`` cannot be weighted per decoded box.
 
     Raises:
-        ValueError: ``loss_bbox`` is one of MMDetection's losses on single coordinates.
+        ValueError: ``loss_cls`` is no ranking loss, or ``loss_bbox`` one of MMDetection's losses on single coordinates.
     """
-    name = type(loss_bbox).__name__
-    if name in _PER_COORDINATE:
+    name, loss_cls, loss_bbox = (type(part).__name__ for part in (head, head.loss_cls, head.loss_bbox))
+    if not isinstance(head.loss_cls, RankingLoss):
         raise ValueError(
-            f'{type(owner).__name__}: loss_bbox must be a loss on decoded boxes such as GIoULoss, got {name}; write '
+            f'{name}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss or BucketedRSLoss), got '
+            f"{loss_cls}; use MMDetection's own head with that loss"
+        )
+    if loss_bbox in _PER_COORDINATE:
+        raise ValueError(
+            f'{name}: loss_bbox must be a loss on decoded boxes such as GIoULoss, got {loss_bbox}; write '
             "loss_bbox=dict(_delete_=True, type='GIoULoss')"
+        )
+
+
+def check_decodes_boxes(head: nn.Module, reg_decoded_bbox: bool) -> None:
+    """Refuse ``reg_decoded_bbox=False``, before the head is built with it.
+
+    Raises:
+        ValueError: it is False.
+    """
+    if not reg_decoded_bbox:
+        raise ValueError(
+            f'{type(head).__name__}: reg_decoded_bbox must be True, got False; the labels of the positives are the '
+            'IoUs of decoded boxes, and so is the box loss'
         )

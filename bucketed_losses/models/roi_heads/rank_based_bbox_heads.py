@@ -8,7 +8,7 @@ from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead, Shared2FCBBoxHead,
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from ..losses import RankingLoss, check_box_loss, ranking_and_box_losses
+from ..losses import check_decodes_boxes, check_head_losses, ranking_and_box_losses
 from ..losses.box_weighting import at_least_float32
 
 if TYPE_CHECKING:
@@ -28,21 +28,13 @@ class RankingBBoxHeadMixin(_Host):
     """
 
     def __init__(self, *args: Any, reg_decoded_bbox: bool = True, **kwargs: Any) -> None:
-        name = type(self).__name__
-        if not reg_decoded_bbox:
-            raise ValueError(
-                f'{name}: reg_decoded_bbox must be True, got False; the labels of the positives are the IoUs of '
-                'decoded boxes, and so is the box loss'
-            )
+        check_decodes_boxes(self, reg_decoded_bbox)
         super().__init__(*args, reg_decoded_bbox=True, **kwargs)
         if not (self.with_cls and self.with_reg):
-            raise ValueError(f'{name}: with_cls and with_reg must be True; the classifier is trained by IoUs of boxes')
-        if not isinstance(self.loss_cls, RankingLoss):
             raise ValueError(
-                f'{name}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss or BucketedRSLoss), got '
-                f"{type(self.loss_cls).__name__}; use MMDetection's own head with that loss"
+                f'{type(self).__name__}: with_cls and with_reg must be True; the classifier is trained by IoUs of boxes'
             )
-        check_box_loss(self, self.loss_bbox)
+        check_head_losses(self)
 
     def loss(
         self,
