@@ -1,12 +1,24 @@
-"""Losses, heads and the demo backbone, laid out and registered as MMDetection's own ``mmdet.models``."""
+"""Losses, heads, Co-DETR and the demo backbone, laid out and registered as MMDetection's own ``mmdet.models``."""
 
 from . import pairing
 from .backbones import EfficientNetLite0
-from .dense_heads import RankBasedATSSHead, RankBasedPAAHead, RankBasedRetinaHead, RankBasedRPNHead
+from .dense_heads import (
+    CoATSSHead,
+    CoDeformDETRHead,
+    RankBasedATSSHead,
+    RankBasedCoATSSHead,
+    RankBasedCoDeformDETRHead,
+    RankBasedPAAHead,
+    RankBasedRetinaHead,
+    RankBasedRPNHead,
+)
+from .detectors import CoDETR
 from .losses import APLoss, BucketedAPLoss, BucketedRSLoss, RSLoss
 from .roi_heads import (
+    CoStandardRoIHead,
     RankBasedCascadeRoIHead,
     RankBasedConvFCBBoxHead,
+    RankBasedCoRoIHead,
     RankBasedFCNMaskHead,
     RankBasedRoIHead,
     RankBasedShared2FCBBoxHead,
@@ -17,10 +29,17 @@ __all__ = [
     'APLoss',
     'BucketedAPLoss',
     'BucketedRSLoss',
+    'CoATSSHead',
+    'CoDETR',
+    'CoDeformDETRHead',
+    'CoStandardRoIHead',
     'EfficientNetLite0',
     'RSLoss',
     'RankBasedATSSHead',
     'RankBasedCascadeRoIHead',
+    'RankBasedCoATSSHead',
+    'RankBasedCoDeformDETRHead',
+    'RankBasedCoRoIHead',
     'RankBasedConvFCBBoxHead',
     'RankBasedFCNMaskHead',
     'RankBasedPAAHead',

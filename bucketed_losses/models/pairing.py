@@ -10,6 +10,9 @@ from .losses import RankingLoss
 
 _INSTEAD = {
     'ATSSHead': 'RankBasedATSSHead',
+    'CoATSSHead': 'RankBasedCoATSSHead',
+    'CoDeformDETRHead': 'RankBasedCoDeformDETRHead',
+    'DeformableDETRHead': 'RankBasedCoDeformDETRHead',
     'PAAHead': 'RankBasedPAAHead',
     'RetinaHead': 'RankBasedRetinaHead',
     'RPNHead': 'RankBasedRPNHead',
@@ -32,7 +35,8 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
     if not isinstance(loss, RankingLoss):
         return
     head_name, loss_name = type(head).__name__, type(loss).__name__
-    stock = type(head).__module__.startswith('mmdet.')
+    # The heads of the Co-DETR baseline are this package's, but their losses are computed as MMDetection does.
+    stock = type(head).__module__.startswith('mmdet.') or head_name in _INSTEAD
     if stock and not (isinstance(head, BBoxHead) and not loss.needs_ious):
         what = (
             'IoUs of the predicted boxes'

@@ -1,5 +1,6 @@
-"""R-CNN heads trained with ranking losses."""
+"""R-CNN heads trained with ranking losses, and those of Co-DETR."""
 
+from .co_roi_heads import CoRoIHeadMixin, CoStandardRoIHead, RankBasedCoRoIHead
 from .rank_based_bbox_heads import (
     RankBasedConvFCBBoxHead,
     RankBasedShared2FCBBoxHead,
@@ -10,7 +11,10 @@ from .rank_based_mask_head import RankBasedFCNMaskHead
 from .rank_based_roi_heads import RankBasedCascadeRoIHead, RankBasedRoIHead, RankingRoIHeadMixin
 
 __all__ = [
+    'CoRoIHeadMixin',
+    'CoStandardRoIHead',
     'RankBasedCascadeRoIHead',
+    'RankBasedCoRoIHead',
     'RankBasedConvFCBBoxHead',
     'RankBasedFCNMaskHead',
     'RankBasedRoIHead',

@@ -1,0 +1,120 @@
+"""Queries that an auxiliary head's positives become: Co-DETR's customized positive queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
+from mmdet.utils import InstanceList
+from mmengine.model import BaseModule
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ..dense_heads.co_deform_detr_head import QueryTargets
+
+
+@dataclass
+class AuxiliaryQueries:
+    """One group of decoder queries, made from one auxiliary head's candidates.
+
+    Attributes:
+        boxes: ``(batch, n, 4)`` the candidates, normalised cx cy w h.
+        features: ``(batch, n, embed_dims)`` the feature at each of them.
+        targets: What they are to predict, as the auxiliary head assigned it.
+    """
+
+    boxes: Tensor
+    features: Tensor
+    targets: QueryTargets
+
+
+def draw_auxiliary_queries(
+    candidates: InstanceList, batch_img_metas: list[dict], num_classes: int, least: int, most: int
+) -> AuxiliaryQueries:
+    """Draw as many candidates of each image as the image with the most positives has, between ``least`` and ``most``.
+
+    Every image gives its positives first (a random ``most`` of them if there are more), then random negatives. Where
+    even those run out, the rest of the group is whole-image boxes that train nothing (weight 0). Drawn on the
+    candidates' device from PyTorch's default generator; the host waits once, for the number.
+
+    Args:
+        candidates: One per image: ``priors (m, 4)``, x1 y1 x2 y2 in pixels; ``labels (m,)``, ``num_classes`` for
+            background; ``label_weights (m,)``, 0 for ignored; ``bbox_targets (m, 4)``, the ground truth of positives,
+            x1 y1 x2 y2 in pixels; ``features (m, embed_dims)``.
+        batch_img_metas: With ``img_shape``, ``(height, width)``.
+        num_classes: The label of background.
+        least: Smallest group.
+        most: Largest group.
+    """
+    positives = [(image.labels < num_classes) & (image.label_weights > 0) for image in candidates]
+    num = int(torch.stack([positive.sum() for positive in positives]).max().clamp(least, most))
+    drawn = []
+    for image, positive, meta in zip(candidates, positives, batch_img_metas, strict=True):
+        # Positives lie in [2, 3), negatives in [1, 2), ignored candidates in [0, 1).
+        priority = torch.rand(len(image), device=positive.device) + positive + (image.label_weights > 0)
+        chosen = image[priority.topk(min(num, len(image))).indices]
+        height, width = meta['img_shape']
+        size = chosen.priors.new_tensor([width, height, width, height])
+        if len(chosen) < num:
+            chosen = InstanceData.cat([chosen, _fillers(chosen, num - len(chosen), size, num_classes)])
+        chosen.priors = bbox_xyxy_to_cxcywh(chosen.priors / size)
+        chosen.bbox_targets = bbox_xyxy_to_cxcywh(chosen.bbox_targets / size)
+        drawn.append(chosen)
+
+    def batched(name: str) -> Tensor:
+        return torch.stack([getattr(image, name) for image in drawn])
+
+    targets = QueryTargets(batched('labels'), batched('label_weights'), batched('bbox_targets'))
+    return AuxiliaryQueries(batched('priors'), batched('features'), targets)
+
+
+def _fillers(like: InstanceData, num: int, size: Tensor, num_classes: int) -> InstanceData:
+    whole_image = torch.cat([torch.zeros_like(size[:2]), size[:2]]).expand(num, 4)
+    return InstanceData(
+        priors=whole_image,
+        labels=like.labels.new_full((num,), num_classes),
+        label_weights=like.label_weights.new_zeros(num),
+        bbox_targets=like.bbox_targets.new_zeros(num, 4),
+        features=like.features.new_zeros(num, like.features.size(1)),
+    )
+
+
+class AuxiliaryQueryEmbedding(BaseModule):
+    """Decoder queries of :class:`AuxiliaryQueries`, with projections of its own for every auxiliary head.
+
+    ``query = LN(W_b sine(box))_content + LN(W_f feature)`` and
+    ``query_pos = LN(W_b sine(box))_position + head_embedding``.
+
+    Args:
+        num_co_heads: Number of auxiliary heads.
+        embed_dims: Channels of queries and features.
+    """
+
+    def __init__(self, num_co_heads: int, embed_dims: int) -> None:
+        super().__init__()
+        # The original asks nn.Embedding for (num_co_heads, 1, 1, embed_dims) and so gets a weight of shape
+        # (num_co_heads, 1), one number for all channels: an accident that is not repeated here.
+        self.head_embedding = nn.Embedding(num_co_heads, embed_dims)
+        self.pos_trans_fc = nn.ModuleList([nn.Linear(2 * embed_dims, 2 * embed_dims) for _ in range(num_co_heads)])
+        self.pos_trans_norm = nn.ModuleList([nn.LayerNorm(2 * embed_dims) for _ in range(num_co_heads)])
+        self.feature_trans_fc = nn.ModuleList([nn.Linear(embed_dims, embed_dims) for _ in range(num_co_heads)])
+        self.feature_trans_norm = nn.ModuleList([nn.LayerNorm(embed_dims) for _ in range(num_co_heads)])
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        for layer in [*self.pos_trans_fc, *self.feature_trans_fc]:
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, index: int, box_embedding: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """``query`` and ``query_pos``, each ``(batch, n, embed_dims)``.
+
+        Args:
+            index: Which auxiliary head.
+            box_embedding: ``(batch, n, 2 * embed_dims)`` sine embedding of the boxes.
+            features: ``(batch, n, embed_dims)``.
+        """
+        box = self.pos_trans_norm[index](self.pos_trans_fc[index](box_embedding))
+        query_pos, query = box.chunk(2, dim=-1)
+        query = query + self.feature_trans_norm[index](self.feature_trans_fc[index](features))
+        return query, query_pos + self.head_embedding.weight[index]

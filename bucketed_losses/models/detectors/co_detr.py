@@ -1,0 +1,267 @@
+"""Co-Deformable-DETR: Deformable DETR taught by auxiliary heads with one-to-many assignment."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet.models.detectors import DeformableDETR
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmdet.utils import InstanceList
+from mmengine.model import ModuleList
+from torch import Tensor, nn
+
+from .auxiliary_queries import AuxiliaryQueryEmbedding, draw_auxiliary_queries
+
+QUERY_HEAD = 'query'
+
+
+@MODELS.register_module()
+class CoDETR(DeformableDETR):
+    """`DETRs with Collaborative Hybrid Assignments Training <https://arxiv.org/abs/2211.12860>`_ on MMDetection's
+    own Deformable DETR.
+
+    Auxiliary heads read the encoder's maps and one level more, of stride 2. Each is trained as always, and hands its
+    positives to the decoder as a group of queries of their own, whose targets are known. Without auxiliary heads and
+    with ``mixed_selection=False`` this is ``DeformableDETR``. The loss is the paper's Eq. 15, where lambda_1 belongs to
+    ``bbox_head`` and lambda_2 is in the loss weights of the auxiliary heads.
+
+    Losses are logged as ``loss_…`` (last decoder layer), ``d0.…`` (the others), ``enc.…`` (encoder proposals),
+    ``rpn_…`` or ``loss_rpn_…``, ``roi0.…`` and ``atss1.…`` (auxiliary heads, by number), and ``aux0.…``, ``aux1.d0.…``
+    (queries made from those heads).
+
+    Args:
+        args, kwargs: As for :class:`mmdet.models.DeformableDETR`, whose ``bbox_head`` is here the query head,
+            ``CoDeformDETRHead`` or ``RankBasedCoDeformDETRHead``.
+        rpn_head: Config of the RPN of all RoI heads; needed if there are any.
+        roi_heads: Config of an auxiliary RoI head, e.g. ``CoStandardRoIHead``, or a list of such.
+        dense_heads: Config of an auxiliary dense head, e.g. ``CoATSSHead``, or a list of such. Auxiliary heads are
+            numbered through, RoI heads first.
+        num_co_heads: Number of auxiliary heads. Only to be checked: it follows from the two lists.
+        mixed_selection: Learn the content of the queries, take their position from the encoder's best proposals.
+        max_pos_coords: Most queries an auxiliary head gives per image.
+        min_pos_coords: Fewest.
+        train_cfg: ``assigner`` of the query head as for ``DeformableDETR``; ``rpn``, ``rpn_proposal`` and ``rcnn`` as
+            for ``FasterRCNN``; ``dense``. ``rcnn`` and ``dense`` are one dict for all heads or a list of one per head.
+        test_cfg: ``max_per_img`` as for ``DeformableDETR``; ``rpn``, ``rcnn``, ``dense``; and ``head``, which detects:
+            ``'query'`` (default) or an auxiliary one by its name in the log, ``'roi0'``, ``'atss1'``.
+
+    Raises:
+        ValueError: ``num_co_heads`` is not the number of heads, RoI heads come without RPN or the other way round, a
+            head cannot be an auxiliary one, ``test_cfg.head`` does not exist, or ``mixed_selection`` is asked for
+            without ``as_two_stage``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        rpn_head: dict | None = None,
+        roi_heads: dict | Sequence[dict] = (),
+        dense_heads: dict | Sequence[dict] = (),
+        num_co_heads: int | None = None,
+        mixed_selection: bool = True,
+        max_pos_coords: int = 300,
+        min_pos_coords: int = 9,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, train_cfg=train_cfg, test_cfg=test_cfg, **kwargs)
+        roi_heads, dense_heads = _as_list(roi_heads), _as_list(dense_heads)
+        found = len(roi_heads) + len(dense_heads)
+        if num_co_heads not in (None, found):
+            raise ValueError(
+                f'CoDETR: num_co_heads={num_co_heads}, but {found} auxiliary heads: {len(roi_heads)} in roi_heads and '
+                f'{len(dense_heads)} in dense_heads; leave num_co_heads out, it follows from them'
+            )
+        if bool(roi_heads) != bool(rpn_head):
+            raise ValueError(
+                f'CoDETR: roi_heads need one rpn_head, and an rpn_head needs roi_heads; got {len(roi_heads)} RoI heads '
+                f'and rpn_head={rpn_head and rpn_head["type"]!r}'
+            )
+        if mixed_selection and not self.as_two_stage:
+            raise ValueError(
+                'CoDETR: mixed_selection=True takes the positions of queries from the proposals of the encoder, so it '
+                'needs as_two_stage=True; write mixed_selection=False to learn both'
+            )
+        if not 1 <= min_pos_coords <= max_pos_coords:
+            raise ValueError(
+                f'CoDETR: 1 <= min_pos_coords <= max_pos_coords must hold, got {min_pos_coords} and {max_pos_coords}'
+            )
+        self.mixed_selection = mixed_selection
+        self.max_pos_coords = max_pos_coords
+        self.min_pos_coords = min_pos_coords
+        if mixed_selection:
+            self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims)
+
+        train, test = train_cfg or {}, test_cfg or {}
+        if rpn_head:
+            self.rpn_head = MODELS.build({'num_classes': 1, **rpn_head, **_cfgs(train, test, 'rpn', 1)[0]})
+        self.roi_heads = _auxiliary_heads('roi_heads', roi_heads, _cfgs(train, test, 'rcnn', len(roi_heads)))
+        self.dense_heads = _auxiliary_heads('dense_heads', dense_heads, _cfgs(train, test, 'dense', len(dense_heads)))
+        self.head_names = [f'{head.log_name}{index}' for index, head in enumerate([*self.roi_heads, *self.dense_heads])]
+        if found:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(self.embed_dims, self.embed_dims, 3, stride=2, padding=1),
+                nn.GroupNorm(32, self.embed_dims),
+            )
+            self.auxiliary_queries = AuxiliaryQueryEmbedding(found, self.embed_dims)
+        self.detecting_head = test.get('head', QUERY_HEAD)
+        if self.detecting_head not in (QUERY_HEAD, *self.head_names):
+            raise ValueError(
+                f'CoDETR: test_cfg.head must be one of {[QUERY_HEAD, *self.head_names]}, got {self.detecting_head!r}'
+            )
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Any]:
+        """Losses by log name; arguments as for ``DeformableDETR``."""
+        encoded, decoder_inputs, sizes = self.encode(batch_inputs, batch_data_samples)
+        queries, proposals = self.pre_decoder(**encoded)
+        losses = self.bbox_head.loss(
+            **proposals,
+            **self.forward_decoder(**queries, **decoder_inputs),
+            batch_data_samples=batch_data_samples,
+        )
+        if self.head_names:
+            losses |= self.auxiliary_losses(encoded['memory'], decoder_inputs, sizes, batch_data_samples)
+        return losses
+
+    def encode(
+        self, batch_inputs: Tensor, batch_data_samples: SampleList
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[torch.Size]]:
+        """What the encoder returns, what is known of the decoder's inputs, and the sizes of the maps."""
+        maps = self.extract_feat(batch_inputs)
+        encoder_inputs, decoder_inputs = self.pre_transformer(maps, batch_data_samples)
+        return self.forward_encoder(**encoder_inputs), decoder_inputs, [level.shape[-2:] for level in maps]
+
+    def pre_decoder(self, memory: Tensor, memory_mask: Tensor | None, spatial_shapes: Tensor) -> tuple[dict, dict]:
+        """Queries from the encoder's best proposals; arguments and returns as for ``DeformableDETR``.
+
+        Locations without a proposal, in the padding and at the border of the image, are chosen last. An image with
+        fewer locations than queries gets as many queries as it has locations.
+        """
+        if not self.as_two_stage:
+            return super().pre_decoder(memory, memory_mask, spatial_shapes)
+        output_memory, anchors = self.gen_encoder_output_proposals(memory, memory_mask, spatial_shapes)
+        valid = anchors.isfinite().all(dim=-1)
+        logits = self.bbox_head.cls_branches[-1](output_memory)
+        coords = self.bbox_head.reg_branches[-1](output_memory) + anchors
+        # The first class stands for "object" in the encoder, as in Deformable DETR.
+        objectness = logits[..., 0].masked_fill(~valid, torch.finfo(logits.dtype).min)
+        num_queries = min(self.num_queries, memory.size(1))
+        best = objectness.topk(num_queries, dim=1).indices[..., None].expand(-1, -1, 4)
+        best_coords = coords.gather(1, best).detach()
+        embedding = self.get_proposal_pos_embed(best_coords, self.embed_dims // 2)
+        query_pos, query = self.pos_trans_norm(self.pos_trans_fc(embedding)).chunk(2, dim=-1)
+        if self.mixed_selection:
+            query = self.query_embedding.weight[:num_queries].expand(len(memory), -1, -1)
+        queries = dict(query=query, query_pos=query_pos, memory=memory, reference_points=best_coords.sigmoid())
+        proposals = dict(enc_outputs_class=logits, enc_outputs_coord=coords.sigmoid(), enc_outputs_valid=valid)
+        return queries, proposals if self.training else {}
+
+    def auxiliary_losses(
+        self,
+        memory: Tensor,
+        decoder_inputs: dict[str, Tensor],
+        sizes: Sequence[torch.Size],
+        batch_data_samples: SampleList,
+    ) -> dict[str, Any]:
+        """Losses of the auxiliary heads and of the queries made from them.
+
+        Args:
+            memory: ``(batch, num_locations, embed_dims)`` output of the encoder.
+            decoder_inputs: The decoder's other inputs, the queries excepted.
+            sizes: ``(height, width)`` of every level of ``memory``.
+            batch_data_samples: With ground truth.
+        """
+        maps = self.auxiliary_maps(memory, sizes)
+        losses: dict[str, Any] = {}
+        groups: list[InstanceList] = []
+        if self.roi_heads:
+            rpn_losses, proposals = self.rpn_loss_and_predict(maps, batch_data_samples)
+            losses |= rpn_losses
+        for head in self.roi_heads:
+            # A RoI head renames fields of the proposals that it is given.
+            head_losses, candidates = head.loss_and_candidates(maps, copy.deepcopy(proposals), batch_data_samples)
+            losses |= {f'{self.head_names[len(groups)]}.{key}': value for key, value in head_losses.items()}
+            groups.append(candidates)
+        for head in self.dense_heads:
+            head_losses, candidates = head.loss_and_candidates(maps, batch_data_samples)
+            losses |= {f'{self.head_names[len(groups)]}.{key}': value for key, value in head_losses.items()}
+            groups.append(candidates)
+
+        metas = [sample.metainfo for sample in batch_data_samples]
+        for index, candidates in enumerate(groups):
+            group = draw_auxiliary_queries(
+                candidates, metas, self.bbox_head.num_classes, self.min_pos_coords, self.max_pos_coords
+            )
+            embedding = self.get_proposal_pos_embed(group.boxes.logit(eps=1e-5), self.embed_dims // 2)
+            query, query_pos = self.auxiliary_queries(index, embedding, group.features)
+            decoded = self.forward_decoder(
+                query=query, query_pos=query_pos, memory=memory, reference_points=group.boxes, **decoder_inputs
+            )
+            parts = self.bbox_head.auxiliary_loss(**decoded, targets=group.targets, batch_img_metas=metas)
+            losses |= {f'aux{index}.{key}': value for key, value in parts.items()}
+        return losses
+
+    def rpn_loss_and_predict(
+        self, maps: tuple[Tensor, ...], batch_data_samples: SampleList
+    ) -> tuple[dict[str, Any], InstanceList]:
+        """The RPN's losses, named as in MMDetection's two-stage detectors, and its proposals."""
+        objects = copy.deepcopy(batch_data_samples)
+        for sample in objects:
+            sample.gt_instances.labels = torch.zeros_like(sample.gt_instances.labels)
+        proposal_cfg = self.train_cfg.get('rpn_proposal', self.rpn_head.test_cfg)
+        losses, proposals = self.rpn_head.loss_and_predict(maps, objects, proposal_cfg=proposal_cfg)
+        return {key if 'rpn' in key else f'rpn_{key}': value for key, value in losses.items()}, proposals
+
+    def auxiliary_maps(self, memory: Tensor, sizes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
+        """The encoder's output as maps ``(batch, embed_dims, H, W)``, and one level more."""
+        levels = memory.split([height * width for height, width in sizes], dim=1)
+        maps = [
+            level.transpose(1, 2).reshape(len(memory), -1, *size) for level, size in zip(levels, sizes, strict=True)
+        ]
+        return (*maps, self.downsample(maps[-1]))
+
+    def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
+        """Detections of the head that ``test_cfg.head`` names; no other head is run."""
+        if self.detecting_head == QUERY_HEAD:
+            return super().predict(batch_inputs, batch_data_samples, rescale=rescale)
+        encoded, _, sizes = self.encode(batch_inputs, batch_data_samples)
+        maps = self.auxiliary_maps(encoded['memory'], sizes)
+        index = self.head_names.index(self.detecting_head)
+        if index < len(self.roi_heads):
+            proposals = self.rpn_head.predict(maps, batch_data_samples, rescale=False)
+            results = self.roi_heads[index].predict(maps, proposals, batch_data_samples, rescale=rescale)
+        else:
+            results = self.dense_heads[index - len(self.roi_heads)].predict(maps, batch_data_samples, rescale=rescale)
+        return self.add_pred_to_datasample(batch_data_samples, results)
+
+
+def _as_list(configs: dict | Sequence[dict]) -> list[dict]:
+    return [configs] if isinstance(configs, dict) else list(configs)
+
+
+def _cfgs(train: dict, test: dict, key: str, num: int) -> list[dict]:
+    """``train_cfg`` and ``test_cfg`` of ``num`` heads, each given once for all of them or as a list."""
+    both = {}
+    for name, cfg in (('train_cfg', train), ('test_cfg', test)):
+        value = cfg.get(key)
+        values = list(value) if isinstance(value, (list, tuple)) else [value] * num
+        if len(values) != num:
+            raise ValueError(f'CoDETR: {name}.{key} has {len(values)} entries for {num} heads')
+        both[name] = values
+    return [dict(zip(both, pair, strict=True)) for pair in zip(*both.values(), strict=True)]
+
+
+def _auxiliary_heads(name: str, configs: Sequence[dict], cfgs: list[dict]) -> ModuleList:
+    heads = ModuleList([MODELS.build({**config, **cfg}) for config, cfg in zip(configs, cfgs, strict=True)])
+    for index, head in enumerate(heads):
+        if not hasattr(head, 'loss_and_candidates'):
+            raise ValueError(
+                f'CoDETR: {name}[{index}] is a {type(head).__name__}, which does not hand out its positives; use '
+                'CoStandardRoIHead or RankBasedCoRoIHead in roi_heads, CoATSSHead or RankBasedCoATSSHead in dense_heads'
+            )
+    return heads
