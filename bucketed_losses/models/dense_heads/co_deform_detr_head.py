@@ -13,6 +13,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
+from mmengine.model import bias_init_with_prob
 from torch import Tensor, nn
 
 from ..losses import RankingLoss, self_balance
@@ -193,14 +194,18 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
     are ranked together, positives labelled by the IoU of their predicted box. A loss that balances itself scales L1
     and GIoU to its own value, so their weights cancel. Logs ``loss_rank`` and ``loss_sort`` in place of ``loss_cls``.
 
-    The classifiers' biases start at 0, not at MMDetection's prior probability, as in all heads of this package.
+    Args:
+        loss_cls: Config of one of this package's ranking losses.
+        prior_prob: Probability that all classifiers start from.
+        args, kwargs: As for :class:`CoDeformDETRHead`.
 
     Raises:
         ValueError: when built with a loss that does not rank.
     """
 
-    def __init__(self, *args: Any, loss_cls: dict, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, loss_cls: dict, prior_prob: float = 0.5, **kwargs: Any) -> None:
         super().__init__(*args, loss_cls=loss_cls, **kwargs)
+        self.prior_prob = prior_prob
         if not isinstance(self.loss_cls, RankingLoss):
             raise ValueError(
                 f'{type(self).__name__}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss or '
@@ -210,7 +215,7 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
     def init_weights(self) -> None:
         super().init_weights()
         for branch in self.cls_branches:
-            nn.init.zeros_(branch.bias)
+            nn.init.constant_(branch.bias, bias_init_with_prob(self.prior_prob))
 
     def query_losses(
         self, logits: Tensor, boxes: Tensor, targets: QueryTargets, batch_img_metas: list[dict]

@@ -220,8 +220,10 @@ class CoDETR(DeformableDETR):
     def auxiliary_maps(self, memory: Tensor, sizes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
         """The encoder's output as maps ``(batch, embed_dims, H, W)``, and one level more."""
         levels = memory.split([height * width for height, width in sizes], dim=1)
+        # Contiguous: the reshaped views are channels-last, which mmcv's RoIAlign misreads (mmcv issue 2203).
         maps = [
-            level.transpose(1, 2).reshape(len(memory), -1, *size) for level, size in zip(levels, sizes, strict=True)
+            level.transpose(1, 2).reshape(len(memory), -1, *size).contiguous()
+            for level, size in zip(levels, sizes, strict=True)
         ]
         return (*maps, self.downsample(maps[-1]))
 
