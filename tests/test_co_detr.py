@@ -101,9 +101,7 @@ def test_every_part_of_eq_15_is_logged_and_every_parameter_trained(config):
     detector = build(load(config)).train()
     losses = losses_after_backward(detector, batch(detector))
     cls = ('loss_cls',) if config == BASELINE else ('loss_rank', 'loss_sort')
-    queries = names(
-        ('enc.', 'd0.', '', 'aux0.d0.', 'aux0.', 'aux1.d0.', 'aux1.'), (*cls, 'loss_bbox', 'loss_iou')
-    )
+    queries = names(('enc.', 'd0.', '', 'aux0.d0.', 'aux0.', 'aux1.d0.', 'aux1.'), (*cls, 'loss_bbox', 'loss_iou'))
     roi = names(('roi0.',), (*cls, 'loss_bbox'))
     dense = names(('atss1.',), (*cls, 'loss_bbox', *(['loss_centerness'] if config == BASELINE else [])))
     rpn = {name.replace('loss_', 'loss_rpn_') for name in (*cls, 'loss_bbox')}
@@ -247,7 +245,10 @@ def test_what_lies_in_the_padding_has_no_influence(config):
     results = []
     for maps, samples in (
         (alone, [sample(128, 64, (128, 64))]),
-        ([torch.cat(pair) for pair in zip(garbage, other, strict=True)], [sample(128, 64, (128, 128)), sample(128, 128, (128, 128))]),
+        (
+            [torch.cat(pair) for pair in zip(garbage, other, strict=True)],
+            [sample(128, 64, (128, 128)), sample(128, 128, (128, 128))],
+        ),
     ):
         with torch.no_grad():
             decoded = detector.forward_transformer(maps, samples)
@@ -321,9 +322,7 @@ META = dict(img_shape=(200, 100))
 
 @settings(max_examples=60, deadline=None)
 @given(
-    sizes=st.lists(
-        st.tuples(st.integers(0, 30), st.integers(0, 40), st.integers(0, 10)), min_size=1, max_size=3
-    ),
+    sizes=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40), st.integers(0, 10)), min_size=1, max_size=3),
     seed=st.integers(0, 1000),
 )
 def test_drawn_queries(sizes, seed):
@@ -372,7 +371,7 @@ def test_queries_are_drawn_uniformly_and_by_the_seed():
 
 
 @BOTH
-def test_heads_hand_out_what_they_were_trained_on(config):
+def test_the_dense_head_hands_out_what_it_was_trained_on(config):
     detector = shake(build(load(config))).train()
     data = batch(detector, sizes=((128, 128), (128, 128)))
     samples = data['data_samples']
@@ -381,9 +380,12 @@ def test_heads_hand_out_what_they_were_trained_on(config):
         maps = detector.auxiliary_maps(encoded['memory'], sizes)
     assert [tuple(level.shape[-2:]) for level in maps] == [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]
     seen = {}
-    atss, roi = detector.dense_heads[0], detector.roi_heads[0]
+    atss = detector.dense_heads[0]
     _, dense = atss.loss_and_candidates(maps, samples)
-    atss.assigner.assign, original = (lambda *a, **k: seen.setdefault(len(seen), original(*a, **k))), atss.assigner.assign
+    atss.assigner.assign, original = (
+        (lambda *a, **k: seen.setdefault(len(seen), original(*a, **k))),
+        atss.assigner.assign,
+    )
     atss.loss(maps, samples)
     for i, image in enumerate(dense):
         assert len(image) == sum(level.shape[-1] * level.shape[-2] for level in maps), 'one anchor per location'
@@ -403,19 +405,40 @@ def test_heads_hand_out_what_they_were_trained_on(config):
             stride = 8 * 2**level
             assert (image.priors[index, :2] + image.priors[index, 2:]).tolist() == [2 * stride * x, 2 * stride * y]
 
-    torch.manual_seed(0)
-    proposals = [InstanceData(bboxes=sample.gt_instances.bboxes + 3, scores=torch.ones(len(sample.gt_instances)),
-                              labels=torch.zeros(len(sample.gt_instances))) for sample in samples]
-    _, pooled = roi.loss_and_candidates(maps, proposals, samples)
-    for i, image in enumerate(pooled):
-        rois = torch.cat([torch.full((len(image), 1), float(i)), image.priors], dim=1)
-        torch.testing.assert_close(image.features, roi.bbox_roi_extractor(maps[:4], rois).mean((2, 3)))
+
+@BOTH
+def test_the_roi_head_hands_out_what_lies_under_its_boxes(config):
+    """Maps that are linear in x and y: the mean over a box is the value at its centre."""
+    detector = build(load(config)).train()
+    data = batch(detector, num_items=(2, 2), sizes=((128, 128), (128, 128)))
+    samples = data['data_samples']
+    sizes = [torch.Size([16 // 2**level] * 2) for level in range(4)]
+    slopes = torch.randn(2, 256, generator=torch.Generator().manual_seed(0))
+    memory = []
+    for height, width in sizes:
+        stride = 128 // height
+        y, x = torch.meshgrid(torch.arange(height) * 1.0, torch.arange(width) * 1.0, indexing='ij')
+        memory.append(torch.stack([x.flatten() + 0.5, y.flatten() + 0.5], dim=1) * stride @ slopes)
+    maps = detector.auxiliary_maps(torch.cat(memory)[None].repeat(2, 1, 1), sizes)
+    torch.testing.assert_close(maps[1][0, :, 2, 5], torch.tensor([5.5, 2.5]) * 16 @ slopes)
+    proposals = []
+    for i, sample in enumerate(samples):
+        sample.gt_instances.bboxes = torch.tensor([[30.0, 40, 80, 90], [50, 30, 100, 70]]) - 6 * i
+        boxes = torch.cat([sample.gt_instances.bboxes + 4, torch.tensor([[24.0, 70, 40, 96]])])
+        proposals.append(InstanceData(bboxes=boxes, scores=torch.ones(3), labels=torch.zeros(3)))
+    _, candidates = detector.roi_heads[0].loss_and_candidates(maps, proposals, samples)
+    for image, sample in zip(candidates, samples, strict=True):
+        assert len(image) == 5, 'ground truth is among them'
+        centres = (image.priors[:, :2] + image.priors[:, 2:]) / 2
+        torch.testing.assert_close(image.features, centres @ slopes, rtol=1e-4, atol=1e-2)
+        truth = sample.gt_instances
         for prior, label, target in zip(image.priors, image.labels, image.bbox_targets, strict=True):
-            near = (samples[i].gt_instances.bboxes - prior).abs().amax(1) <= 3.01
-            if label < NUM_CLASSES:
-                assert label in samples[i].gt_instances.labels
-                assert target.tolist() in samples[i].gt_instances.bboxes.tolist()
-            assert (label < NUM_CLASSES) <= bool(near.any())
+            distances = (truth.bboxes - prior).abs().amax(1)
+            if distances.min() <= 4:
+                assert label == truth.labels[distances.argmin()]
+                assert target.tolist() == truth.bboxes[distances.argmin()].tolist()
+            else:
+                assert label == NUM_CLASSES and not target.any()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -490,7 +513,9 @@ def test_matched_layers_equal_loops(loss):
     encoder = predictions(3)
     torch.manual_seed(4)
     truth = [
-        InstanceData(bboxes=torch.tensor([[20.0, 30, 90, 70], [70, 10, 150, 60], [5, 5, 60, 90]]), labels=torch.tensor([2, 0, 2])),
+        InstanceData(
+            bboxes=torch.tensor([[20.0, 30, 90, 70], [70, 10, 150, 60], [5, 5, 60, 90]]), labels=torch.tensor([2, 0, 2])
+        ),
         InstanceData(bboxes=torch.tensor([[10.0, 20, 40, 60]]), labels=torch.tensor([4])),
     ]
     valid = torch.ones(2, 7, dtype=torch.bool)
@@ -607,9 +632,7 @@ def test_one_auxiliary_head_without_positives(config, head):
         model.train_cfg.dense.allowed_border = 0
         model.dense_heads.anchor_generator.octave_base_scale = 4
         model.dense_heads.anchor_generator.strides = [8, 16, 32, 64, 128]
-        model.train_cfg.dense.assigner = dict(
-            type='MaxIoUAssigner', pos_iou_thr=1.1, neg_iou_thr=1.1, min_pos_iou=1.1
-        )
+        model.train_cfg.dense.assigner = dict(type='MaxIoUAssigner', pos_iou_thr=1.1, neg_iou_thr=1.1, min_pos_iou=1.1)
     else:
         model.train_cfg[head].assigner.update(pos_iou_thr=1.1, min_pos_iou=1.1)
         model.train_cfg[head].sampler.update(add_gt_as_proposals=False)

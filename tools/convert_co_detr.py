@@ -33,8 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = _load(args.source)
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    with torch.device('meta'):  # names and shapes are all that is needed
-        model = MODELS.build(cfg.model)
+    model = MODELS.build(cfg.model)  # for its names and shapes
     try:
         conversion = convert_co_detr(checkpoint.get('state_dict', checkpoint), model.state_dict())
     except ValueError as error:

@@ -103,7 +103,7 @@ def convert_co_detr(source: Mapping[str, Tensor], model: Mapping[str, Tensor]) -
     conversion = Conversion()
     for name, value in source.items():
         ours, value = _converted(name, value)
-        if ours not in model:
+        if ours is None or ours not in model:
             conversion.left_over.append(name)
             continue
         if ours == _HEAD_EMBEDDING and value.shape == (len(model[ours]), 1):

@@ -1,6 +1,8 @@
 _base_ = './co-deformable-detr_r50_8xb2-12e_coco.py'
 
-pretrained = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_large_patch4_window12_384_22k.pth'
+pretrained = (
+    'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_large_patch4_window12_384_22k.pth'
+)
 
 model = dict(
     backbone=dict(

@@ -63,16 +63,18 @@ class CoDeformDETRHead(DeformableDETRHead):
                 each layer starts from, the last not being read.
 
         Returns:
-            Logits ``(num_layers, batch, n, num_classes)`` and boxes ``(num_layers, batch, n, 4)``, normalised cx cy w h.
+            Logits ``(num_layers, batch, n, num_classes)`` and boxes ``(num_layers, batch, n, 4)``, cx cy w h.
         """
         logits, boxes = [], []
         refined: Tensor | None = None  # the box that the layer before came to, with its gradient
         for layer, hidden in enumerate(hidden_states):
             offsets = self.reg_branches[layer](hidden)
             logits.append(self.cls_branches[layer](hidden))
-            twice = self.look_forward_twice and refined is not None
-            boxes.append(_move(refined if twice else references[layer], offsets))
-            refined = _move(references[layer], offsets) if twice else boxes[-1]
+            start = references[layer]
+            if self.look_forward_twice and refined is not None:
+                start = refined
+            boxes.append(_move(start, offsets))
+            refined = _move(references[layer], offsets)
         return torch.stack(logits), torch.stack(boxes)
 
     def loss(
@@ -90,8 +92,10 @@ class CoDeformDETRHead(DeformableDETRHead):
             enc_outputs_valid: ``(batch, num_locations)`` bool, False where a location holds no proposal: in the padding
                 and at the border of the image. Those train nothing. None: all do, as in ``DeformableDETR``.
         """
+        logits, boxes = self(hidden_states, references)
         return self.loss_by_feat(
-            *self(hidden_states, references),
+            logits,
+            boxes,
             enc_outputs_class,
             enc_outputs_coord,
             [sample.gt_instances for sample in batch_data_samples],
@@ -130,7 +134,7 @@ class CoDeformDETRHead(DeformableDETRHead):
     def auxiliary_loss(
         self, hidden_states: Tensor, references: list[Tensor], targets: QueryTargets, batch_img_metas: list[dict]
     ) -> dict[str, Tensor]:
-        """Losses of one group of auxiliary queries, times ``lambda_1``: the same ``targets`` for every decoder layer."""
+        """Losses of one group of auxiliary queries, times ``lambda_1``; every decoder layer has the same targets."""
         losses: dict[str, Tensor] = {}
         layers = list(zip(*self(hidden_states, references), strict=True))
         for layer, (logits, boxes) in enumerate(layers):

@@ -21,7 +21,7 @@ else:
 
 
 class CoRoIHeadMixin(_Host):
-    """Put before a ``StandardRoIHead``: it hands out its RoIs with the targets and pooled features of their training."""
+    """Put before a ``StandardRoIHead``: it hands out its RoIs with the targets and pooled features of their loss."""
 
     log_name = 'roi'
 

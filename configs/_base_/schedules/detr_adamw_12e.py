@@ -1,4 +1,4 @@
-"""AdamW for 12 epochs as small DETRs want it: gradients clipped at norm 0.1, the pretrained backbone learning slower."""
+"""AdamW for 12 epochs as small DETRs want it: clipped at norm 0.1, the pretrained backbone learning slower."""
 
 _base_ = './adamw_12e.py'
 
