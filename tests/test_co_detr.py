@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import subprocess
 import sys
@@ -505,7 +506,10 @@ def test_query_losses_equal_loops(loss, positives):
 
 @pytest.mark.parametrize('loss', ['FocalLoss', 'BucketedRSLoss'])
 def test_matched_layers_equal_loops(loss):
-    """Targets too: the cheapest assignment of all, with class cost 2 for focal and 4 for ranking losses."""
+    """Targets too: the cheapest assignment of all, with class cost 2 for focal and 4 for ranking losses.
+
+    For the costs a ranking logit of 0 is a probability of 0.01.
+    """
     head = query_head(loss)
     sizes = [(160, 100), (60, 90)]
     metas = [dict(img_shape=size[::-1]) for size in sizes]
@@ -536,9 +540,10 @@ def test_matched_layers_equal_loops(loss):
             normalised = torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], 1) / torch.tensor([*size, *size])
             classes = [0] * len(image) if prefix == 'enc.' else image.labels.tolist()
             with torch.no_grad():
-                order = best_assignment(
-                    logits[i], boxes[i], classes, normalised, size, 2.0 if loss == 'FocalLoss' else 4.0
-                )
+                if loss == 'FocalLoss':
+                    order = best_assignment(logits[i], boxes[i], classes, normalised, size, 2.0)
+                else:
+                    order = best_assignment(logits[i] - math.log(99), boxes[i], classes, normalised, size, 4.0)
             for g, q in enumerate(order):
                 labels[i, q], target_boxes[i, q] = classes[g], normalised[g]
         weights = valid.float() if prefix == 'enc.' else torch.ones(2, 7)
@@ -700,6 +705,7 @@ def test_two_processes_without_looking_for_unused_parameters(tmp_path):
         (dict(as_two_stage=False), ['mixed_selection=True', 'as_two_stage=True']),
         (dict(min_pos_coords=400), ['min_pos_coords', '400 and 300']),
         ({'train_cfg.dense': [{}, {}]}, ['train_cfg.dense has 2 entries for 1 heads']),
+        ({'bbox_head.score_prior': 1.0}, ['score_prior', '1.0']),
         ({'bbox_head.type': 'CoDeformDETRHead'}, ["type='RankBasedCoDeformDETRHead'"]),
         ({'dense_heads.type': 'CoATSSHead'}, ["type='RankBasedCoATSSHead'"]),
         ({'bbox_head.loss_cls': dict(type='FocalLoss', use_sigmoid=True)}, ['FocalLoss', "type='CoDeformDETRHead'"]),

@@ -58,7 +58,13 @@ def small_inputs(cfg, num_items=(3, 2)):
     )
 
 
-@pytest.mark.parametrize('config', [pytest.param(c, marks=pytest.mark.slow) if 'r101' in c else c for c in CONFIGS])
+# Large backbones, and configs whose model is another one's.
+SLOW = ('r101', 'swin-l', 'detr_r50_8xb2-36e', 'rs-detr')
+
+
+@pytest.mark.parametrize(
+    'config', [pytest.param(c, marks=pytest.mark.slow) if any(part in c for part in SLOW) else c for c in CONFIGS]
+)
 def test_config_trains_and_predicts(config):
     cfg = Config.fromfile(ROOT / config)
     model = build(cfg)
@@ -148,9 +154,65 @@ def test_one_stage_settings_are_the_papers(config):
     assert cfg.train_cfg.max_epochs == 12 and cfg.param_scheduler[1].milestones == [8, 11]
 
 
-@pytest.mark.parametrize('config', [c for c in CONFIGS if '_brs_' in c and c.replace('_brs_', '_rs_') in CONFIGS])
+DETRS = [c for c in CONFIGS if c.split('/')[1] in ('co_detr', 'brs_detr')]
+
+
+@pytest.mark.parametrize('config', DETRS)
+def test_detr_settings_are_the_papers(config):
+    cfg = Config.fromfile(ROOT / config)
+    model, baseline = cfg.model, 'co_detr' in config
+    queries, detections = (900, 300) if '900q' in config else (300, 100)
+    assert (model.num_queries, model.num_feature_levels, model.test_cfg.max_per_img) == (queries, 4, detections)
+    assert model.with_box_refine and model.as_two_stage
+    assert model.get('mixed_selection', True) and model.bbox_head.get('look_forward_twice', True)
+    assert (model.get('max_pos_coords', 300), model.get('min_pos_coords', 9)) == (300, 9)
+    for stack in (model.encoder, model.decoder):
+        assert stack.num_layers == 6 and stack.layer_cfg.ffn_cfg.feedforward_channels == 2048
+        assert stack.layer_cfg.self_attn_cfg.dropout == stack.layer_cfg.ffn_cfg.ffn_drop == 0
+    # Class, L1 and GIoU costs of matching.
+    assert [cost.weight for cost in model.train_cfg.assigner.match_costs] == [2.0 if baseline else 4.0, 5.0, 2.0]
+    query, rpn, roi, dense = model.bbox_head, model.rpn_head, model.roi_heads.bbox_head, model.dense_heads
+    if baseline:
+        weights = [(head.loss_cls.loss_weight, head.loss_bbox.loss_weight) for head in (query, rpn, roi, dense)]
+        assert weights == [(2, 5), (12, 12), (12, 120), (12, 24)], 'auxiliary losses times 6 * lambda_2'
+        assert query.loss_iou.loss_weight == 2 and dense.loss_centerness.loss_weight == 12
+        assert 'RankBased' not in str(model)
+        assert (model.train_cfg.rpn.sampler.num, model.train_cfg.rcnn.sampler.num) == (256, 512)
+    else:
+        loss = 'RSLoss' if 'rs-detr' in config and 'brs' not in config.split('/')[2] else 'BucketedRSLoss'
+        for head, weight in ((query, 2.0), (rpn, 5.0), (roi, 5.0), (dense, 5.0)):
+            assert head.type.startswith('RankBased') and dict(head.loss_cls) == dict(type=loss, loss_weight=weight)
+        assert all(dict(head.loss_bbox) == dict(type='GIoULoss') for head in (rpn, roi, dense))
+        assert list(rpn.bbox_coder.target_stds) == list(dense.bbox_coder.target_stds) == [0.1, 0.1, 0.2, 0.2]
+        assert model.train_cfg.rpn.sampler.type == 'PseudoSampler'
+        assert model.train_cfg.rcnn.sampler.num * model.train_cfg.rcnn.sampler.pos_fraction >= 1e5
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr) == ('AdamW', 2e-4)
+    assert optimizer.weight_decay == (0.05 if 'swin' in config else 1e-4)
+    assert cfg.optim_wrapper.clip_grad.max_norm == 0.1
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult == 0.1
+    assert cfg.train_dataloader.batch_size == 2 and cfg.auto_scale_lr.base_batch_size == 16
+    epochs = 36 if '36e' in config else 12
+    [schedule] = cfg.param_scheduler
+    assert cfg.train_cfg.max_epochs == schedule.end == epochs
+    share = epochs // 12
+    if baseline:
+        assert (schedule.milestones, schedule.gamma) == ([30] if epochs == 36 else [11], 0.1)
+    else:
+        assert (schedule.milestones, schedule.gamma) == ([10 * share, 11 * share], 0.2)
+    augmentation = cfg.train_dataloader.dataset.pipeline[3].transforms
+    assert [[step.type for step in branch] for branch in augmentation] == [
+        ['RandomChoiceResize'],
+        ['RandomChoiceResize', 'RandomCrop', 'RandomChoiceResize'],
+    ]
+
+
+PAIRS = {c: c.replace('_brs_', '_rs_').replace('/brs-detr_', '/rs-detr_') for c in CONFIGS}
+
+
+@pytest.mark.parametrize('config', [brs for brs, rs in PAIRS.items() if rs != brs and rs in CONFIGS])
 def test_rs_and_brs_differ_in_the_loss_only(config):
-    brs, rs = (Config.fromfile(ROOT / name).to_dict() for name in (config, config.replace('_brs_', '_rs_')))
+    brs, rs = (Config.fromfile(ROOT / name).to_dict() for name in (config, PAIRS[config]))
     assert brs != rs
     assert str(brs['model']).replace('BucketedRSLoss', 'RSLoss') == str(rs['model'])
     for name in (
@@ -175,6 +237,10 @@ def test_baselines_of_table_7_are_mmdetections(stock, ranking):
     stock, ranking = load(stock), load(ranking)
     assert stock.train_dataloader == ranking.train_dataloader
     assert 'RankBased' not in str(stock.model) and stock.get('custom_imports') is None
+
+
+# Top-level names of the configs that ranking configs take their changes from.
+FRAGMENTS = ('rank_based_', 'brs_detr', 'decoder_loss', 'auxiliary_loss', 'box_loss')
 
 
 def differences(a, b, prefix=''):
@@ -202,6 +268,13 @@ def test_bccd_configs_differ_in_the_loss_only(name):
             ('bccd/faster-rcnn', 'ce', '1xb8-12e_bccd'),
             ('shapes/mask-rcnn', 'ce', '1xb8-12e_shapes'),
         )
+    ]
+    + [
+        (
+            f'{data}/co-deformable-detr_efficientnet-lite0_focal_1xb4-12e_{data}',
+            f'{data}/co-deformable-detr_efficientnet-lite0_brs_1xb4-12e_{data}',
+        )
+        for data in ('bccd', 'shapes')
     ],
 )
 def test_pairs_that_are_compared_have_the_same_budget(stock, ranking):
@@ -211,10 +284,12 @@ def test_pairs_that_are_compared_have_the_same_budget(stock, ranking):
         'model.bbox_head.',
         'model.rpn_head.',
         'model.roi_head.',
+        'model.roi_heads.',
+        'model.dense_heads.',
         'model.train_cfg.',
         'model.test_cfg.rcnn.score_thr',
     )
-    assert changed and all(key.startswith((*heads, 'rank_based_')) for key in changed), changed
+    assert changed and all(key.startswith((*heads, *FRAGMENTS)) for key in changed), changed
 
 
 @pytest.mark.parametrize('config', [c for c in CONFIGS if '_fpn_4xb4' not in c])

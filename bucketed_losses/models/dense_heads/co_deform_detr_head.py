@@ -198,18 +198,23 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
     are ranked together, positives labelled by the IoU of their predicted box. A loss that balances itself scales L1
     and GIoU to its own value, so their weights cancel. Logs ``loss_rank`` and ``loss_sort`` in place of ``loss_cls``.
 
+    The classifiers' biases start at 0, not at MMDetection's prior probability, as in all heads of this package.
+
     Args:
         loss_cls: Config of one of this package's ranking losses.
-        prior_prob: Probability that all classifiers start from.
+        score_prior: The probability, for the classification costs of matching, of a logit of 0; in (0, 1). Those costs
+            read logits as focal loss does, and their published weight was chosen for logits that start there.
         args, kwargs: As for :class:`CoDeformDETRHead`.
 
     Raises:
-        ValueError: when built with a loss that does not rank.
+        ValueError: when built with a loss that does not rank, or a ``score_prior`` that is no probability.
     """
 
-    def __init__(self, *args: Any, loss_cls: dict, prior_prob: float = 0.5, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, loss_cls: dict, score_prior: float = 0.01, **kwargs: Any) -> None:
         super().__init__(*args, loss_cls=loss_cls, **kwargs)
-        self.prior_prob = prior_prob
+        if not 0 < score_prior < 1:
+            raise ValueError(f'{type(self).__name__}: score_prior must lie in (0, 1), got {score_prior}')
+        self.score_prior = score_prior
         if not isinstance(self.loss_cls, RankingLoss):
             raise ValueError(
                 f'{type(self).__name__}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss or '
@@ -219,7 +224,12 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
     def init_weights(self) -> None:
         super().init_weights()
         for branch in self.cls_branches:
-            nn.init.constant_(branch.bias, bias_init_with_prob(self.prior_prob))
+            nn.init.zeros_(branch.bias)
+
+    def match(
+        self, logits: Tensor, boxes: Tensor, batch_gt_instances: InstanceList, batch_img_metas: list[dict]
+    ) -> QueryTargets:
+        return super().match(logits + bias_init_with_prob(self.score_prior), boxes, batch_gt_instances, batch_img_metas)
 
     def query_losses(
         self, logits: Tensor, boxes: Tensor, targets: QueryTargets, batch_img_metas: list[dict]
