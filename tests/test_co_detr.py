@@ -442,6 +442,40 @@ def test_the_roi_head_hands_out_what_lies_under_its_boxes(config):
                 assert label == NUM_CLASSES and not target.any()
 
 
+@BOTH
+def test_auxiliary_heads_are_trained_as_always(config):
+    """What is logged as atss1 and roi0 is what the heads that are no auxiliary ones say to the same maps."""
+    model = load(config)
+    detector = shake(build(model)).train()
+    data = batch(detector)
+    seen = []
+    original = detector.auxiliary_maps
+    detector.auxiliary_maps = lambda *args: seen.append(original(*args)) or seen[-1]
+    losses, samples, maps = detector(**copy.deepcopy(data), mode='loss'), data['data_samples'], seen[0]
+
+    def plain(head, cfg, trained):
+        names = {'CoStandardRoIHead': 'StandardRoIHead'}
+        kind = names.get(head.type, head.type.replace('Co', '', 1))
+        cfgs = dict(train_cfg=model.train_cfg[cfg], test_cfg=model.test_cfg[cfg])
+        alone = MODELS.build(dict(copy.deepcopy(head), type=kind, **cfgs))
+        alone.load_state_dict(trained.state_dict())
+        return alone
+
+    def check(prefix, alone):
+        for name, value in alone.items():
+            assert torch.allclose(
+                sum(losses[prefix + name]) if isinstance(value, list) else losses[prefix + name],
+                sum(value) if isinstance(value, list) else value,
+                rtol=1e-5,
+            ), name
+
+    check('atss1.', plain(model.dense_heads, 'dense', detector.dense_heads[0]).loss(maps, copy.deepcopy(samples)))
+    if config == BRS:  # the baseline samples at random
+        rpn_losses, proposals = detector.rpn_loss_and_predict(maps, samples)
+        check('', rpn_losses)
+        check('roi0.', plain(model.roi_heads, 'rcnn', detector.roi_heads[0]).loss(maps, proposals, samples))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The losses against loops
 
