@@ -59,7 +59,7 @@ def small_inputs(cfg, num_items=(3, 2)):
 
 
 # Large backbones, and configs whose model is another one's.
-SLOW = ('r101', 'swin-l', 'detr_r50_8xb2-36e', 'rs-detr')
+SLOW = ('r101', 'swin-l', 'detr_r50_8xb2-36e', '/rs-detr')
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_detr_settings_are_the_papers(config):
         assert 'RankBased' not in str(model)
         assert (model.train_cfg.rpn.sampler.num, model.train_cfg.rcnn.sampler.num) == (256, 512)
     else:
-        loss = 'RSLoss' if 'rs-detr' in config and 'brs' not in config.split('/')[2] else 'BucketedRSLoss'
+        loss = 'RSLoss' if '/rs-detr' in config else 'BucketedRSLoss'
         for head, weight in ((query, 2.0), (rpn, 5.0), (roi, 5.0), (dense, 5.0)):
             assert head.type.startswith('RankBased') and dict(head.loss_cls) == dict(type=loss, loss_weight=weight)
         assert all(dict(head.loss_bbox) == dict(type='GIoULoss') for head in (rpn, roi, dense))
