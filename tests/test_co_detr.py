@@ -23,7 +23,6 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from torch import nn
 
 from bucketed_losses.models.dense_heads import QueryTargets
 from bucketed_losses.models.detectors import draw_auxiliary_queries
@@ -758,14 +757,14 @@ def test_configs_that_do_not_fit_say_so(change, words):
 
 def test_several_heads_of_a_kind():
     model = load(BASELINE)
-    model.dense_heads = [model.dense_heads, copy.deepcopy(model.dense_heads)]
-    model.num_co_heads = 3
+    for key in ('roi_heads', 'dense_heads'):
+        model[key] = [model[key], copy.deepcopy(model[key])]
+    model.num_co_heads = 4
     detector = build(model).train()
-    assert detector.head_names == ['roi0', 'atss1', 'atss2']
-    assert isinstance(detector.auxiliary_queries.head_embedding, nn.Embedding)
-    assert detector.auxiliary_queries.head_embedding.weight.shape == (3, 256), 'not the one number of the original'
+    assert detector.head_names == ['roi0', 'roi1', 'atss2', 'atss3']
+    assert detector.auxiliary_queries.head_embedding.weight.shape == (4, 256), 'not the one number of the original'
     losses = losses_after_backward(detector, batch(detector))
-    assert losses['aux2.d0.loss_cls'] > 0
+    assert all(losses[f'{name}.loss_cls'] > 0 for name in ('roi1', 'atss3', 'aux1.d0', 'aux3'))
 
 
 def test_classifiers_of_ranking_losses_start_at_zero():
