@@ -187,6 +187,24 @@ def test_without_auxiliary_heads_it_is_mmdetections_two_stage_deformable_detr():
     equal_samples(*results)
 
 
+@pytest.mark.parametrize('with_box_refine', [True, False])
+def test_without_two_stages_it_is_mmdetections_deformable_detr(with_box_refine):
+    options = dict(as_two_stage=False, with_box_refine=with_box_refine, mixed_selection=False)
+    model = load(BASELINE, **options, **{'bbox_head.look_forward_twice': False})
+    ours, theirs = build(without_auxiliary_heads(model)).train(), build(stock(model)).train()
+    ours.load_state_dict(shake(theirs).state_dict())
+    data = batch(theirs)
+    losses = [losses_after_backward(detector, copy.deepcopy(data)) for detector in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    grads = [
+        {name: p.grad for name, p in detector.named_parameters() if p.requires_grad} for detector in (ours, theirs)
+    ]
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][name], rtol=1e-4, atol=1e-4 * float(grad.abs().max()))
+    taught = losses_after_backward(build(model).train(), copy.deepcopy(data))
+    assert taught['aux1.d0.loss_bbox'] > 0 and 'enc.loss_bbox' not in taught
+
+
 def test_the_query_head_is_a_drop_in_for_mmdetections():
     model = stock(load(BASELINE))
     plain = build(model).train()

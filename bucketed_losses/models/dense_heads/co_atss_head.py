@@ -44,9 +44,8 @@ class CoATSSHeadMixin(_Host):
         features = torch.cat([level.flatten(2).transpose(1, 2) for level in x], dim=1)
         candidates = []
         for image, image_features in enumerate(features):
+            # ATSS regresses decoded boxes: its targets are the ground truth itself.
             anchors, labels, label_weights, bbox_targets = (torch.cat([t[image] for t in level]) for level in levels)
-            if not self.reg_decoded_bbox:
-                bbox_targets = self.bbox_coder.decode(anchors, bbox_targets)
             candidates.append(
                 InstanceData(
                     priors=anchors,
