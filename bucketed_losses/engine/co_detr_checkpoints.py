@@ -100,22 +100,22 @@ def convert_co_detr(source: Mapping[str, Tensor], model: Mapping[str, Tensor]) -
             'this is no Co-DETR checkpoint: no name begins with query_head.transformer; the names begin with '
             f'{sorted({name.split(".")[0] for name in source})}'
         )
-    conversion = Conversion()
+    conversion, found = Conversion(), set()
     for name, value in source.items():
         ours, value = _converted(name, value)
         if ours is None or ours not in model:
             conversion.left_over.append(name)
             continue
-        if ours == _HEAD_EMBEDDING and value.shape == (len(model[ours]), 1):
-            value = value.expand_as(model[ours]).clone()
+        found.add(ours)
+        shape = model[ours].shape
+        if ours == _HEAD_EMBEDDING and value.shape == (shape[0], 1):
+            value = value.expand(shape).clone()
+        if value.shape != shape:
+            conversion.misshaped.append(f'{ours}: {tuple(value.shape)}, the model has {tuple(shape)}')
+            continue
         conversion.mapped.append((name, ours))
         conversion.state_dict[ours] = value
-    conversion.missing = [name for name in model if name not in conversion.state_dict]
-    for name, value in list(conversion.state_dict.items()):
-        if value.shape != model[name].shape:
-            del conversion.state_dict[name]
-            conversion.misshaped.append(f'{name}: {tuple(value.shape)}, the model has {tuple(model[name].shape)}')
-    conversion.mapped = [pair for pair in conversion.mapped if pair[1] in conversion.state_dict]
+    conversion.missing = [name for name in model if name not in found]
     return conversion
 
 

@@ -9,14 +9,14 @@ import torch
 from mmdet.models.dense_heads import DeformableDETRHead
 from mmdet.models.layers import inverse_sigmoid
 from mmdet.models.losses import QualityFocalLoss
+from mmdet.models.utils import rename_loss_dict, reweight_loss_dict
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
-from mmengine.model import bias_init_with_prob
 from torch import Tensor, nn
 
-from ..losses import RankingLoss, self_balance
+from ..losses import RankingLoss, check_ranks, prior_logit, self_balance
 from ..losses.box_weighting import at_least_float32
 
 
@@ -70,11 +70,9 @@ class CoDeformDETRHead(DeformableDETRHead):
         for layer, hidden in enumerate(hidden_states):
             offsets = self.reg_branches[layer](hidden)
             logits.append(self.cls_branches[layer](hidden))
-            start = references[layer]
-            if self.look_forward_twice and refined is not None:
-                start = refined
-            boxes.append(_move(start, offsets))
-            refined = _move(references[layer], offsets)
+            boxes.append(_move(references[layer] if refined is None else refined, offsets))
+            if self.look_forward_twice:
+                refined = _move(references[layer], offsets)
         return torch.stack(logits), torch.stack(boxes)
 
     def loss(
@@ -124,11 +122,13 @@ class CoDeformDETRHead(DeformableDETRHead):
             targets = self.match(enc_cls_scores, enc_bbox_preds, objects, batch_img_metas)
             if enc_valid is not None:
                 targets = targets._replace(weights=targets.weights * enc_valid)
-            losses |= _named('enc.', self.query_losses(enc_cls_scores, enc_bbox_preds, targets, batch_img_metas))
+            losses |= rename_loss_dict(
+                'enc.', self.query_losses(enc_cls_scores, enc_bbox_preds, targets, batch_img_metas)
+            )
         for layer, (logits, boxes) in enumerate(zip(all_layers_cls_scores, all_layers_bbox_preds, strict=True)):
             targets = self.match(logits, boxes, batch_gt_instances, batch_img_metas)
             prefix = _layer_prefix(layer, len(all_layers_cls_scores))
-            losses |= _named(prefix, self.query_losses(logits, boxes, targets, batch_img_metas))
+            losses |= rename_loss_dict(prefix, self.query_losses(logits, boxes, targets, batch_img_metas))
         return losses
 
     def auxiliary_loss(
@@ -138,9 +138,8 @@ class CoDeformDETRHead(DeformableDETRHead):
         losses: dict[str, Tensor] = {}
         layers = list(zip(*self(hidden_states, references), strict=True))
         for layer, (logits, boxes) in enumerate(layers):
-            parts = self.query_losses(logits, boxes, targets, batch_img_metas)
-            parts = {name: self.lambda_1 * value for name, value in parts.items()}
-            losses |= _named(_layer_prefix(layer, len(layers)), parts)
+            parts = reweight_loss_dict(self.query_losses(logits, boxes, targets, batch_img_metas), self.lambda_1)
+            losses |= rename_loss_dict(_layer_prefix(layer, len(layers)), parts)
         return losses
 
     def match(
@@ -165,9 +164,8 @@ class CoDeformDETRHead(DeformableDETRHead):
         """
         logits, boxes = at_least_float32(logits).flatten(0, 1), at_least_float32(boxes)
         sizes = boxes.new_tensor([meta['img_shape'][1::-1] * 2 for meta in batch_img_metas])[:, None]
-        pixels, target_pixels = (
-            (bbox_cxcywh_to_xyxy(some) * sizes).flatten(0, 1) for some in (boxes, targets.boxes.to(boxes))
-        )
+        target_boxes = targets.boxes.to(boxes)
+        pixels, target_pixels = ((bbox_cxcywh_to_xyxy(some) * sizes).flatten(0, 1) for some in (boxes, target_boxes))
         labels, weights = targets.labels.flatten(), targets.weights.flatten()
         positive = (labels < self.num_classes) & (weights > 0)
         ious = bbox_overlaps(pixels.detach(), target_pixels, is_aligned=True)
@@ -177,7 +175,7 @@ class CoDeformDETRHead(DeformableDETRHead):
         box_weights = positive[:, None].expand(-1, 4).to(boxes.dtype)
         losses = self.classification_losses(logits, labels, ious, weights, avg_factor)
         losses['loss_bbox'] = self.loss_bbox(
-            boxes.flatten(0, 1), targets.boxes.to(boxes).flatten(0, 1), box_weights, avg_factor=num_pos
+            boxes.flatten(0, 1), target_boxes.flatten(0, 1), box_weights, avg_factor=num_pos
         )
         losses['loss_iou'] = self.loss_iou(pixels, target_pixels, box_weights, avg_factor=num_pos)
         return losses
@@ -212,14 +210,8 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
 
     def __init__(self, *args: Any, loss_cls: dict, score_prior: float = 0.01, **kwargs: Any) -> None:
         super().__init__(*args, loss_cls=loss_cls, **kwargs)
-        if not 0 < score_prior < 1:
-            raise ValueError(f'{type(self).__name__}: score_prior must lie in (0, 1), got {score_prior}')
-        self.score_prior = score_prior
-        if not isinstance(self.loss_cls, RankingLoss):
-            raise ValueError(
-                f'{type(self).__name__}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss or '
-                f"BucketedRSLoss), got {type(self.loss_cls).__name__}; use type='CoDeformDETRHead' with that loss"
-            )
+        check_ranks(self, instead="type='CoDeformDETRHead'")
+        self.score_shift = prior_logit(self, score_prior)
 
     def init_weights(self) -> None:
         super().init_weights()
@@ -229,7 +221,7 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
     def match(
         self, logits: Tensor, boxes: Tensor, batch_gt_instances: InstanceList, batch_img_metas: list[dict]
     ) -> QueryTargets:
-        return super().match(logits + bias_init_with_prob(self.score_prior), boxes, batch_gt_instances, batch_img_metas)
+        return super().match(logits + self.score_shift, boxes, batch_gt_instances, batch_img_metas)
 
     def query_losses(
         self, logits: Tensor, boxes: Tensor, targets: QueryTargets, batch_img_metas: list[dict]
@@ -257,7 +249,3 @@ def _move(reference: Tensor, offsets: Tensor) -> Tensor:
 def _layer_prefix(layer: int, num_layers: int) -> str:
     """MMDetection's habit: the last decoder layer has no prefix."""
     return '' if layer == num_layers - 1 else f'd{layer}.'
-
-
-def _named(prefix: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: value for name, value in losses.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptInstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from ..losses import prior_logit
 from ..losses.box_weighting import at_least_float32
 from .rank_based_atss_head import RankBasedATSSHead
 
@@ -41,10 +41,8 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
         score_prior: float = 0.01,
         **kwargs: Any,
     ) -> None:
-        if not 0 < score_prior < 1:
-            raise ValueError(f'{type(self).__name__}: score_prior must lie in (0, 1), got {score_prior}')
         super().__init__(*args, loss_cls=loss_cls, **kwargs)
-        self.score_shift = math.log(score_prior / (1 - score_prior))
+        self.score_shift = prior_logit(self, score_prior)
         self.loss_score = MODELS.build(
             loss_score or dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
         )

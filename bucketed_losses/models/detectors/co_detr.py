@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmdet.models.detectors import DeformableDETR
+from mmdet.models.utils import rename_loss_dict
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.utils import InstanceList
@@ -185,22 +186,18 @@ class CoDETR(DeformableDETR):
         """
         maps = self.auxiliary_maps(memory, sizes)
         losses: dict[str, Any] = {}
-        groups: list[InstanceList] = []
+        trained: list[tuple[dict[str, Any], InstanceList]] = []
         if self.roi_heads:
-            rpn_losses, proposals = self.rpn_loss_and_predict(maps, batch_data_samples)
-            losses |= rpn_losses
+            losses, proposals = self.rpn_loss_and_predict(maps, batch_data_samples)
         for head in self.roi_heads:
             # A RoI head renames fields of the proposals that it is given.
-            head_losses, candidates = head.loss_and_candidates(maps, copy.deepcopy(proposals), batch_data_samples)
-            losses |= {f'{self.head_names[len(groups)]}.{key}': value for key, value in head_losses.items()}
-            groups.append(candidates)
+            trained.append(head.loss_and_candidates(maps, copy.deepcopy(proposals), batch_data_samples))
         for head in self.dense_heads:
-            head_losses, candidates = head.loss_and_candidates(maps, batch_data_samples)
-            losses |= {f'{self.head_names[len(groups)]}.{key}': value for key, value in head_losses.items()}
-            groups.append(candidates)
+            trained.append(head.loss_and_candidates(maps, batch_data_samples))
 
         metas = [sample.metainfo for sample in batch_data_samples]
-        for index, candidates in enumerate(groups):
+        for index, (head_losses, candidates) in enumerate(trained):
+            losses |= rename_loss_dict(f'{self.head_names[index]}.', head_losses)
             group = draw_auxiliary_queries(
                 candidates, metas, self.bbox_head.num_classes, self.min_pos_coords, self.max_pos_coords
             )
@@ -210,7 +207,7 @@ class CoDETR(DeformableDETR):
                 query=query, query_pos=query_pos, memory=memory, reference_points=group.boxes, **decoder_inputs
             )
             parts = self.bbox_head.auxiliary_loss(**decoded, targets=group.targets, batch_img_metas=metas)
-            losses |= {f'aux{index}.{key}': value for key, value in parts.items()}
+            losses |= rename_loss_dict(f'aux{index}.', parts)
         return losses
 
     def rpn_loss_and_predict(

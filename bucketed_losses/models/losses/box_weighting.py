@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -95,17 +96,41 @@ def check_head_losses(head: nn.Module) -> None:
     Raises:
         ValueError: ``loss_cls`` is no ranking loss, or ``loss_bbox`` one of MMDetection's losses on single coordinates.
     """
-    name, loss_cls, loss_bbox = (type(part).__name__ for part in (head, head.loss_cls, head.loss_bbox))
-    if not isinstance(head.loss_cls, RankingLoss):
-        raise ValueError(
-            f'{name}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss or BucketedRSLoss), got '
-            f"{loss_cls}; use MMDetection's own head with that loss"
-        )
+    check_ranks(head, instead="MMDetection's own head")
+    loss_bbox = type(head.loss_bbox).__name__
     if loss_bbox in _PER_COORDINATE:
         raise ValueError(
-            f'{name}: loss_bbox must be a loss on decoded boxes such as GIoULoss, got {loss_bbox}; write '
-            "loss_bbox=dict(_delete_=True, type='GIoULoss')"
+            f'{type(head).__name__}: loss_bbox must be a loss on decoded boxes such as GIoULoss, got {loss_bbox}; '
+            "write loss_bbox=dict(_delete_=True, type='GIoULoss')"
         )
+
+
+def check_ranks(head: nn.Module, instead: str) -> None:
+    """Refuse a head whose ``loss_cls`` does not rank.
+
+    Args:
+        head: The head, with its losses.
+        instead: What to use with another loss, for the message.
+
+    Raises:
+        ValueError: ``loss_cls`` is no ranking loss.
+    """
+    if not isinstance(head.loss_cls, RankingLoss):
+        raise ValueError(
+            f'{type(head).__name__}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss or '
+            f'BucketedRSLoss), got {type(head.loss_cls).__name__}; use {instead} with that loss'
+        )
+
+
+def prior_logit(head: nn.Module, score_prior: float) -> float:
+    """The logit of ``score_prior``: what is added to ranking logits where something reads them as probabilities.
+
+    Raises:
+        ValueError: ``score_prior`` does not lie in (0, 1); the message names ``head``.
+    """
+    if not 0 < score_prior < 1:
+        raise ValueError(f'{type(head).__name__}: score_prior must lie in (0, 1), got {score_prior}')
+    return math.log(score_prior / (1 - score_prior))
 
 
 def check_decodes_boxes(head: nn.Module, reg_decoded_bbox: bool) -> None:
