@@ -29,13 +29,25 @@ Time O((N + P) log P), plus O(P log^2 P) for sorting; memory O(N + P); no loop o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .step_sums import bucket_negatives, dominance_sums, round_up, sums_above, sums_below
+from .step_sums import (
+    Band,
+    LabelOrder,
+    band_above,
+    band_below,
+    bucket_negatives,
+    dominance_sums,
+    pieces,
+    round_up,
+    sums_above,
+    sums_below,
+)
 
 __all__ = ['RankSort', 'ap_loss', 'bucketed_ap_loss', 'bucketed_rs_loss', 'rs_loss']
 
@@ -107,86 +119,134 @@ def bucketed_rs_loss(logits: Tensor, targets: Tensor, delta: float = 0.5) -> Ran
     return _rank_and_sort(logits, targets, delta, exact=False, sort=True)
 
 
+class RankedPositives(NamedTuple):
+    """What the positives say without the negatives; ``(P,)`` float64 in ascending order of their logits."""
+
+    order: Tensor
+    """int64, their indices in that order."""
+    logits: Tensor
+    origin: Tensor
+    """The scalar that is taken from every logit before sums are made."""
+    floor: Tensor
+    """The scalar ``min(logits) - delta``: a negative below it is 0 steps above every positive."""
+    ranks: Tensor
+    """rank+ (Eq. 1)."""
+    sorting: Tensor
+    """Sorting error over its target, ``l_S - l*_S`` (S.3, S.4); zeros where it was not asked for."""
+    sorting_grad: Tensor
+    """Its Identity Update (S.8), times P."""
+
+
 class IdentityUpdate(NamedTuple):
     """Value and gradient of the ranking and the sorting part, gradients in the order of the arguments."""
 
     ranking: Tensor
     sorting: Tensor
-    negative_grad: Tensor
-    """``(N,)`` of the ranking part; the sorting part has none."""
+    negative_grads: list[Tensor]
+    """Of the ranking part, piece by piece; the sorting part has none."""
     positive_grad: Tensor
     """``(2, P)``: of the ranking and of the sorting part."""
 
 
-def identity_update(
-    positives: Tensor, labels: Tensor, negatives: Tensor, delta: float, exact: bool, sort: bool
-) -> IdentityUpdate:
-    """Loss and Identity Update (Eq. 8) once positives and negatives are apart; never synchronises with the host.
+def rank_positives(positives: Tensor, labels: Tensor, delta: float, sort: bool) -> RankedPositives:
+    """Rank the positives among themselves; never synchronises with the host.
 
     Args:
         positives: ``(P,)`` logits, P >= 1.
         labels: ``(P,)`` IoUs in (0, 1].
-        negatives: ``(N,)`` logits, those below ``min(positives) - delta`` left out (they get no gradient, but in
-            the paper's bucketing they would shift the mean of the lowest bucket).
         delta: Half-width of H.
-        exact: Edges at the positives +- delta, instead of at the positives.
-        sort: Compute the sorting part; zeros otherwise.
+        sort: Compute the sorting part.
     """
-    num_pos = len(positives)
     order = positives.argsort()
-    sorted_pos = positives.index_select(0, order).double()
+    logits = positives.index_select(0, order).double()
     # The loss is shift-free, and near zero the prefix sums lose least. Without smoothing they only count, and a shift
     # could round neighbouring logits to one.
-    origin = sorted_pos.select(0, num_pos // 2) if delta > 0 else 0.0
-    s = sorted_pos - origin
+    origin = logits.select(0, len(logits) // 2) if delta > 0 else logits.new_zeros(())
+    s = logits - origin
+    band = band_above(s, s, delta)
+    ranks = sums_above(s, torch.ones_like(s), s, band, delta).values
+    sorting = sorting_grad = torch.zeros_like(s)
+    if sort:
+        sorting, sorting_grad = _sorting_update(s, labels.index_select(0, order).double(), ranks, band, delta)
+    return RankedPositives(order, logits, origin, logits.select(0, 0) - delta, ranks, sorting, sorting_grad)
 
-    sloped = exact and delta > 0  # for delta = 0 both kinds of edges are the same
-    edges = torch.cat([sorted_pos - delta, sorted_pos + delta]).sort().values if sloped else sorted_pos
-    buckets = bucket_negatives(negatives, edges)
-    means = buckets.means - origin
 
-    ranks_pos = sums_above(s, torch.ones_like(s), s, delta).values  # rank+(i)
-    false_pos = sums_above(means, buckets.sizes, s, delta).values.clamp(min=0)  # FP(i), Eq. 13
-    ranks = ranks_pos + false_pos
+def _sorting_update(s: Tensor, labels: Tensor, ranks: Tensor, band: Band, delta: float) -> tuple[Tensor, Tensor]:
+    """Sorting loss ``l_S - l*_S`` (S.3, S.4) and its Identity Update (S.8), times |P|, for ascending logits ``s``."""
+    cost = 1 - labels
+    current = sums_above(s, cost, s, band, delta).values  # sum_k H(x_ik) (1 - t_k)
+    sorted_labels, by_label = labels.sort()
+    # Sums over [t_k >= t_i] are sums over all less those over [t_k < t_i].
+    order = LabelOrder(torch.searchsorted(sorted_labels, labels), by_label)
+    worse, worse_cost = dominance_sums(s, order, cost, band, delta)
+    sorting = current / ranks - (current - worse_cost) / (ranks - worse)
+    # Where no worse-localised positive ranks above i there is nothing to distribute: D_i = 0, up to rounding.
+    distributes = worse > 1e-12 * ranks
+    sorting = torch.where(distributes, sorting, 0.0)
+    per_worse = torch.where(distributes, sorting / worse, 0.0)
+    # sum_{k: t_k > t_i} per_worse_k H(s_i - s_k): the dominance sum with logits and labels mirrored.
+    mirrored = -s.flip(0)
+    above = len(s) - torch.searchsorted(sorted_labels, labels, right=True)
+    order = LabelOrder(above.flip(0), len(s) - 1 - by_label.flip(0))
+    band = band_above(mirrored, mirrored, delta)
+    demotion = dominance_sums(mirrored, order, per_worse.flip(0), band, delta)[1].flip(0)
+    return sorting, demotion - sorting
+
+
+def identity_update(
+    positives: RankedPositives, negatives: Sequence[Tensor], delta: float, exact: bool
+) -> IdentityUpdate:
+    """Loss and Identity Update (Eq. 8) of ranked positives and negatives; never synchronises with the host.
+
+    Args:
+        positives: from :func:`rank_positives`.
+        negatives: logits in pieces ``(n,)``. Those below the positives' floor may be left out: they get no gradient.
+        delta: Half-width of H.
+        exact: Edges at the positives +- delta, instead of at the positives.
+    """
+    num_pos = len(positives.logits)
+    s = positives.logits - positives.origin
+    if exact and delta > 0:  # for delta = 0 both kinds of edges are the same
+        edges, band, band_of_positives = _edges_around(positives.logits, delta)
+        buckets = bucket_negatives(negatives, edges)
+        means = buckets.means - positives.origin
+    else:
+        # The floor is an edge too: the published code drops what is below it before it takes means.
+        edges = torch.cat([positives.floor.unsqueeze(0), positives.logits])
+        buckets = bucket_negatives(negatives, edges)
+        means = buckets.means - positives.origin
+        band, band_of_positives = band_above(means, s, delta), band_below(s, means, delta)
+
+    false_pos = sums_above(means, buckets.sizes, s, band, delta).values.clamp(min=0)  # FP(i), Eq. 13
+    ranks = positives.ranks + false_pos
     ranking_error = false_pos / ranks  # l_R(i)
 
     # A negative's gradient is sum_i H(x_ij) / rank(i) / |P| (Eq. 14, S.22): the same sum of steps, seen from the
-    # negatives. Inside an exact bucket it is linear in s_j, so its value and slope at one point say it for all.
-    update = sums_below(s, 1 / (num_pos * ranks), means, delta)
-    if sloped:
-        # That point is the mean, rounded to the logits' dtype so that s_j - point loses nothing.
-        point = buckets.means.to(negatives.dtype)
-        at_point = update.values + update.slopes * (point.double() - buckets.means)
-        slope = update.slopes.to(negatives.dtype).index_select(0, buckets.assignment)
-        offset = negatives - point.index_select(0, buckets.assignment)
-        negative_grad = at_point.to(negatives.dtype).index_select(0, buckets.assignment) + slope * offset
-    else:
-        negative_grad = update.values.to(negatives.dtype).index_select(0, buckets.assignment)
+    # negatives. In the paper all of a bucket get that of its mean; inside an exact bucket it is linear in s_j.
+    update = sums_below(s, 1 / (num_pos * ranks), means, band_of_positives, delta)
+    negative_grads = buckets.spread(negatives, update, linear=exact and delta > 0)
 
-    sorting = sorting_grad = torch.zeros_like(s)
-    if sort:
-        sorted_labels = labels.index_select(0, order).double()
-        sorting, sorting_grad = _sorting_update(s, sorted_labels, ranks_pos, delta)
-
-    grads = torch.stack([-ranking_error, sorting_grad]) / num_pos
-    positive_grad = torch.empty_like(grads).index_copy(1, order, grads)
-    return IdentityUpdate(ranking_error.mean(), sorting.mean(), negative_grad, positive_grad)
+    grads = torch.stack([-ranking_error, positives.sorting_grad]) / num_pos
+    positive_grad = torch.empty_like(grads).index_copy(1, positives.order, grads)
+    return IdentityUpdate(ranking_error.mean(), positives.sorting.mean(), negative_grads, positive_grad)
 
 
-def _sorting_update(s: Tensor, labels: Tensor, ranks_pos: Tensor, delta: float) -> tuple[Tensor, Tensor]:
-    """Sorting loss ``l_S - l*_S`` (S.3, S.4) and its Identity Update (S.8), times |P|, for ascending logits ``s``."""
-    cost = 1 - labels
-    current = sums_above(s, cost, s, delta).values  # sum_k H(x_ik) (1 - t_k)
-    # Sums over [t_k >= t_i] are sums over all less those over [t_k < t_i].
-    worse, worse_cost = dominance_sums(s, labels, torch.stack([torch.ones_like(s), cost]), delta)
-    sorting = current / ranks_pos - (current - worse_cost) / (ranks_pos - worse)
-    # Where no worse-localised positive ranks above i there is nothing to distribute: D_i = 0, up to rounding.
-    distributes = worse > 1e-12 * ranks_pos
-    sorting = torch.where(distributes, sorting, 0.0)
-    per_worse = torch.where(distributes, sorting / worse, 0.0).unsqueeze(0)
-    # sum_{k: t_k > t_i} per_worse_k H(s_i - s_k): the dominance sum with logits and labels mirrored.
-    demotion = dominance_sums(-s.flip(0), -labels.flip(0), per_worse.flip(-1), delta).flip(-1).squeeze(0)
-    return sorting, demotion - sorting
+def _edges_around(logits: Tensor, delta: float) -> tuple[Tensor, Band, Band]:
+    """The edges ``logits -+ delta``, ascending; the buckets in each logit's band; the logits in each bucket's band.
+
+    Two ascending rows are merged by counting, and the bands follow from the places: bucket b has b edges below it.
+    """
+    num = len(logits)
+    entry, exit_ = logits - delta, logits + delta
+    place = torch.arange(num, device=logits.device)
+    entry_place = place + torch.searchsorted(exit_, entry)
+    exit_place = place + torch.searchsorted(entry, exit_, right=True)
+    edges = torch.empty(2 * num, dtype=logits.dtype, device=logits.device)
+    edges = edges.index_copy(0, entry_place, entry).index_copy(0, exit_place, exit_)
+    is_entry = torch.zeros_like(edges, dtype=torch.int64).index_fill(0, entry_place, 1)
+    entered = torch.nn.functional.pad(is_entry.cumsum(0), (1, 0))
+    left = torch.arange(2 * num + 1, device=logits.device) - entered
+    return edges, Band(entry_place + 1, exit_place + 1), Band(left, entered)
 
 
 class _RankingLoss(torch.autograd.Function):
@@ -200,33 +260,50 @@ class _RankingLoss(torch.autograd.Function):
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
         t = targets.detach().reshape(-1)
-        is_pos = (t > 0).nonzero().squeeze(1)  # host synchronisation 1: how many positives
-        # NaN where the loss must be: no comparison below may turn a non-finite logit into a finite loss.
-        valid = ((x.isfinite() & t.isfinite()) | (t < 0)).all()
-        poison = torch.where(valid, 0.0, torch.nan).to(x.dtype)
+        # 0, or NaN where the loss must be: no comparison below may turn a non-finite logit into a finite loss.
+        poison = x.new_zeros(())
+        for x_piece, t_piece in pieces(x, t):
+            poison += torch.where(t_piece < 0, 0, x_piece + t_piece).mul_(0).sum()
         ctx.shape, ctx.dtype = logits.shape, logits.dtype
+        is_pos = (t > 0).nonzero().squeeze(1)  # host synchronisation 1: how many positives
         if len(is_pos) == 0:
             empty = x.new_zeros(0)
-            ctx.save_for_backward(is_pos, is_pos, empty, empty, empty)
+            ctx.save_for_backward(is_pos, empty, empty)
             return poison, poison.clone()
 
-        positives = x[is_pos]
-        floor = round_up(positives.min().double() - delta, x.dtype)
-        # host synchronisation 2: how many negatives can matter; late in training few do
-        is_neg = ((t == 0) & ~(x < floor)).nonzero().squeeze(1)
-        update = identity_update(positives, t[is_pos], x[is_neg], delta, exact, sort)
+        positives = rank_positives(x.index_select(0, is_pos), t.index_select(0, is_pos), delta, sort)
+        floor = round_up(positives.floor, x.dtype)
+        relevant = [_relevant_negatives(x_piece, t_piece, floor) for x_piece, t_piece in pieces(x, t)]
+        is_neg, negatives = zip(*relevant, strict=True)
+        update = identity_update(positives, negatives, delta, exact)
         rank_grad, sort_grad = update.positive_grad.to(x.dtype) + poison
-        ctx.save_for_backward(is_pos, is_neg, update.negative_grad, rank_grad, sort_grad)
+        ctx.save_for_backward(is_pos, rank_grad, sort_grad, *is_neg, *update.negative_grads)
         return update.ranking.to(x.dtype) + poison, update.sorting.to(x.dtype) + poison
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, ranking: Tensor, sorting: Tensor) -> tuple[Tensor | None, ...]:
-        is_pos, is_neg, negative_grad, rank_grad, sort_grad = ctx.saved_tensors
+        is_pos, rank_grad, sort_grad, *saved = ctx.saved_tensors
+        is_neg, negative_grads = saved[: len(saved) // 2], saved[len(saved) // 2 :]
         grad = rank_grad.new_zeros(ctx.shape.numel())
-        grad[is_neg] = negative_grad * ranking
-        grad[is_pos] = rank_grad * ranking + sort_grad * sorting
+        for (piece,), index, negative_grad in zip(pieces(grad), is_neg, negative_grads, strict=False):
+            if index is None:
+                torch.mul(negative_grad, ranking, out=piece)
+            else:
+                piece.scatter_(0, index, negative_grad * ranking)
+        grad.scatter_(0, is_pos, rank_grad * ranking + sort_grad * sorting)
         return grad.reshape(ctx.shape).to(ctx.dtype), None, None, None, None
+
+
+def _relevant_negatives(logits: Tensor, targets: Tensor, floor: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Indices and logits of the negatives that are not below the floor; where they are most of all, no indices, but
+    everything, with the rest moved below the floor: on a CPU, picking them out would cost more than it saves."""
+    relevant = (targets == 0) & (logits >= floor)
+    if logits.device.type == 'cpu' and 2 * relevant.count_nonzero() > len(logits):
+        return None, torch.where(relevant, logits, torch.nextafter(floor, torch.full_like(floor, -torch.inf)))
+    # host synchronisation 2: how many negatives can matter; late in training few do
+    index = relevant.nonzero().squeeze(1)
+    return index, logits.index_select(0, index)
 
 
 def _rank_and_sort(logits: Tensor, targets: Tensor, delta: float, exact: bool, sort: bool) -> RankSort:

@@ -2,8 +2,8 @@
 
 ``H(key - query)`` is piecewise linear in the query. With the keys sorted, a sum of steps over all keys is therefore a
 difference of prefix sums at the two places where ``query - delta`` and ``query + delta`` fall among the keys; no
-``(queries, keys)`` matrix is ever made. Everything here is float64 and of the size of the positives; the negatives
-enter once, through :func:`bucket_negatives`.
+``(queries, keys)`` matrix is ever made. All this is float64 and of the size of the positives. The negatives are touched
+twice, in their own precision: :func:`bucket_negatives` counts them, :meth:`Buckets.spread` gives them their share back.
 
 Gathering is written as ``index_select``: unlike ``tensor[index]`` it also runs on fake CUDA tensors, with which the
 tests show that nothing here waits for the device.
@@ -11,13 +11,20 @@ tests show that nothing here waits for the device.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-DENSE_MAX_POSITIVES = 1024
-"""Up to this many positives a dense P x P block beats the bitwise decomposition of :func:`dominance_sums`."""
+PIECE = 2**17
+"""Entries in a piece of :func:`pieces`."""
+
+CELLS_PER_EDGE, MAX_CELLS, MOST_COMPARED = 16, 2**20, 8
+"""Of :class:`Bucketizer`: size of its table (more cells leave fewer values to compare, but fall out of the cache), and
+up to how many edges in a cell are compared with one by one."""
 
 
 def smoothed_step(x: Tensor, delta: float) -> Tensor:
@@ -27,6 +34,13 @@ def smoothed_step(x: Tensor, delta: float) -> Tensor:
     return (x / (2 * delta) + 0.5).clamp(0, 1)
 
 
+class Band(NamedTuple):
+    """The keys ``[low, high)`` of each query for which H is fractional; on one side of them it is 0, on the other 1."""
+
+    low: Tensor
+    high: Tensor
+
+
 class StepSums(NamedTuple):
     """Sums of steps at each query and their derivative with respect to that query, both ``(..., num_queries)``."""
 
@@ -34,112 +48,145 @@ class StepSums(NamedTuple):
     slopes: Tensor
 
 
-class _Band(NamedTuple):
-    """For each query: the keys ``[low, high)`` in which H is fractional and the end of the keys that count at all."""
-
-    low: Tensor
-    high: Tensor
-    end: Tensor
+def band_above(keys: Tensor, queries: Tensor, delta: float) -> Band:
+    """Where among ascending keys ``H(key - query)`` rises from 0 to 1, for every query."""
+    return Band(*torch.searchsorted(keys, torch.stack([queries - delta, queries + delta])))
 
 
-def _suffix_sums(values: Tensor) -> Tensor:
-    """``out[..., i] = sum(values[..., i:])`` with ``out[..., n] = 0``.
-
-    Summed from the top, so that the few entries above a well-ranked positive are not the difference of two huge sums.
-    """
-    return torch.nn.functional.pad(values.flip(-1).cumsum(-1).flip(-1), (0, 1))
+def band_below(keys: Tensor, queries: Tensor, delta: float) -> Band:
+    """Where among ascending keys ``H(query - key)`` falls from 1 to 0. ``H(0) = 1`` for ``delta = 0``, hence right."""
+    return Band(*torch.searchsorted(keys, torch.stack([queries - delta, queries + delta]), right=True))
 
 
-def _sums_in_band(keys: Tensor, weights: Tensor, queries: Tensor, band: _Band, delta: float) -> StepSums:
-    mass = _suffix_sums(weights)
-    mass_high = mass.index_select(-1, band.high)
-    values = mass_high - mass.index_select(-1, band.end)
-    if delta == 0:
-        return StepSums(values, torch.zeros_like(values))
-    moment = _suffix_sums(weights * keys)
-    band_mass = mass.index_select(-1, band.low) - mass_high
-    band_moment = moment.index_select(-1, band.low) - moment.index_select(-1, band.high)
-    slopes = band_mass / (2 * delta)
-    return StepSums(values + band_moment / (2 * delta) - slopes * queries + band_mass / 2, -slopes)
-
-
-def sums_above(keys: Tensor, weights: Tensor, queries: Tensor, delta: float) -> StepSums:
-    """``sum_k weights_k H(keys_k - query)`` for every query, in O((n + q) log n).
+def sums_above(keys: Tensor, weights: Tensor, queries: Tensor, band: Band, delta: float) -> StepSums:
+    """``sum_k weights_k H(keys_k - query)`` for every query, in O(n + q).
 
     Args:
         keys: ``(n,)`` float64, ascending.
         weights: ``(..., n)`` float64; leading dimensions are separate sums over the same keys.
         queries: ``(q,)`` float64.
+        band: :func:`band_above` of these keys and queries.
         delta: half-width of the step.
     """
-    end = torch.full_like(queries, len(keys), dtype=torch.int64)
-    band = _Band(torch.searchsorted(keys, queries - delta), torch.searchsorted(keys, queries + delta), end)
-    return _sums_in_band(keys, weights, queries, band, delta)
+    # Summed from the top, so that the few entries above a well-ranked positive are not the difference of two huge sums.
+    summed = [pad(values.flip(-1).cumsum(-1).flip(-1), (0, 1)) for values in _mass_and_moment(keys, weights, delta)]
+    return _step_sums(summed, queries, band.high, band.low, 1, delta)
 
 
-def sums_below(keys: Tensor, weights: Tensor, queries: Tensor, delta: float) -> StepSums:
-    """``sum_k weights_k H(query - keys_k)`` for every query; arguments as in :func:`sums_above`."""
-    values, slopes = sums_above(-keys.flip(-1), weights.flip(-1), -queries, delta)
-    return StepSums(values, -slopes)
+def sums_below(keys: Tensor, weights: Tensor, queries: Tensor, band: Band, delta: float) -> StepSums:
+    """``sum_k weights_k H(query - keys_k)`` for every query; arguments as in :func:`sums_above`, but its band_below."""
+    summed = [pad(values.cumsum(-1), (1, 0)) for values in _mass_and_moment(keys, weights, delta)]
+    return _step_sums(summed, queries, band.low, band.high, -1, delta)
 
 
-def dominance_sums(logits: Tensor, labels: Tensor, weights: Tensor, delta: float) -> Tensor:
-    """``sum_k weights_k H(s_k - s_i) [t_k < t_i]`` for every i: the sums behind Eq. S.4 and S.7.
+def _mass_and_moment(keys: Tensor, weights: Tensor, delta: float) -> list[Tensor]:
+    return [weights] if delta == 0 else [weights, weights * keys]
 
-    Up to :data:`DENSE_MAX_POSITIVES` positives by a dense block, above by :func:`dominance_sums_by_bits`.
+
+def _step_sums(summed: list[Tensor], queries: Tensor, ones: Tensor, rest: Tensor, sign: int, delta: float) -> StepSums:
+    """From mass and moment, summed to every place from the side where H is 1: it is so up to ``ones``, and 0 from
+    ``rest`` on."""
+    mass = summed[0].index_select(-1, ones)
+    if delta == 0:
+        return StepSums(mass, torch.zeros_like(mass))
+    band_mass = summed[0].index_select(-1, rest) - mass
+    band_moment = summed[1].index_select(-1, rest) - summed[1].index_select(-1, ones)
+    slopes = band_mass * (-sign / (2 * delta))
+    return StepSums(mass + band_moment * (sign / (2 * delta)) + slopes * queries + band_mass / 2, slopes)
+
+
+class LabelOrder(NamedTuple):
+    """Positives by their labels: ``below (P,)``, how many have a smaller label than each, and ``by_label (P,)``, their
+    indices in ascending order of labels."""
+
+    below: Tensor
+    by_label: Tensor
+
+
+def dominance_sums(
+    logits: Tensor, order: LabelOrder, weights: Tensor, band: Band, delta: float, block_bits: int | None = None
+) -> Tensor:
+    """``sum_k w_k H(s_k - s_i) [t_k < t_i]`` for every i, with ``w_k = 1`` and with weights: the sums behind Eq. S.4, S.7.
+
+    O(P log P) time and O(P) memory, exact with ties. The ``f_i`` positives whose label is below ``t_i`` are the first
+    ``f_i`` in the order of labels: one aligned block of ``2^b`` positives for every bit ``b`` set in ``f_i``. What the
+    lowest ``block_bits`` bits say is compared one by one; a sum over a larger block is a difference of that block's
+    prefix sums in the order of logits. From one bit to the next every block is parted stably into its halves, and the
+    place among a half's logits to which ``s_i -+ delta`` has moved is counted, not searched for (Claude, Navarro and
+    Ordonez, "The wavelet matrix", 2015).
 
     Args:
         logits: ``(P,)`` float64, ascending.
-        labels: ``(P,)``, in the logits' order.
-        weights: ``(m, P)`` float64, m separate sums.
+        order: of the labels ``t``.
+        weights: ``(P,)`` float64.
+        band: ``band_above(logits, logits, delta)``.
         delta: half-width of the step.
+        block_bits: Fewer cost more passes over P numbers, more cost P 2^block_bits comparisons. By default one block
+            for up to 512 positives, else blocks of 16.
 
     Returns:
-        ``(m, P)`` float64.
-    """
-    if len(logits) > DENSE_MAX_POSITIVES:
-        return dominance_sums_by_bits(logits, labels, weights, delta)
-    steps = smoothed_step(logits.unsqueeze(1) - logits.unsqueeze(0), delta)  # (k, i): H(s_k - s_i)
-    return weights @ (steps * (labels.unsqueeze(1) < labels.unsqueeze(0)))
-
-
-def dominance_sums_by_bits(logits: Tensor, labels: Tensor, weights: Tensor, delta: float) -> Tensor:
-    """:func:`dominance_sums` in O(P log^2 P) time and O(P) memory, exact with ties.
-
-    Labels are ranked densely. Two different ranks first differ, from the top, at exactly one bit; the smaller one has
-    a 0 there, and both share all higher bits. So for each bit: group by the higher bits, let the members with bit 0 be
-    keys and those with bit 1 queries, and take ordinary sums of steps inside each group.
+        ``(2, P)`` float64: the sums of ones and of the weights.
     """
     num = len(logits)
-    sorted_labels, label_order = labels.sort()
-    rises = sorted_labels.diff(prepend=sorted_labels.narrow(0, 0, 1)) != 0
-    ranks = torch.zeros_like(label_order).scatter(0, label_order, rises.cumsum(0))
+    below, by_label = order
+    bits = max((num - 1).bit_length(), 1)
+    if block_bits is None:
+        block_bits = bits if bits <= 9 else 4
+    padding = (1 << max(bits, block_bits)) - num
+    # In the order of labels, padded with weightless entries behind all others.
+    keys = pad(logits.index_select(0, by_label), (0, padding))
+    weights = pad(weights.index_select(0, by_label), (0, padding))
 
-    # Where q - delta and q + delta fall among all logits. Inside a group the same places are found by integers: the
-    # members of a group keep their order, so (group, place among all logits) is a sorted key.
-    low = torch.searchsorted(logits, logits - delta)
-    high = torch.searchsorted(logits, logits + delta)
-    place = torch.arange(num, device=logits.device)
-    total = torch.zeros_like(weights)
-    for bit in range(max(num - 1, 1).bit_length()):
-        group = (ranks >> (bit + 1)) * (num + 1)
-        is_query = (ranks >> bit) & 1
-        composite, members = (group + place).sort()
-        band = _Band(
-            *(torch.searchsorted(composite, group + bound) for bound in (low, high, torch.full_like(low, num)))
-        )
-        key_weights = weights.index_select(-1, members) * (1 - is_query.index_select(0, members))
-        keys = logits.index_select(0, members)
-        total += _sums_in_band(keys, key_weights, logits, band, delta).values * is_query
-    return total
+    block = below >> block_bits
+    counts = torch.arange(1 << block_bits, device=logits.device) < (below - (block << block_bits)).unsqueeze(1)
+    steps = smoothed_step(keys.view(-1, 1 << block_bits).index_select(0, block) - logits.unsqueeze(1), delta) * counts
+    values = torch.stack([steps.sum(1), (steps * weights.view(-1, 1 << block_bits).index_select(0, block)).sum(1)])
+    if bits <= block_bits:
+        return values
+    del steps, counts
+
+    ones = torch.ones_like(weights)
+    # Masses and moments of every key, and a last row of zeros for what is none.
+    rows = pad(torch.stack([ones, weights, keys, weights * keys], dim=1), (0, 0, 0, 1))
+    everyone = torch.arange(num + padding, dtype=torch.int32, device=logits.device)
+    labels_below = below.to(torch.int32).repeat(2)
+    places = torch.cat(band).to(torch.int32)
+    total = rows.new_zeros(2 * num, 4)
+    members = everyone.index_copy(0, by_label, everyone.narrow(0, 0, num))
+    for bit in reversed(range(block_bits, bits)):
+        half = 1 << bit
+        # Every block of 2^(bit + 1) members, in the order of logits: those of its lower half are keys.
+        is_key = (members & half) == 0
+        keys_ = torch.where(is_key, members, num + padding)
+        sums = pad(rows.index_select(0, keys_).view(-1, 2 * half, 4).cumsum(1), (0, 0, 1, 0))
+        keys_before = sums.select(2, 0).to(torch.int32)
+        # What lies before each query's places in its block counts if the block's lower half is all below its label.
+        index = places + (labels_below >> (bit + 1)) * (2 * half + 1)
+        takes = (labels_below & half) != 0
+        total += sums.view(-1, 4).index_select(0, torch.where(takes, index, 0))
+
+        moved = keys_before.view(-1).index_select(0, index)
+        places = torch.where(takes, places - moved, moved)
+        keys_before = keys_before.narrow(1, 0, 2 * half).reshape(-1)
+        place = torch.where(is_key, (everyone & (-2 * half)) + keys_before, (everyone + half) - keys_before)
+        members = torch.empty_like(members).index_copy(0, place.long(), members)
+
+    at_low, at_high = total.t().view(2, 2, 2, num).unbind(2)
+    large = pad(torch.stack([ones, weights]).cumsum(1), (1, 0)).index_select(1, block << block_bits)
+    values += large - at_high[0]
+    if delta > 0:
+        band_mass, band_moment = at_high - at_low
+        values += (band_moment - band_mass * logits) / (2 * delta) + band_mass / 2
+    return values
 
 
-class Buckets(NamedTuple):
-    """Negatives grouped between edges: ``assignment (N,)`` int64, ``sizes`` and ``means`` ``(B,)`` float64."""
+def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Flat tensors of one length, in step and piece by piece: what is made of a piece stays in a CPU's cache.
 
-    assignment: Tensor
-    sizes: Tensor
-    means: Tensor
+    One piece on an accelerator, where every further one would cost launches.
+    """
+    size = PIECE if tensors[0].device.type == 'cpu' else max(len(tensors[0]), 1)
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
 def round_up(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -154,22 +201,102 @@ def round_up(values: Tensor, dtype: torch.dtype) -> Tensor:
     )
 
 
-def bucket_negatives(negatives: Tensor, edges: Tensor) -> Buckets:
-    """Group negatives by the edges they lie between (Eq. 12) without sorting them, in O(N log B).
+class Bucketizer:
+    """``torch.searchsorted(edges, values, right=True)``, faster: how many edges are not above each value.
+
+    On a CPU a binary search among thousands of edges mispredicts nearly every branch. Instead, cut the range of the
+    edges into equal cells: a table tells how many edges lie in lower cells, and few cells have edges of their own to
+    compare with. Computing a cell rounds, but never changes the order of two numbers, so the result is exact.
 
     Args:
-        negatives: ``(N,)`` float32 or float64 logits.
+        edges: ``(B,)``, ascending, B >= 1.
+        num_values: how many values will be asked for; a table larger than that does not pay.
+    """
+
+    def __init__(self, edges: Tensor, num_values: int) -> None:
+        self.edges = edges
+        self.table: Tensor | None = None
+        num_cells = min(CELLS_PER_EDGE * len(edges), MAX_CELLS, num_values)
+        if edges.device.type != 'cpu' or num_cells < len(edges):
+            return
+        self.lowest = edges[0]
+        self.cells_per_logit = num_cells / (edges[-1] - self.lowest)
+        if not math.isfinite(edges[-1] - self.lowest):
+            return
+        cells = self._cells(edges, num_cells).long()
+        inside = torch.zeros(num_cells, dtype=torch.int32).index_add_(0, cells, torch.ones_like(cells, dtype=torch.int32))
+        lower = inside.cumsum(0, dtype=torch.int32).sub_(inside)
+        # Cells with edges of their own are marked by a negative number.
+        self.table = lower.index_copy(0, cells, -1 - lower.index_select(0, cells))
+        self.most_inside = int(inside.max())
+        self.padded_edges = pad(edges, (0, 1), value=torch.nan)  # nothing is above the last one
+
+    def _cells(self, values: Tensor, num_cells: int) -> Tensor:
+        scaled = (values - self.lowest).mul_(self.cells_per_logit).clamp_(0, num_cells - 1)
+        return scaled.nan_to_num_(0).to(torch.int32)  # 0 times infinity, where all edges are one
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """int32, of the shape of ``values (n,)``, which have the edges' dtype."""
+        if self.table is None:
+            return torch.searchsorted(self.edges, values, right=True, out_int32=True)
+        below = self.table.index_select(0, self._cells(values, len(self.table)))
+        shared = (below < 0).nonzero().squeeze(1)
+        rest = values.index_select(0, shared)
+        if self.most_inside > MOST_COMPARED:
+            found = torch.searchsorted(self.edges, rest, right=True, out_int32=True)
+        else:
+            found = -1 - below.index_select(0, shared)
+            for _ in range(self.most_inside):
+                found += rest >= self.padded_edges.index_select(0, found)
+        return below.index_copy_(0, shared, found)
+
+
+class Buckets(NamedTuple):
+    """Negatives grouped between edges: ``sizes`` and ``means`` ``(B,)`` float64, and for every piece of the negatives
+    its ``assignment (n,)`` int32."""
+
+    assignments: list[Tensor]
+    sizes: Tensor
+    means: Tensor
+
+    def spread(self, negatives: Sequence[Tensor], sums: StepSums, linear: bool) -> list[Tensor]:
+        """``sums`` of the buckets for every negative, in pieces ``(n,)``: as at its bucket's mean, or linear in it."""
+        dtype = negatives[0].dtype
+        if not linear:
+            values = sums.values.to(dtype)
+            return [values.index_select(0, bucket) for bucket in self.assignments]
+        # From the mean rounded to the logits' dtype, so that the distance to it loses nothing.
+        origins = self.means.to(dtype)
+        values = (sums.values + sums.slopes * (origins.double() - self.means)).to(dtype)
+        slopes = sums.slopes.to(dtype)
+        return [
+            (x - origins.index_select(0, bucket))
+            .mul_(slopes.index_select(0, bucket))
+            .add_(values.index_select(0, bucket))
+            for x, bucket in zip(negatives, self.assignments, strict=True)
+        ]
+
+
+def bucket_negatives(negatives: Sequence[Tensor], edges: Tensor) -> Buckets:
+    """Group negatives by the edges they lie between (Eq. 12) without sorting them.
+
+    Args:
+        negatives: pieces ``(n,)`` of float32 or float64 logits, at least one.
         edges: ``(B - 1,)`` float64, ascending; a negative on an edge belongs to the bucket above it.
     """
-    assignment = torch.searchsorted(round_up(edges, negatives.dtype), negatives, right=True)
-    num_buckets = len(edges) + 1
-    empty = torch.zeros(num_buckets, dtype=torch.float64, device=negatives.device)
-    sizes = empty.scatter_add(0, assignment, empty.new_ones(1).expand(len(negatives)))
-    means = empty.scatter_add(0, assignment, negatives.double()) / sizes.clamp(min=1)
+    bucketize = Bucketizer(round_up(edges, negatives[0].dtype), sum(map(len, negatives)))
+    sizes = torch.zeros(len(edges) + 1, dtype=torch.float64, device=edges.device)
+    sums = torch.zeros_like(sizes)
+    assignments = []
+    for x in negatives:
+        bucket = bucketize(x)
+        assignments.append(bucket)
+        bucket = bucket.long()
+        sizes.scatter_add_(0, bucket, sizes.new_ones(1).expand(len(x)))
+        sums.scatter_add_(0, bucket, x.double())
     # A mean must not leave its bucket by rounding, or H would count it on the wrong side for delta = 0; an empty
     # bucket gets a place between its edges too, so that the means stay sorted.
     below = torch.nextafter(edges, torch.full_like(edges, -torch.inf))
     unbounded = edges.new_full((1,), torch.inf)
-    means = torch.minimum(means, torch.cat([below, unbounded]))
-    means = torch.maximum(means, torch.cat([-unbounded, edges]))
-    return Buckets(assignment, sizes, means)
+    means = torch.minimum(sums / sizes.clamp(min=1), torch.cat([below, unbounded]))
+    return Buckets(assignments, sizes, torch.maximum(means, torch.cat([-unbounded, edges])))

@@ -12,7 +12,7 @@ from reference import step
 from bucketed_losses.step_sums import (
     bucket_negatives,
     dominance_sums,
-    dominance_sums_by_bits,
+    dominance_sums as dominance_sums_by_bits,
     round_up,
     smoothed_step,
     sums_above,
