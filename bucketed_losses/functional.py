@@ -36,12 +36,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import step_sums
 from .step_sums import (
     Band,
     LabelOrder,
     band_above,
     band_below,
     bucket_negatives,
+    clamp_between,
     dominance_sums,
     pieces,
     round_up,
@@ -189,8 +191,8 @@ def _sorting_update(s: Tensor, labels: Tensor, ranks: Tensor, band: Band, delta:
     above = len(s) - torch.searchsorted(sorted_labels, labels, right=True)
     order = LabelOrder(above.flip(0), len(s) - 1 - by_label.flip(0))
     band = band_above(mirrored, mirrored, delta)
-    demotion = dominance_sums(mirrored, order, per_worse.flip(0), band, delta)[1].flip(0)
-    return sorting, demotion - sorting
+    _, demotion = dominance_sums(mirrored, order, per_worse.flip(0), band, delta)
+    return sorting, demotion.flip(0) - sorting
 
 
 def identity_update(
@@ -214,7 +216,7 @@ def identity_update(
         # The floor is an edge too: the published code drops what is below it before it takes means.
         edges = torch.cat([positives.floor.unsqueeze(0), positives.logits])
         buckets = bucket_negatives(negatives, edges)
-        means = buckets.means - positives.origin
+        means = clamp_between(buckets.means, edges) - positives.origin
         band, band_of_positives = band_above(means, s, delta), band_below(s, means, delta)
 
     false_pos = sums_above(means, buckets.sizes, s, band, delta).values.clamp(min=0)  # FP(i), Eq. 13
@@ -299,7 +301,7 @@ def _relevant_negatives(logits: Tensor, targets: Tensor, floor: Tensor) -> tuple
     """Indices and logits of the negatives that are not below the floor; where they are most of all, no indices, but
     everything, with the rest moved below the floor: on a CPU, picking them out would cost more than it saves."""
     relevant = (targets == 0) & (logits >= floor)
-    if logits.device.type == 'cpu' and 2 * relevant.count_nonzero() > len(logits):
+    if step_sums.on_cpu(logits) and 2 * relevant.count_nonzero() > len(logits):
         return None, torch.where(relevant, logits, torch.nextafter(floor, torch.full_like(floor, -torch.inf)))
     # host synchronisation 2: how many negatives can matter; late in training few do
     index = relevant.nonzero().squeeze(1)
@@ -331,7 +333,7 @@ def _check_arguments(logits: Tensor, targets: Tensor, delta: float) -> None:
     if not (math.isfinite(delta) and delta >= 0):
         raise ValueError(f'delta must be finite and not negative, got {delta}')
     # Reading a value on an accelerator would make the host wait for it; there, targets above 1 go unnoticed.
-    if targets.device.type == 'cpu' and targets.numel() and targets.max() > 1:
+    if step_sums.on_cpu(targets) and targets.numel() and targets.max() > 1:
         raise ValueError(
             f'targets must not exceed 1 (0 negative, (0, 1] positive with its IoU, < 0 ignored), '
             f'got a maximum of {targets.max().item():g}'

@@ -27,6 +27,11 @@ CELLS_PER_EDGE, MAX_CELLS, MOST_COMPARED = 16, 2**20, 8
 up to how many edges in a cell are compared with one by one."""
 
 
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether to spare a CPU's cache, at the price of more operations and of values that the host reads."""
+    return tensor.device.type == 'cpu'
+
+
 def smoothed_step(x: Tensor, delta: float) -> Tensor:
     """``H(x)`` of Eq. 2: ``clamp(x / 2 delta + 1/2, 0, 1)``, or ``[x >= 0]`` for ``delta = 0``; any shape."""
     if delta == 0:
@@ -106,7 +111,7 @@ class LabelOrder(NamedTuple):
 def dominance_sums(
     logits: Tensor, order: LabelOrder, weights: Tensor, band: Band, delta: float, block_bits: int | None = None
 ) -> Tensor:
-    """``sum_k w_k H(s_k - s_i) [t_k < t_i]`` for every i, with ``w_k = 1`` and with weights: the sums behind Eq. S.4, S.7.
+    """``sum_k w_k H(s_k - s_i) [t_k < t_i]`` for every i, with ``w_k = 1`` and with weights: behind Eq. S.4 and S.7.
 
     O(P log P) time and O(P) memory, exact with ties. The ``f_i`` positives whose label is below ``t_i`` are the first
     ``f_i`` in the order of labels: one aligned block of ``2^b`` positives for every bit ``b`` set in ``f_i``. What the
@@ -122,7 +127,7 @@ def dominance_sums(
         band: ``band_above(logits, logits, delta)``.
         delta: half-width of the step.
         block_bits: Fewer cost more passes over P numbers, more cost P 2^block_bits comparisons. By default one block
-            for up to 512 positives, else blocks of 16.
+            for up to 256 positives, 2^17 comparisons for up to 8192, and blocks of 16 above.
 
     Returns:
         ``(2, P)`` float64: the sums of ones and of the weights.
@@ -131,7 +136,7 @@ def dominance_sums(
     below, by_label = order
     bits = max((num - 1).bit_length(), 1)
     if block_bits is None:
-        block_bits = bits if bits <= 9 else 4
+        block_bits = bits if bits <= 8 else max(17 - bits, 4)
     padding = (1 << max(bits, block_bits)) - num
     # In the order of labels, padded with weightless entries behind all others.
     keys = pad(logits.index_select(0, by_label), (0, padding))
@@ -157,8 +162,8 @@ def dominance_sums(
         half = 1 << bit
         # Every block of 2^(bit + 1) members, in the order of logits: those of its lower half are keys.
         is_key = (members & half) == 0
-        keys_ = torch.where(is_key, members, num + padding)
-        sums = pad(rows.index_select(0, keys_).view(-1, 2 * half, 4).cumsum(1), (0, 0, 1, 0))
+        key_rows = rows.index_select(0, torch.where(is_key, members, num + padding)).view(-1, 2 * half, 4)
+        sums = pad(key_rows.cumsum(1), (0, 0, 1, 0))
         keys_before = sums.select(2, 0).to(torch.int32)
         # What lies before each query's places in its block counts if the block's lower half is all below its label.
         index = places + (labels_below >> (bit + 1)) * (2 * half + 1)
@@ -173,7 +178,7 @@ def dominance_sums(
 
     at_low, at_high = total.t().view(2, 2, 2, num).unbind(2)
     large = pad(torch.stack([ones, weights]).cumsum(1), (1, 0)).index_select(1, block << block_bits)
-    values += large - at_high[0]
+    values += large - at_high.select(0, 0)
     if delta > 0:
         band_mass, band_moment = at_high - at_low
         values += (band_moment - band_mass * logits) / (2 * delta) + band_mass / 2
@@ -185,7 +190,7 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
     One piece on an accelerator, where every further one would cost launches.
     """
-    size = PIECE if tensors[0].device.type == 'cpu' else max(len(tensors[0]), 1)
+    size = PIECE if on_cpu(tensors[0]) else max(len(tensors[0]), 1)
     return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
@@ -217,14 +222,16 @@ class Bucketizer:
         self.edges = edges
         self.table: Tensor | None = None
         num_cells = min(CELLS_PER_EDGE * len(edges), MAX_CELLS, num_values)
-        if edges.device.type != 'cpu' or num_cells < len(edges):
+        if not on_cpu(edges) or num_cells < len(edges):
             return
         self.lowest = edges[0]
-        self.cells_per_logit = num_cells / (edges[-1] - self.lowest)
-        if not math.isfinite(edges[-1] - self.lowest):
+        span = (edges[-1] - self.lowest).abs()  # not -0
+        self.cells_per_logit = num_cells / span
+        if not math.isfinite(span):
             return
         cells = self._cells(edges, num_cells).long()
-        inside = torch.zeros(num_cells, dtype=torch.int32).index_add_(0, cells, torch.ones_like(cells, dtype=torch.int32))
+        inside = torch.zeros(num_cells, dtype=torch.int32)
+        inside.index_add_(0, cells, torch.ones_like(cells, dtype=torch.int32))
         lower = inside.cumsum(0, dtype=torch.int32).sub_(inside)
         # Cells with edges of their own are marked by a negative number.
         self.table = lower.index_copy(0, cells, -1 - lower.index_select(0, cells))
@@ -252,8 +259,8 @@ class Bucketizer:
 
 
 class Buckets(NamedTuple):
-    """Negatives grouped between edges: ``sizes`` and ``means`` ``(B,)`` float64, and for every piece of the negatives
-    its ``assignment (n,)`` int32."""
+    """Negatives grouped between edges: ``sizes`` and ``means`` ``(B,)`` float64 (0 for an empty bucket), and for every
+    piece of the negatives the buckets it fell into, ``(n,)`` int32."""
 
     assignments: list[Tensor]
     sizes: Tensor
@@ -294,9 +301,13 @@ def bucket_negatives(negatives: Sequence[Tensor], edges: Tensor) -> Buckets:
         bucket = bucket.long()
         sizes.scatter_add_(0, bucket, sizes.new_ones(1).expand(len(x)))
         sums.scatter_add_(0, bucket, x.double())
-    # A mean must not leave its bucket by rounding, or H would count it on the wrong side for delta = 0; an empty
-    # bucket gets a place between its edges too, so that the means stay sorted.
+    return Buckets(assignments, sizes, sums / sizes.clamp(min=1))
+
+
+def clamp_between(means: Tensor, edges: Tensor) -> Tensor:
+    """Means of buckets, none of which has left its bucket by rounding, or H would count it on the wrong side for
+    ``delta = 0``; an empty bucket gets a place between its edges too, so that they are ascending."""
     below = torch.nextafter(edges, torch.full_like(edges, -torch.inf))
     unbounded = edges.new_full((1,), torch.inf)
-    means = torch.minimum(sums / sizes.clamp(min=1), torch.cat([below, unbounded]))
-    return Buckets(assignments, sizes, torch.maximum(means, torch.cat([-unbounded, edges])))
+    means = torch.minimum(means, torch.cat([below, unbounded]))
+    return torch.maximum(means, torch.cat([-unbounded, edges]))

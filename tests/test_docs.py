@@ -64,7 +64,7 @@ def test_anchors_exist(page):
 def public_names():
     from bucketed_losses import functional, step_sums
 
-    names = set(functional.__all__) | {'identity_update', 'IdentityUpdate'}
+    names = set(functional.__all__) | {'rank_positives', 'RankedPositives', 'identity_update', 'IdentityUpdate'}
     names |= {
         name
         for name, value in vars(step_sums).items()

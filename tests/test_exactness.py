@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import DELTAS, random_case, value_and_grad
+from cases import DELTAS, LOSSES, random_case, value_and_grad
 from loop_over_positives import loop_over_positives
 from reference import loop_bucketed_ranking, loop_rs_loss
 
@@ -89,15 +89,49 @@ def test_bucketed_losses_equal_the_loop_over_buckets(delta, sizes, tied):
     close(grad, torch.tensor(expected_grad) + torch.tensor(sorting.sorting_grad), atol=1e-9)
 
 
+@pytest.mark.parametrize('tied', [False, True], ids=['distinct', 'tied'])
 @pytest.mark.parametrize('delta', DELTAS)
-def test_more_positives_than_the_dense_block(delta, monkeypatch):
-    """The bitwise sorting term, with ties, against the loop."""
-    monkeypatch.setattr(step_sums, 'DENSE_MAX_POSITIVES', 8)
-    logits, targets = random_case(11, 70, 30, tied=True)
+def test_more_positives_than_one_block(delta, tied):
+    """The sorting term bit by bit against the loop."""
+    logits, targets = random_case(11, 300, 30, tied=tied)
     expected = loop_rs_loss(logits.tolist(), targets.tolist(), delta)
     close(F.rs_loss(logits, targets, delta).sorting, expected.sorting)
     _, grad = value_and_grad(F.rs_loss, logits, targets, delta)
     close(grad, torch.tensor(expected.ranking_grad) + torch.tensor(expected.sorting_grad), atol=1e-9)
+
+
+@pytest.mark.parametrize('delta', DELTAS)
+@pytest.mark.parametrize('shift', [-3, 0, 3], ids=['few-relevant', 'half', 'most-relevant'])
+def test_several_pieces(delta, shift, monkeypatch):
+    """Pieces of which few, most, all or none of the entries matter, against the loop; ignored entries among them."""
+    monkeypatch.setattr(step_sums, 'PIECE', 16)
+    logits, targets = random_case(12, 9, 120, num_ignored=10)
+    logits[targets == 0] += shift
+    logits[:40], targets[:40] = -50, 0
+    logits[40:80], targets[40:80] = logits[40:80].abs() + 5, 0
+    for loss, sort in ((F.ap_loss, False), (F.rs_loss, True)):
+        expected = loop_rs_loss(logits.tolist(), targets.tolist(), delta)
+        value, grad = value_and_grad(loss, logits, targets, delta)
+        close(value, expected.ranking + (expected.sorting if sort else 0))
+        close(grad, torch.tensor(expected.ranking_grad) + sort * torch.tensor(expected.sorting_grad), atol=1e-9)
+    whole = [value_and_grad(loss, logits, targets, delta) for loss in (F.bucketed_ap_loss, F.bucketed_rs_loss)]
+    monkeypatch.setattr(step_sums, 'PIECE', 1000)
+    for loss, (value, grad) in zip((F.bucketed_ap_loss, F.bucketed_rs_loss), whole, strict=True):
+        again, grad_again = value_and_grad(loss, logits, targets, delta)
+        close(value, again)
+        close(grad, grad_again, atol=1e-9)
+
+
+@pytest.mark.parametrize('name', sorted(LOSSES))
+@pytest.mark.parametrize('tied', [False, True], ids=['distinct', 'tied'])
+def test_what_an_accelerator_runs_says_the_same(name, tied, monkeypatch):
+    """One piece, no table of cells, negatives always picked out: here on the CPU, so that every machine tests it."""
+    logits, targets = random_case(13, 400, 3000, num_ignored=50, tied=tied)
+    value, grad = value_and_grad(LOSSES[name], logits, targets, 0.5)
+    monkeypatch.setattr(step_sums, 'on_cpu', lambda tensor: False)
+    again, grad_again = value_and_grad(LOSSES[name], logits, targets, 0.5)
+    close(again, value)
+    close(grad_again, grad, atol=1e-12)
 
 
 @pytest.mark.parametrize('case', GOLDEN_CASES)
@@ -137,7 +171,7 @@ def test_worked_example_of_the_paper():
         assert all(0 <= abs(got) - abs(shown) < 0.01 for got, shown in zip(exact, printed, strict=True))
 
     negatives = torch.tensor([3.0, 2.0, 0.0, -1.0, -2.0, -3.0])
-    buckets = step_sums.bucket_negatives(negatives, torch.tensor([-4.0, 1.0], dtype=torch.float64))
+    buckets = step_sums.bucket_negatives([negatives], torch.tensor([-4.0, 1.0], dtype=torch.float64))
     assert buckets.sizes.tolist() == [0, 4, 2]
     assert buckets.means[1:].tolist() == [-1.5, 2.5]
 
