@@ -175,24 +175,31 @@ def rank_positives(positives: Tensor, labels: Tensor, delta: float, sort: bool) 
 
 def _sorting_update(s: Tensor, labels: Tensor, ranks: Tensor, band: Band, delta: float) -> tuple[Tensor, Tensor]:
     """Sorting loss ``l_S - l*_S`` (S.3, S.4) and its Identity Update (S.8), times |P|, for ascending logits ``s``."""
-    cost = 1 - labels
-    current = sums_above(s, cost, s, band, delta).values  # sum_k H(x_ik) (1 - t_k)
     sorted_labels, by_label = labels.sort()
+    sorting, per_worse = _sorting_errors(
+        s, 1 - labels, LabelOrder(torch.searchsorted(sorted_labels, labels), by_label), ranks, band, delta
+    )
+    # sum_{k: t_k > t_i} per_worse_k H(s_i - s_k): the dominance sum with logits and labels mirrored.
+    above = len(s) - torch.searchsorted(sorted_labels, labels, right=True)
+    order = LabelOrder(above.flip(0), len(s) - 1 - by_label.flip(0))
+    del sorted_labels, by_label, above
+    mirrored = -s.flip(0)
+    band = band_above(mirrored, mirrored, delta)
+    _, demotion = dominance_sums(mirrored, order, per_worse.flip(0), band, delta)
+    return sorting, demotion.flip(0) - sorting
+
+
+def _sorting_errors(
+    s: Tensor, cost: Tensor, order: LabelOrder, ranks: Tensor, band: Band, delta: float
+) -> tuple[Tensor, Tensor]:
+    """``l_S - l*_S`` for costs ``1 - t``, and the same over D, the sum that (S.7) distributes it by."""
+    current = sums_above(s, cost, s, band, delta).values  # sum_k H(x_ik) (1 - t_k)
     # Sums over [t_k >= t_i] are sums over all less those over [t_k < t_i].
-    order = LabelOrder(torch.searchsorted(sorted_labels, labels), by_label)
     worse, worse_cost = dominance_sums(s, order, cost, band, delta)
     sorting = current / ranks - (current - worse_cost) / (ranks - worse)
     # Where no worse-localised positive ranks above i there is nothing to distribute: D_i = 0, up to rounding.
     distributes = worse > 1e-12 * ranks
-    sorting = torch.where(distributes, sorting, 0.0)
-    per_worse = torch.where(distributes, sorting / worse, 0.0)
-    # sum_{k: t_k > t_i} per_worse_k H(s_i - s_k): the dominance sum with logits and labels mirrored.
-    mirrored = -s.flip(0)
-    above = len(s) - torch.searchsorted(sorted_labels, labels, right=True)
-    order = LabelOrder(above.flip(0), len(s) - 1 - by_label.flip(0))
-    band = band_above(mirrored, mirrored, delta)
-    _, demotion = dominance_sums(mirrored, order, per_worse.flip(0), band, delta)
-    return sorting, demotion.flip(0) - sorting
+    return torch.where(distributes, sorting, 0), torch.where(distributes, sorting / worse, 0)
 
 
 def identity_update(
@@ -202,7 +209,8 @@ def identity_update(
 
     Args:
         positives: from :func:`rank_positives`.
-        negatives: logits in pieces ``(n,)``. Those below the positives' floor may be left out: they get no gradient.
+        negatives: logits in pieces ``(n,)``, which are used up: exact gradients overwrite them. Those below the
+            positives' floor may be left out: they get no gradient.
         delta: Half-width of H.
         exact: Edges at the positives +- delta, instead of at the positives.
     """

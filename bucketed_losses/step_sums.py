@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 PIECE = 2**17
 """Entries in a piece of :func:`pieces`."""
 
-CELLS_PER_EDGE, MAX_CELLS, MOST_COMPARED = 16, 2**20, 8
+CELLS_PER_EDGE, MAX_CELLS, MOST_COMPARED = 16, 2**19, 8
 """Of :class:`Bucketizer`: size of its table (more cells leave fewer values to compare, but fall out of the cache), and
 up to how many edges in a cell are compared with one by one."""
 
@@ -97,7 +97,9 @@ def _step_sums(summed: list[Tensor], queries: Tensor, ones: Tensor, rest: Tensor
     band_mass = summed[0].index_select(-1, rest) - mass
     band_moment = summed[1].index_select(-1, rest) - summed[1].index_select(-1, ones)
     slopes = band_mass * (-sign / (2 * delta))
-    return StepSums(mass + band_moment * (sign / (2 * delta)) + slopes * queries + band_mass / 2, slopes)
+    values = torch.addcmul(mass, slopes, queries)
+    values.add_(band_moment, alpha=sign / (2 * delta)).add_(band_mass, alpha=0.5)
+    return StepSums(values, slopes)
 
 
 class LabelOrder(NamedTuple):
@@ -127,7 +129,7 @@ def dominance_sums(
         band: ``band_above(logits, logits, delta)``.
         delta: half-width of the step.
         block_bits: Fewer cost more passes over P numbers, more cost P 2^block_bits comparisons. By default one block
-            for up to 256 positives, 2^17 comparisons for up to 8192, and blocks of 16 above.
+            for up to 256 positives, 2^17 comparisons for up to 16384, and blocks of 8 above.
 
     Returns:
         ``(2, P)`` float64: the sums of ones and of the weights.
@@ -136,7 +138,7 @@ def dominance_sums(
     below, by_label = order
     bits = max((num - 1).bit_length(), 1)
     if block_bits is None:
-        block_bits = bits if bits <= 8 else max(17 - bits, 4)
+        block_bits = bits if bits <= 8 else max(17 - bits, 3)
     padding = (1 << max(bits, block_bits)) - num
     # In the order of labels, padded with weightless entries behind all others.
     keys = pad(logits.index_select(0, by_label), (0, padding))
@@ -156,19 +158,25 @@ def dominance_sums(
     everyone = torch.arange(num + padding, dtype=torch.int32, device=logits.device)
     labels_below = below.to(torch.int32).repeat(2)
     places = torch.cat(band).to(torch.int32)
-    total = rows.new_zeros(2 * num, 4)
+    # Of all keys before each query's high place, and of those between its two places.
+    before_high, between = rows.new_zeros(2, num, 4)
     members = everyone.index_copy(0, by_label, everyone.narrow(0, 0, num))
     for bit in reversed(range(block_bits, bits)):
         half = 1 << bit
         # Every block of 2^(bit + 1) members, in the order of logits: those of its lower half are keys.
         is_key = (members & half) == 0
-        key_rows = rows.index_select(0, torch.where(is_key, members, num + padding)).view(-1, 2 * half, 4)
-        sums = pad(key_rows.cumsum(1), (0, 0, 1, 0))
+        sums = rows.index_select(0, torch.where(is_key, members, num + padding)).view(-1, 2 * half, 4).cumsum(1)
+        sums = pad(sums, (0, 0, 1, 0))
         keys_before = sums.select(2, 0).to(torch.int32)
+        sums = sums.view(-1, 4)
         # What lies before each query's places in its block counts if the block's lower half is all below its label.
         index = places + (labels_below >> (bit + 1)) * (2 * half + 1)
         takes = (labels_below & half) != 0
-        total += sums.view(-1, 4).index_select(0, torch.where(takes, index, 0))
+        low, high = torch.where(takes, index, 0).view(2, num).unbind()
+        at_high = sums.index_select(0, high)
+        before_high += at_high
+        between += at_high.sub_(sums.index_select(0, low))
+        del sums, at_high
 
         moved = keys_before.view(-1).index_select(0, index)
         places = torch.where(takes, places - moved, moved)
@@ -176,12 +184,11 @@ def dominance_sums(
         place = torch.where(is_key, (everyone & (-2 * half)) + keys_before, (everyone + half) - keys_before)
         members = torch.empty_like(members).index_copy(0, place.long(), members)
 
-    at_low, at_high = total.t().view(2, 2, 2, num).unbind(2)
     large = pad(torch.stack([ones, weights]).cumsum(1), (1, 0)).index_select(1, block << block_bits)
-    values += large - at_high.select(0, 0)
+    values += large - before_high.t().narrow(0, 0, 2)
     if delta > 0:
-        band_mass, band_moment = at_high - at_low
-        values += (band_moment - band_mass * logits) / (2 * delta) + band_mass / 2
+        mass, moment = between.t().split(2)
+        values += (moment - mass * logits) / (2 * delta) + mass / 2
     return values
 
 
@@ -234,7 +241,7 @@ class Bucketizer:
         inside.index_add_(0, cells, torch.ones_like(cells, dtype=torch.int32))
         lower = inside.cumsum(0, dtype=torch.int32).sub_(inside)
         # Cells with edges of their own are marked by a negative number.
-        self.table = lower.index_copy(0, cells, -1 - lower.index_select(0, cells))
+        self.table = lower.index_copy_(0, cells, -1 - lower.index_select(0, cells))
         self.most_inside = int(inside.max())
         self.padded_edges = pad(edges, (0, 1), value=torch.nan)  # nothing is above the last one
 
@@ -267,7 +274,10 @@ class Buckets(NamedTuple):
     means: Tensor
 
     def spread(self, negatives: Sequence[Tensor], sums: StepSums, linear: bool) -> list[Tensor]:
-        """``sums`` of the buckets for every negative, in pieces ``(n,)``: as at its bucket's mean, or linear in it."""
+        """``sums`` of the buckets for every negative, in pieces ``(n,)``: as at its bucket's mean, or linear in it.
+
+        The linear ones overwrite the negatives.
+        """
         dtype = negatives[0].dtype
         if not linear:
             values = sums.values.to(dtype)
@@ -277,7 +287,7 @@ class Buckets(NamedTuple):
         values = (sums.values + sums.slopes * (origins.double() - self.means)).to(dtype)
         slopes = sums.slopes.to(dtype)
         return [
-            (x - origins.index_select(0, bucket))
+            x.sub_(origins.index_select(0, bucket))
             .mul_(slopes.index_select(0, bucket))
             .add_(values.index_select(0, bucket))
             for x, bucket in zip(negatives, self.assignments, strict=True)

@@ -1,0 +1,200 @@
+"""Tables and a figure of what tools/benchmark_losses.py measured, and the tables of docs/speed.md.
+
+python tools/report_benchmark.py BENCHMARK.csv [--figure OUT.png] [--page docs/speed.md]
+
+``--page`` rewrites what lies between the markers ``<!-- benchmark -->`` and ``<!-- end of benchmark -->``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+COLUMNS = (
+    'data', 'logits', 'positives', 'loss', 'milliseconds', 'to_focal', 'to_loop', 'peak_bytes', 'operations',
+    'repeats', 'note', 'device', 'threads', 'torch', 'mmdet',
+)  # fmt: skip
+LOOPS = ('AP by loop', 'RS by loop')
+OURS = ('AP', 'BAP', 'RS', 'BRS')
+MARKERS = '<!-- benchmark -->', '<!-- end of benchmark -->'
+Row = dict[str, str]
+
+
+def seconds(value: float) -> str:
+    """With a unit that fits."""
+    for factor, unit in ((1, 's'), (1e3, 'ms'), (1e6, 'µs')):
+        if value * factor >= 1:
+            break
+    return f'{value * factor:.3g} {unit}' if value < 1000 else f'{value / 60:.0f} min'
+
+
+def percent(share: float) -> str:
+    return f'{100 * share:.2g} %'
+
+
+def short(number: float) -> str:
+    """1000000 as 1M."""
+    for factor, unit in ((1e9, 'G'), (1e6, 'M'), (1e3, 'K')):
+        if number >= factor:
+            return f'{number / factor:.3g}{unit}'
+    return f'{number:.3g}'
+
+
+def read(path: str | Path) -> list[Row]:
+    with open(path, newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def table(rows: Iterable[Row]) -> str:
+    """One case, a line per loss, as Markdown."""
+    lines = ['| loss | time | / focal | / its loop | peak memory | / logits | operations |', '|---|---|---|---|---|---|---|']
+    for row in rows:
+        if row['note']:
+            lines.append(f'| {row["loss"]} | {row["note"]} | | | | | |')
+            continue
+        peak = float(row['peak_bytes'])
+        cells = [
+            row['loss'],
+            seconds(float(row['milliseconds']) / 1000),
+            f'{float(row["to_focal"]):.2f}' if row.get('to_focal') else '',
+            f'{float(row["to_loop"]):.2g}' if row.get('to_loop') and row['loss'] not in LOOPS else '',
+            f'{peak / 1e6:.3g} MB',
+            f'{peak / (4 * float(row["logits"])):.1f}',
+            short(float(row['operations'])),
+        ]
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def overview(rows: list[Row]) -> str:
+    """Time over that of focal loss, a line per case."""
+    names = list(dict.fromkeys(row['loss'] for row in rows if row['loss'] != 'focal'))
+    lines = ['| data | logits | positives | focal | ' + ' | '.join(names) + ' |', '|---' * (4 + len(names)) + '|']
+    for case, group in groupby(rows, key=lambda row: (row['data'], row['logits'], row['positives'])):
+        by_loss = {row['loss']: row for row in group}
+        ratios = [_ratio(by_loss.get(name)) for name in names]
+        focal = seconds(float(by_loss['focal']['milliseconds']) / 1000)
+        share = percent(float(case[2]) / float(case[1]))
+        lines.append('| ' + ' | '.join([case[0], short(float(case[1])), share, focal, *ratios]) + ' |')
+    return '\n'.join(lines)
+
+
+def _ratio(row: Row | None) -> str:
+    if row is None:
+        return ''
+    if row['note']:
+        return 'too large' if 'GB' in row['note'] else 'too slow'
+    return f'{float(row["to_focal"]):.3g}'
+
+
+def slope(rows: list[Row], loss: str, over: str) -> float:
+    """Least-squares slope of log time over log ``over``."""
+    points = [(math.log(float(r[over])), math.log(float(r['milliseconds']))) for r in rows if r['loss'] == loss]
+    mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+
+
+def scaling(rows: list[Row]) -> str:
+    """How time grows with the negatives and with the positives, from the cases of ``--scaling``."""
+    cases = {
+        'negatives, 100K to 10M logits at 1000 positives': (
+            'logits', [r for r in rows if r['data'] == 'synthetic' and r['positives'] == '1000'],
+        ),
+        'positives, 1K to 100K at 1M negatives': (
+            'positives', [r for r in rows if int(r['logits']) - int(r['positives']) == 1_000_000],
+        ),
+    }  # fmt: skip
+    lines = ['| exponent of growth with | ' + ' | '.join((*OURS, 'focal')) + ' |', '|---' * 6 + '|']
+    for name, (over, chosen) in cases.items():
+        if len({r[over] for r in chosen}) > 1:
+            slopes = [f'{slope(chosen, loss, over):.2f}' for loss in (*OURS, 'focal')]
+            lines.append('| ' + ' | '.join([name, *slopes]) + ' |')
+    return '\n'.join(lines)
+
+
+def page(rows: list[Row]) -> str:
+    """What stands between the markers."""
+    machine = rows[0]
+    grid = [r for r in rows if not _is_scaling(r)]
+    parts = [
+        f'Machine: {machine["device"]}, {machine["threads"]} threads, torch {machine["torch"]}, '
+        f'MMDetection {machine["mmdet"]}. Time of forward and backward, divided by that of focal loss:',
+        overview(grid),
+    ]
+    largest = max(int(r['logits']) for r in grid if r['data'] == 'synthetic')
+    for data, positives in (('synthetic', largest // 1000), ('synthetic', largest // 20), ('captured', None)):
+        chosen = [
+            r for r in grid
+            if r['data'] == data and (positives is None or (int(r['logits']), int(r['positives'])) == (largest, positives))
+        ]  # fmt: skip
+        if chosen:
+            share = percent(int(chosen[0]['positives']) / int(chosen[0]['logits']))
+            logits, number = short(float(chosen[0]['logits'])), chosen[0]['positives']
+            parts += [f'In full for {data} data, {logits} logits, {number} positives ({share}):', table(chosen)]
+    if any(_is_scaling(r) for r in rows):
+        parts.append(scaling(rows))
+    return '\n\n'.join(parts)
+
+
+def _is_scaling(row: Row) -> bool:
+    """Cases of ``--scaling`` that are not of the grid, too."""
+    return row['data'] == 'synthetic' and (row['positives'] in ('1000', '10000', '100000')) and row['to_loop'] == ''
+
+
+def draw(source: str | Path, out: str | Path) -> None:
+    """Time, memory and operations over the number of logits, log-log, one column per share of positives."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    rows = [r for r in read(source) if r['data'] == 'synthetic' and not r['note'] and not _is_scaling(r)]
+    shares = sorted({percent(int(r['positives']) / int(r['logits'])) for r in rows}, key=lambda s: float(s.split()[0]))
+    names = list(dict.fromkeys(r['loss'] for r in rows))
+    colors = plt.get_cmap('tab20').colors  # type: ignore[attr-defined]
+    figure, axes = plt.subplots(3, len(shares), figsize=(3.4 * len(shares) + 1.6, 8.4), squeeze=False, sharex=True)
+    quantities = ('milliseconds', 'time (ms)'), ('peak_bytes', 'peak memory (bytes)'), ('operations', 'operations')
+    for column, share in enumerate(shares):
+        chosen = [r for r in rows if percent(int(r['positives']) / int(r['logits'])) == share]
+        for axis, (quantity, label) in zip(axes[:, column], quantities, strict=True):
+            for index, name in enumerate(names):
+                points = sorted((int(r['logits']), float(r[quantity])) for r in chosen if r['loss'] == name)
+                if points:
+                    axis.loglog(
+                        *zip(*points, strict=True), label=name, color=colors[index], marker='o', markersize=3,
+                        linewidth=2.2 if name in OURS else 1.2, linestyle='-' if name in OURS else '--',
+                    )  # fmt: skip
+            axis.grid(alpha=0.3)
+            if column == 0:
+                axis.set_ylabel(label)
+        axes[0, column].set_title(f'{share} positives')
+        axes[-1, column].set_xlabel('logits')
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='center right', frameon=False)
+    figure.tight_layout(rect=(0, 0, 1 - 1.6 / figure.get_size_inches()[0], 1))
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('csv', type=Path, metavar='BENCHMARK.csv')
+    parser.add_argument('--figure', type=Path, help='PNG to write')
+    parser.add_argument('--page', type=Path, help='Markdown page to rewrite between its markers')
+    args = parser.parse_args(argv)
+    text = page(read(args.csv))
+    if args.figure:
+        draw(args.csv, args.figure)
+    if args.page is None:
+        print(text)
+        return
+    before, rest = args.page.read_text().split(MARKERS[0])
+    args.page.write_text(f'{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{rest.split(MARKERS[1])[1]}')
+
+
+if __name__ == '__main__':
+    main()
