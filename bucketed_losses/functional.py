@@ -61,7 +61,7 @@ class RankSort(NamedTuple):
     sorting: Tensor
 
 
-def ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
+def ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0, positives: Tensor | None = None) -> Tensor:
     """AP Loss (Eq. 3, 4), exact and unbucketed for every ``delta``.
 
     Args:
@@ -69,6 +69,8 @@ def ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
         targets: Same shape: 0 negative, (0, 1] positive, below 0 ignored (such entries take no part). AP Loss does not
             use how large a positive target is.
         delta: Half-width of the smoothed step H, in logits.
+        positives: ``(P,)`` int64 indices of the positives among the flattened logits, without repetition, if the
+            caller knows them: spares a pass and a host synchronisation. A positive that is not among them is ignored.
 
     Returns:
         A scalar in [0, 1); 0 and connected to ``logits`` if there is no positive; NaN if any logit or target that
@@ -77,32 +79,35 @@ def ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes or devices differ, ``delta`` is negative or not finite, or a target exceeds 1. The last one
-            is checked on the CPU only: on an accelerator it would cost a host synchronisation.
+            is checked on the CPU only, as is that ``positives`` are positive: on an accelerator it would cost a host
+            synchronisation.
 
     Note:
         The gradient is the Identity Update (Eq. 8), not the derivative of the value, which is zero almost everywhere
         for ``delta = 0``; ``torch.autograd.gradcheck`` therefore does not apply. On an accelerator a call synchronises
-        with the host twice: to learn how many positives there are, and how many negatives can matter.
+        with the host twice: to learn how many positives there are, unless they are given, and how many negatives can
+        matter.
     """
-    return _rank_and_sort(logits, targets, delta, exact=True, sort=False).ranking
+    return _rank_and_sort(logits, targets, delta, positives, exact=True, sort=False).ranking
 
 
-def bucketed_ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
+def bucketed_ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0, positives: Tensor | None = None) -> Tensor:
     """Bucketed AP Loss (Sec. 4.2.1, Eq. 13 and 14) as published; arguments and errors as in :func:`ap_loss`.
 
     Negatives between two neighbouring positives count as one, at their mean, and share its gradient equally (S.22).
     Equals :func:`ap_loss` for ``delta = 0`` (Theorem 1) and approximates it otherwise.
     """
-    return _rank_and_sort(logits, targets, delta, exact=False, sort=False).ranking
+    return _rank_and_sort(logits, targets, delta, positives, exact=False, sort=False).ranking
 
 
-def rs_loss(logits: Tensor, targets: Tensor, delta: float = 0.5) -> RankSort:
+def rs_loss(logits: Tensor, targets: Tensor, delta: float = 0.5, positives: Tensor | None = None) -> RankSort:
     """RS Loss (Eq. 10, S.2 to S.9), exact and unbucketed for every ``delta``.
 
     Args:
         logits: As in :func:`ap_loss`.
         targets: Same shape: 0 negative, (0, 1] positive with its IoU, below 0 ignored.
         delta: Half-width of the smoothed step H, in logits.
+        positives: As in :func:`ap_loss`.
 
     Returns:
         ``RankSort(ranking, sorting)``, two scalars; add them for the loss. The gradients of both count.
@@ -110,15 +115,15 @@ def rs_loss(logits: Tensor, targets: Tensor, delta: float = 0.5) -> RankSort:
     Raises:
         TypeError, ValueError: as :func:`ap_loss`.
     """
-    return _rank_and_sort(logits, targets, delta, exact=True, sort=True)
+    return _rank_and_sort(logits, targets, delta, positives, exact=True, sort=True)
 
 
-def bucketed_rs_loss(logits: Tensor, targets: Tensor, delta: float = 0.5) -> RankSort:
+def bucketed_rs_loss(logits: Tensor, targets: Tensor, delta: float = 0.5, positives: Tensor | None = None) -> RankSort:
     """Bucketed RS Loss (Sec. 4.2.2) as published; arguments, result and errors as in :func:`rs_loss`.
 
     The ranking part is bucketed as in :func:`bucketed_ap_loss`; the sorting part involves no negatives and is exact.
     """
-    return _rank_and_sort(logits, targets, delta, exact=False, sort=True)
+    return _rank_and_sort(logits, targets, delta, positives, exact=False, sort=True)
 
 
 class RankedPositives(NamedTuple):
@@ -264,7 +269,7 @@ class _RankingLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, delta: float, exact: bool, sort: bool
+        ctx: Any, logits: Tensor, targets: Tensor, delta: float, is_pos: Tensor | None, exact: bool, sort: bool
     ) -> tuple[Tensor, Tensor]:
         x = logits.detach().reshape(-1)
         if x.dtype in (torch.float16, torch.bfloat16):
@@ -275,7 +280,8 @@ class _RankingLoss(torch.autograd.Function):
         for x_piece, t_piece in pieces(x, t):
             poison += torch.where(t_piece < 0, 0, x_piece + t_piece).mul_(0).sum()
         ctx.shape, ctx.dtype = logits.shape, logits.dtype
-        is_pos = (t > 0).nonzero().squeeze(1)  # host synchronisation 1: how many positives
+        if is_pos is None:
+            is_pos = (t > 0).nonzero().squeeze(1)  # host synchronisation 1: how many positives
         if len(is_pos) == 0:
             empty = x.new_zeros(0)
             ctx.save_for_backward(is_pos, empty, empty)
@@ -302,7 +308,7 @@ class _RankingLoss(torch.autograd.Function):
             else:
                 piece.scatter_(0, index, negative_grad * ranking)
         grad.scatter_(0, is_pos, rank_grad * ranking + sort_grad * sorting)
-        return grad.reshape(ctx.shape).to(ctx.dtype), None, None, None, None
+        return grad.reshape(ctx.shape).to(ctx.dtype), None, None, None, None, None
 
 
 def _relevant_negatives(logits: Tensor, targets: Tensor, floor: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -316,12 +322,14 @@ def _relevant_negatives(logits: Tensor, targets: Tensor, floor: Tensor) -> tuple
     return index, logits.index_select(0, index)
 
 
-def _rank_and_sort(logits: Tensor, targets: Tensor, delta: float, exact: bool, sort: bool) -> RankSort:
-    _check_arguments(logits, targets, delta)
-    return RankSort(*_RankingLoss.apply(logits, targets, float(delta), exact, sort))
+def _rank_and_sort(
+    logits: Tensor, targets: Tensor, delta: float, positives: Tensor | None, exact: bool, sort: bool
+) -> RankSort:
+    _check_arguments(logits, targets, delta, positives)
+    return RankSort(*_RankingLoss.apply(logits, targets, float(delta), positives, exact, sort))
 
 
-def _check_arguments(logits: Tensor, targets: Tensor, delta: float) -> None:
+def _check_arguments(logits: Tensor, targets: Tensor, delta: float, positives: Tensor | None) -> None:
     for name, value in (('logits', logits), ('targets', targets)):
         if not isinstance(value, Tensor):
             raise TypeError(f'{name} must be a torch.Tensor, got {type(value).__name__}')
@@ -346,3 +354,22 @@ def _check_arguments(logits: Tensor, targets: Tensor, delta: float) -> None:
             f'targets must not exceed 1 (0 negative, (0, 1] positive with its IoU, < 0 ignored), '
             f'got a maximum of {targets.max().item():g}'
         )
+    if positives is not None:
+        _check_positives(positives, targets)
+
+
+def _check_positives(positives: Tensor, targets: Tensor) -> None:
+    if not isinstance(positives, Tensor):
+        raise TypeError(f'positives must be a torch.Tensor of indices, got {type(positives).__name__}')
+    if positives.dtype != torch.int64 or positives.dim() != 1:
+        raise TypeError(f'positives must be (P,) int64 indices, got {tuple(positives.shape)} {positives.dtype}')
+    if positives.device != targets.device:
+        raise ValueError(f'positives must be on the device of logits, {targets.device}, got {positives.device}')
+    if step_sums.on_cpu(targets) and len(positives):
+        lowest, highest = (int(value) for value in positives.aminmax())
+        if lowest < 0 or highest >= targets.numel():
+            raise ValueError(
+                f'positives must be indices of the {targets.numel()} flattened logits, got {lowest} to {highest}'
+            )
+        if not (targets.reshape(-1).index_select(0, positives) > 0).all():
+            raise ValueError('positives must be indices of entries whose target is above 0, got others among them')

@@ -1,4 +1,4 @@
-"""Bucketed AP and RS Loss as they were published: Algorithm 2, a sort of all logits and P x B matrices, in plain PyTorch.
+"""Bucketed AP and RS Loss as they were published: Algorithm 2, a sort of all logits, then P x B matrices.
 
 A reference for values and, in ``tools/benchmark_losses.py``, for cost. Shares no code with the package.
 """

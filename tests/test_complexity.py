@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 from cases import LOSSES
+from synchronisations import CountSynchronisations
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -95,20 +97,6 @@ def test_fake_tensors_do_notice_a_synchronisation():
             synchronise(torch.empty(8, device='cuda'))
 
 
-class CountSynchronisations(TorchDispatchMode):
-    """Counts the operations that make the host wait on an accelerator: those whose result or shape it must read."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name()
-        if name.startswith(('aten::nonzero', 'aten::_local_scalar_dense', 'aten::masked_select', 'aten::bincount')):
-            self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize('name', sorted(LOSSES))
 def test_the_flat_entry_synchronises_twice(name, monkeypatch):
     """Once for the number of positives and once for that of the negatives that can matter."""
@@ -117,6 +105,10 @@ def test_the_flat_entry_synchronises_twice(name, monkeypatch):
     with CountSynchronisations() as mode:
         step(LOSSES[name], logits, targets)
     assert mode.count == 2
+    positives = torch.arange(2000)
+    with CountSynchronisations() as mode:
+        step(lambda *args: LOSSES[name](*args, positives=positives), logits, targets)
+    assert mode.count == 1, 'only the negatives, where the positives are known'
 
 
 @pytest.mark.parametrize('name', ['bucketed_rs_loss', 'rs_loss'])
@@ -139,11 +131,35 @@ def test_memory_is_linear_at_ten_million_logits(name):
     assert (large - small) / 9_000_000 < 120
 
 
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@GPU
 @pytest.mark.parametrize('name', sorted(LOSSES))
-def test_cuda_equals_cpu(name):
-    logits, targets = synthetic(3000, 100_000)
+@pytest.mark.parametrize('known', [False, True], ids=['found', 'known'])
+def test_cuda_synchronises_as_often_as_counted(name, known):
+    """CUDA's own count: every wait of the host warns in this mode."""
+    logits, targets = synthetic(2000, 100_000)
+    logits = logits.detach().cuda().requires_grad_()
+    targets, positives = targets.cuda(), torch.arange(2000, device='cuda') if known else None
+    step(lambda *args: LOSSES[name](*args, positives=positives), logits, targets)
+    torch.cuda.set_sync_debug_mode('warn')
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter('always')
+            step(lambda *args: LOSSES[name](*args, positives=positives), logits, targets)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert len([wait for wait in waits if 'synchroniz' in str(wait.message)]) == (1 if known else 2)
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize('name', sorted(LOSSES))
+@pytest.mark.parametrize('num_pos', [30, 3000])
+def test_cuda_equals_cpu(name, num_pos):
+    logits, targets = synthetic(num_pos, 100_000)
     step(LOSSES[name], logits, targets)
     cuda_logits = logits.detach().cuda().requires_grad_()
     step(LOSSES[name], cuda_logits, targets.cuda())

@@ -126,6 +126,48 @@ def test_integer_and_bool_targets(loss):
 
 
 @ALL
+@pytest.mark.parametrize('num_pos', [0, 1, 40])
+def test_known_positives(loss, num_pos):
+    """Found or given, in any order: the same; what is positive but not given is ignored."""
+    logits, targets = random_case(8, num_pos, 100, num_ignored=10)
+    positives = (targets > 0).nonzero().squeeze(1).flip(0)
+    found = value_and_grad(loss, logits, targets, 0.5)
+    given = value_and_grad(lambda *args: loss(*args, positives=positives), logits, targets, 0.5)
+    for a, b in zip(given, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
+    if num_pos > 1:
+        ignoring = targets.index_fill(0, positives[5:], -1)
+        expected = value_and_grad(loss, logits, ignoring, 0.5)
+        given = value_and_grad(lambda *args: loss(*args, positives=positives[:5]), logits, targets, 0.5)
+        for a, b in zip(given, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
+
+
+@ALL
+@pytest.mark.parametrize(
+    ('positives', 'error', 'words'),
+    [
+        ([0], TypeError, 'positives must be a torch.Tensor of indices, got list'),
+        (torch.tensor([0.0]), TypeError, r'positives must be \(P,\) int64 indices, got \(1,\) torch.float32'),
+        (torch.tensor([[0]]), TypeError, r'got \(1, 1\) torch.int64'),
+        (torch.tensor([True]), TypeError, 'torch.bool'),
+        (torch.tensor([0, 3]), ValueError, 'indices of the 3 flattened logits, got 0 to 3'),
+        (torch.tensor([-1]), ValueError, 'got -1 to -1'),
+        (torch.tensor([0, 1]), ValueError, 'whose target is above 0, got others among them'),
+        (
+            torch.empty(0, dtype=torch.int64, device='meta'),
+            ValueError,
+            'must be on the device of logits, cpu, got meta',
+        ),
+    ],
+    ids=['list', 'float', 'matrix', 'mask', 'beyond', 'below', 'negative', 'device'],
+)
+def test_bad_positives(loss, positives, error, words):
+    with pytest.raises(error, match=words):
+        loss(torch.zeros(3), torch.tensor([0.5, 0.0, -1.0]), 0.5, positives)
+
+
+@ALL
 def test_input_is_not_modified_and_needs_no_grad(loss):
     logits, targets = random_case(7, 5, 30)
     copies = logits.clone(), targets.clone()

@@ -10,8 +10,10 @@ pytest.importorskip('mmdet')
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox2roi
 from mmengine.structures import InstanceData
+from synchronisations import CountSynchronisations
 
 from bucketed_losses import functional as F
+from bucketed_losses import step_sums
 from bucketed_losses.models.losses import score_weighted_box_loss, self_balance
 from bucketed_losses.models.losses.ranking_losses import entry_targets
 
@@ -226,3 +228,47 @@ def test_self_balance():
     assert ranking['loss_rank'].grad is None
     assert self_balance(torch.tensor(0.0), ranking.values()) == 0
     assert self_balance(torch.tensor(float('nan')), ranking.values()).isnan()
+
+
+@EACH
+def test_heads_wait_for_the_device_three_times(name, monkeypatch):
+    """For their positives, for a check in MMDetection's IoU losses and for the negatives that matter; nothing else.
+
+    However many images, levels and classes there are; the ranking loss reuses the positives.
+    """
+    generator = torch.Generator().manual_seed(0)
+    num, classes = 500, 7
+    corners = torch.rand(num, 2, generator=generator) * 50
+    boxes = torch.cat([corners, corners + 10 + torch.rand(num, 2, generator=generator) * 20], dim=1)
+    labels = torch.randint(0, classes, (num,), generator=generator)
+    labels[30:] = classes
+    weights = torch.ones(num)
+    weights[-20:] = 0
+    logits = torch.randn(num, classes, generator=generator, requires_grad=True)
+    deltas = torch.zeros(num, 4, requires_grad=True)
+    loss_cls = dict(type=name)
+    anchors = dict(type='AnchorGenerator', strides=[8], ratios=[1.0], octave_base_scale=4, scales_per_octave=1)
+    dense = MODELS.build(
+        dict(
+            type='RankBasedATSSHead', num_classes=classes, in_channels=8, feat_channels=32, loss_cls=loss_cls,
+            anchor_generator=anchors, loss_bbox=dict(type='GIoULoss'),
+        )
+    )  # fmt: skip
+    box_head = MODELS.build(
+        dict(
+            type='RankBasedShared2FCBBoxHead', in_channels=8, roi_feat_size=7, num_classes=classes,
+            reg_class_agnostic=True, loss_cls=loss_cls, loss_bbox=dict(type='GIoULoss'), reg_decoded_bbox=True,
+        )
+    )  # fmt: skip
+    rois = torch.cat([torch.zeros(num, 1), boxes], dim=1)
+    calls = {
+        'dense': lambda: dense.ranking_losses(logits, deltas, boxes, labels, weights, boxes + 1),
+        'R-CNN': lambda: box_head.loss(logits, deltas, rois, labels, weights, boxes + 1, None),
+    }
+    monkeypatch.setattr(step_sums, 'on_cpu', lambda tensor: False)
+    for head, call in calls.items():
+        call()
+        with CountSynchronisations() as mode:
+            losses = call()
+            sum(value for key, value in losses.items() if 'loss' in key).backward()
+        assert mode.count == 3, head

@@ -20,7 +20,9 @@ def test_loop_over_positives(delta, tied):
     expected = loop_rs_loss(logits.tolist(), targets.tolist(), delta)
     for sort in (False, True):
         ranking, sorting, grad = loop_over_positives(logits, targets, delta, sort)
-        expected_grad = torch.tensor([expected.ranking_grad, expected.sorting_grad], dtype=torch.float64)[: 1 + sort].sum(0)
+        expected_grad = torch.tensor([expected.ranking_grad, expected.sorting_grad], dtype=torch.float64)[
+            : 1 + sort
+        ].sum(0)
         torch.testing.assert_close(ranking.item(), expected.ranking, rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(sorting.item(), sort * expected.sorting, rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(grad, expected_grad, rtol=1e-6, atol=1e-9)

@@ -105,7 +105,7 @@ def losses() -> list[Loss]:
     def ours(function: Callable[..., Any], delta: float) -> Callable[[Case], None]:
         def run(case: Case) -> None:
             result = function(case.leaf, case.targets, delta)
-            (sum(result) if isinstance(result, tuple) else result).backward()
+            torch.stack(tree_leaves(result)).sum().backward()
 
         return run
 
@@ -231,8 +231,8 @@ def timed(loss: Loss, case: Case) -> float:
 def available_bytes(device: torch.device) -> int:
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
-    with open('/proc/meminfo') as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith('MemAvailable'))
+    lines = Path('/proc/meminfo').read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable'))
 
 
 def reason_to_skip(loss: Loss, case: Case, max_seconds: float) -> str:
@@ -245,13 +245,15 @@ def reason_to_skip(loss: Loss, case: Case, max_seconds: float) -> str:
         for _ in range(2):
             estimate = timed(loss, case.with_positives(20)) / 20 * case.positives
         if estimate > max_seconds:
-            return f'would take {seconds(estimate)} (20 of its positives took {seconds(estimate / case.positives * 20)})'
+            return (
+                f'would take {seconds(estimate)} (20 of its positives took {seconds(estimate / case.positives * 20)})'
+            )
     return ''
 
 
 def measure(case: Case, contestants: list[Loss], repeats: int, max_seconds: float) -> list[dict[str, Any]]:
     """One row per contestant."""
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         loss.name: dict(
             data=case.data, logits=len(case.logits), positives=case.positives, loss=loss.name,
             note=reason_to_skip(loss, case, max_seconds),
@@ -342,7 +344,7 @@ def main(argv: list[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     # As in a training process, whose allocator has seen larger tensors: glibc then keeps freed memory.
     torch.empty(2**25, device=device).fill_(0)
-    with open(args.out / 'benchmark.csv', 'w', newline='') as file:
+    with (args.out / 'benchmark.csv').open('w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS, restval='')
         writer.writeheader()
         for case, contestants in cases(args, device):
@@ -359,8 +361,8 @@ def main(argv: list[str] | None = None) -> None:
 def _processor() -> str:
     cores = len(os.sched_getaffinity(0))
     try:
-        with open('/proc/cpuinfo') as file:
-            name = next(line.split(':')[1].strip() for line in file if line.startswith('model name'))
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        name = next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))
     except (OSError, StopIteration):
         name = platform.machine()
     return f'{name}, {cores} cores'

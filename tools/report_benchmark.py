@@ -26,10 +26,10 @@ Row = dict[str, str]
 
 def seconds(value: float) -> str:
     """With a unit that fits."""
-    for factor, unit in ((1, 's'), (1e3, 'ms'), (1e6, 'µs')):
-        if value * factor >= 1:
-            break
-    return f'{value * factor:.3g} {unit}' if value < 1000 else f'{value / 60:.0f} min'
+    if value >= 1000:
+        return f'{value / 60:.0f} min'
+    factor, unit = next((pair for pair in ((1, 's'), (1e3, 'ms')) if value * pair[0] >= 1), (1e6, 'µs'))
+    return f'{value * factor:.3g} {unit}'
 
 
 def percent(share: float) -> str:
@@ -45,13 +45,16 @@ def short(number: float) -> str:
 
 
 def read(path: str | Path) -> list[Row]:
-    with open(path, newline='') as file:
+    with Path(path).open(newline='') as file:
         return list(csv.DictReader(file))
 
 
 def table(rows: Iterable[Row]) -> str:
     """One case, a line per loss, as Markdown."""
-    lines = ['| loss | time | / focal | / its loop | peak memory | / logits | operations |', '|---|---|---|---|---|---|---|']
+    lines = [
+        '| loss | time | / focal | / its loop | peak memory | / logits | operations |',
+        '|---|---|---|---|---|---|---|',
+    ]
     for row in rows:
         if row['note']:
             lines.append(f'| {row["loss"]} | {row["note"]} | | | | | |')
@@ -127,10 +130,8 @@ def page(rows: list[Row]) -> str:
     ]
     largest = max(int(r['logits']) for r in grid if r['data'] == 'synthetic')
     for data, positives in (('synthetic', largest // 1000), ('synthetic', largest // 20), ('captured', None)):
-        chosen = [
-            r for r in grid
-            if r['data'] == data and (positives is None or (int(r['logits']), int(r['positives'])) == (largest, positives))
-        ]  # fmt: skip
+        size = (str(largest), str(positives))
+        chosen = [r for r in grid if r['data'] == data and (positives is None or (r['logits'], r['positives']) == size)]
         if chosen:
             share = percent(int(chosen[0]['positives']) / int(chosen[0]['logits']))
             logits, number = short(float(chosen[0]['logits'])), chosen[0]['positives']
@@ -155,7 +156,7 @@ def draw(source: str | Path, out: str | Path) -> None:
     rows = [r for r in read(source) if r['data'] == 'synthetic' and not r['note'] and not _is_scaling(r)]
     shares = sorted({percent(int(r['positives']) / int(r['logits'])) for r in rows}, key=lambda s: float(s.split()[0]))
     names = list(dict.fromkeys(r['loss'] for r in rows))
-    colors = plt.get_cmap('tab20').colors  # type: ignore[attr-defined]
+    colors = plt.get_cmap('tab20').colors
     figure, axes = plt.subplots(3, len(shares), figsize=(3.4 * len(shares) + 1.6, 8.4), squeeze=False, sharex=True)
     quantities = ('milliseconds', 'time (ms)'), ('peak_bytes', 'peak memory (bytes)'), ('operations', 'operations')
     for column, share in enumerate(shares):

@@ -33,7 +33,7 @@ def ranking_and_box_losses(
         logits: ``(n, num_classes)``.
         labels: ``(n,)`` class indices, ``num_classes`` for background.
         weights: ``(n,)``, 0 for ignored predictions.
-        positive: ``(num_pos,)`` indices of the positives.
+        positive: ``(num_pos,)`` indices of the positives, ignored ones left out.
         boxes: ``(num_pos, 4)`` their decoded predictions, x1 y1 x2 y2 in pixels.
         target_boxes: ``(num_pos, 4)`` their ground truth.
 
@@ -42,7 +42,7 @@ def ranking_and_box_losses(
     """
     ious = boxes.new_zeros(len(logits))
     ious[positive] = bbox_overlaps(boxes.detach(), target_boxes, is_aligned=True)
-    losses = loss_cls(logits, (labels, ious), weight=weights)
+    losses = loss_cls(logits, (labels, ious), weight=weights, positive=positive)
     box_loss = score_weighted_box_loss(loss_bbox, boxes, target_boxes, logits[positive])
     if loss_cls.self_balancing:
         box_loss = self_balance(box_loss, losses.values())

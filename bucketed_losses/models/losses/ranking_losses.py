@@ -7,7 +7,7 @@ from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ... import functional
+from ... import functional, step_sums
 
 
 class RankingLoss(nn.Module):
@@ -46,8 +46,14 @@ class RankingLoss(nn.Module):
         self.self_balancing = self.balances_itself if self_balancing is None else self_balancing
         self.use_sigmoid = use_sigmoid
 
-    def rank(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The parts of the loss by log name, of ``(n, num_classes)`` logits and targets, before ``loss_weight``."""
+    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
+        """The parts of the loss by log name, before ``loss_weight``.
+
+        Args:
+            logits: ``(n, num_classes)``.
+            targets: ``(n, num_classes)``, see :func:`entry_targets`.
+            positives: indices of the positives among the flattened logits, if known.
+        """
         raise NotImplementedError
 
     def forward(
@@ -57,6 +63,7 @@ class RankingLoss(nn.Module):
         weight: Tensor | None = None,
         avg_factor: float | Tensor | None = None,
         reduction_override: str | None = None,
+        positive: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Rank all entries of ``pred`` together.
 
@@ -69,6 +76,8 @@ class RankingLoss(nn.Module):
             weight: ``(n,)`` or ``(n, num_classes)``; entries with weight 0 are ignored, other values do not matter.
             avg_factor: Accepted for MMDetection's interface and not used: ranking losses are means over positives.
             reduction_override: None, 'mean' or 'sum', which are all the same here. 'none' is refused.
+            positive: ``(num_pos,)`` int64 rows of the positives that are not ignored, if the caller knows them: spares
+                an accelerator a wait.
 
         Returns:
             Scalars by log name: ``loss_rank`` and, for RS losses, ``loss_sort``.
@@ -80,7 +89,9 @@ class RankingLoss(nn.Module):
             )
         labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
         targets = entry_targets(pred, labels, ious, weight)
-        return {name: self.loss_weight * value for name, value in self.rank(pred, targets).items()}
+        if positive is not None:
+            positive = positive * pred.size(1) + labels[positive]
+        return {name: self.loss_weight * value for name, value in self.rank(pred, targets, positive).items()}
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Channels of the classifier: one per class, none for background."""
@@ -95,11 +106,16 @@ class RankingLoss(nn.Module):
 
     def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Share of positives, in percent, whose highest logit is their class's, as ``acc_classes``."""
-        positive = (labels >= 0) & (labels < cls_score.size(1))
-        return {'acc_classes': accuracy(cls_score[positive], labels[positive])}
+        positive = ((labels >= 0) & (labels < cls_score.size(1))).nonzero().squeeze(1)
+        return accuracy_of_positives(cls_score, labels, positive)
 
     def extra_repr(self) -> str:
         return f'delta={self.delta}, loss_weight={self.loss_weight}, self_balancing={self.self_balancing}'
+
+
+def accuracy_of_positives(cls_score: Tensor, labels: Tensor, positive: Tensor) -> dict[str, Tensor]:
+    """``acc_classes``, see :meth:`RankingLoss.get_accuracy`, for known rows ``positive (num_pos,)``."""
+    return {'acc_classes': accuracy(cls_score[positive], labels[positive])}
 
 
 def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Tensor | None) -> Tensor:
@@ -122,7 +138,7 @@ def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Ten
             raise ValueError(f'{name} must have the shape ({num},), one per row of pred, got {tuple(value.shape)}')
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise TypeError(f'labels must be class indices of an integer dtype, got {labels.dtype}')
-    if labels.device.type == 'cpu' and num and not (int(labels.min()) >= 0 and int(labels.max()) <= num_classes):
+    if step_sums.on_cpu(labels) and num and not (int(labels.min()) >= 0 and int(labels.max()) <= num_classes):
         raise ValueError(
             f'labels must lie in [0, {num_classes}] for pred with {num_classes} classes ({num_classes} is background), '
             f'got values from {int(labels.min())} to {int(labels.max())}; a classifier for a ranking loss has no '
@@ -134,9 +150,13 @@ def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Ten
     else:
         # The published code turns a positive whose IoU is 0 into a negative; here it stays what it was assigned.
         quality = ious.detach().to(dtype).clamp(torch.finfo(dtype).eps, 1)
-    # One column more for background, cut off again: no host synchronisation to find the positives.
-    targets = torch.zeros(num, num_classes + 1, dtype=dtype, device=pred.device)
-    targets = targets.scatter_(1, labels[:, None].long(), quality[:, None])[:, :num_classes]
+    # One entry more, which all of the background write to: no host synchronisation to find the positives.
+    targets = torch.zeros(num * num_classes + 1, dtype=dtype, device=pred.device)
+    entries = torch.arange(num, device=pred.device) * num_classes + labels
+    entries = torch.where(labels < num_classes, entries, num * num_classes)
+    # A negative label is no index either: the accelerator raises, as the check above does on the CPU.
+    targets.scatter_(0, torch.where(labels < 0, -1, entries), quality)
+    targets = targets[:-1].view(num, num_classes)
     if weight is not None:
         if weight.shape not in ((num,), (num, num_classes)):
             raise ValueError(
@@ -159,16 +179,16 @@ class APLoss(RankingLoss):
     ) -> None:
         super().__init__(delta, loss_weight, self_balancing, use_sigmoid)
 
-    def rank(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {'loss_rank': functional.ap_loss(logits, targets, self.delta)}
+    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
+        return {'loss_rank': functional.ap_loss(logits, targets, self.delta, positives)}
 
 
 @MODELS.register_module()
 class BucketedAPLoss(APLoss):
     """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`; log name ``loss_rank``."""
 
-    def rank(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {'loss_rank': functional.bucketed_ap_loss(logits, targets, self.delta)}
+    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
+        return {'loss_rank': functional.bucketed_ap_loss(logits, targets, self.delta, positives)}
 
 
 @MODELS.register_module()
@@ -183,8 +203,8 @@ class RSLoss(RankingLoss):
     ) -> None:
         super().__init__(delta, loss_weight, self_balancing, use_sigmoid)
 
-    def rank(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        ranking, sorting = functional.rs_loss(logits, targets, self.delta)
+    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
+        ranking, sorting = functional.rs_loss(logits, targets, self.delta, positives)
         return {'loss_rank': ranking, 'loss_sort': sorting}
 
 
@@ -192,6 +212,6 @@ class RSLoss(RankingLoss):
 class BucketedRSLoss(RSLoss):
     """The paper's Bucketed RS Loss, :func:`bucketed_losses.functional.bucketed_rs_loss`; logged as ``RSLoss``."""
 
-    def rank(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        ranking, sorting = functional.bucketed_rs_loss(logits, targets, self.delta)
+    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
+        ranking, sorting = functional.bucketed_rs_loss(logits, targets, self.delta, positives)
         return {'loss_rank': ranking, 'loss_sort': sorting}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..losses import check_decodes_boxes, check_head_losses, ranking_and_box_losses
 from ..losses.box_weighting import at_least_float32
+from ..losses.ranking_losses import accuracy_of_positives
 
 if TYPE_CHECKING:
     from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead as _Host
@@ -73,7 +74,7 @@ class RankingBBoxHeadMixin(_Host):
         losses = ranking_and_box_losses(
             self.loss_cls, self.loss_bbox, logits, labels, label_weights, positive, boxes, bbox_targets[positive]
         )
-        return {**losses, **self.loss_cls.get_accuracy(logits, labels)}
+        return {**losses, **accuracy_of_positives(logits, labels, positive)}
 
 
 @MODELS.register_module()

@@ -1,0 +1,19 @@
+"""Counting how often the host would wait for an accelerator."""
+
+from __future__ import annotations
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class CountSynchronisations(TorchDispatchMode):
+    """Counts the operations that make the host wait on an accelerator: those whose result or shape it must read."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name()
+        if name.startswith(('aten::nonzero', 'aten::_local_scalar_dense', 'aten::masked_select', 'aten::bincount')):
+            self.count += 1
+        return func(*args, **(kwargs or {}))
