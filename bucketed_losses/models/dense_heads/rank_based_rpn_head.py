@@ -9,6 +9,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
+from ..losses.box_weighting import without_bfloat16
 from .ranking_mixin import RankingDenseHeadMixin
 
 
@@ -26,6 +27,11 @@ class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
     def __init__(self, *args: Any, head_weight: float = 0.2, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.head_weight = head_weight
+
+    def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any) -> Any:
+        """Proposals; arguments as for :meth:`mmdet.models.RPNHead.predict_by_feat`. Training needs them, too."""
+        cls_scores, bbox_preds = ([without_bfloat16(level) for level in maps] for maps in (cls_scores, bbox_preds))
+        return super().predict_by_feat(cls_scores, bbox_preds, *args, **kwargs)
 
     def loss_by_feat(
         self,

@@ -86,6 +86,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def without_bfloat16(x: Tensor) -> Tensor:
+    """bfloat16 becomes float32: MMCV's NMS and RoIAlign know float16, but not bfloat16."""
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
 # MMDetection's losses on box deltas, or with a weight per coordinate: none of them can be weighted per box.
 _PER_COORDINATE = ('L1Loss', 'SmoothL1Loss', 'BalancedL1Loss', 'MSELoss', 'BoundedIoULoss')
 

@@ -13,6 +13,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..losses import RankingLoss, highest_probability, self_balance
+from ..losses.box_weighting import without_bfloat16
 from .rank_based_bbox_heads import RankingBBoxHeadMixin
 from .rank_based_mask_head import RankBasedFCNMaskHead
 
@@ -77,6 +78,7 @@ class RankingRoIHeadMixin(_Host):
 
     def loss(self, x: tuple[Tensor, ...], rpn_results_list: InstanceList, batch_data_samples: list) -> dict:
         """Losses of the boxes and masks; arguments as for the RoI head."""
+        x = tuple(without_bfloat16(level) for level in x)
         losses = super().loss(x, rpn_results_list, batch_data_samples)
         for name in [name for name in losses if name.endswith('loss_mask')]:
             stage = name.removesuffix('loss_mask')  # '' or 's0.' ...
