@@ -23,7 +23,7 @@ loss                     edges                               what it equals
 ``rs_loss``              the positives +- delta              RS Loss, exactly
 =======================  ==================================  ===================================================
 
-Time O((N + P) log P), plus O(P log^2 P) for sorting; memory O(N + P); no loop over positives.
+Time O((N + P) log P), memory O(N + P); no loop over positives.
 """
 
 from __future__ import annotations

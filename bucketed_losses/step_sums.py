@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-PIECE = 2**17
+PIECE = 2**18
 """Entries in a piece of :func:`pieces`."""
 
 CELLS_PER_EDGE, MAX_CELLS, MOST_COMPARED = 16, 2**19, 8

@@ -121,3 +121,19 @@ def test_a_step_of_every_detector_on_a_cpu(config, ranked):
     losses = sum(isinstance(module, RankingLoss) for module in model.modules())
     assert len(ranked) >= losses and all(dtypes == {torch.float32} for dtypes in ranked)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@HALF
+@pytest.mark.parametrize('detector', ['atss', 'faster-rcnn', 'cascade-rcnn'])
+def test_a_step_on_a_gpu(detector, dtype, ranked):
+    """What ``tools/train.py --amp`` does there: float16 with loss scaling by default."""
+    cfg = Config.fromfile(ROOT / f'configs/bccd/{detector}_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py')
+    model = build(cfg).train().cuda()
+    name = str(dtype).removeprefix('torch.')
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype=name)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    logs = model.train_step(small_inputs(cfg), wrapper)
+    assert all(torch.isfinite(value) for value in logs.values())
+    assert ranked and all(dtypes == {torch.float32} for dtypes in ranked)

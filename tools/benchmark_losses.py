@@ -1,6 +1,6 @@
 """Time, memory and operations of the ranking losses beside their peers, all in one run on the same tensors.
 
-python tools/benchmark_losses.py [--out DIR] [--large] [--scaling] [--config CONFIG [--checkpoint FILE]]
+python tools/benchmark_losses.py [--out DIR] [--large] [--scaling] [--profile] [--config CONFIG [--checkpoint FILE]]
 
 Forward and backward of ours (AP, BAP, RS, BRS), of the published algorithms written plainly (the loop over positives of
 tests/loop_over_positives.py, the P x B matrices of tests/bucketed_by_matrices.py), of MMDetection's focal, quality
@@ -9,8 +9,11 @@ focal and cross-entropy losses; beside them a sort of the logits and one read an
     synthetic     the paper's (S.3.2): positives from N(-1, 1), negatives from N(1, 1), uniform IoUs
     trained-like  what a detector sees after its first epochs: positives from N(0, 1), negatives from N(-6, 1.5^2)
     captured      with --config: logits and targets of the largest loss call of one training step
+    more negatives, more positives
+                  with --scaling: synthetic data with the number of the other one fixed
 
-Losses take turns, each after a call that is not timed (but for the loops), so that a drifting machine hits all alike; medians are reported.
+Losses take turns, each (but for the loops) after a call that is not timed, so that a drifting machine hits all alike;
+medians are reported.
 Peak memory is what a call allocates on top of its inputs, gradient included (CUDA's allocator, the profiler on a CPU).
 Operations: every ATen operation that is neither a view nor an allocation counts the elements of its largest tensor, a
 sort n log2 n, a search log2 of the length per value. Writes benchmark.csv and benchmark.png; what would not fit into
@@ -281,6 +284,20 @@ def measure(case: Case, contestants: list[Loss], repeats: int, max_seconds: floa
     return list(rows.values())
 
 
+def time_by_operation(loss: Loss, case: Case, most: int = 8) -> str:
+    """What the time goes to: the ATen operations with the largest shares, by the profiler."""
+    loss.run(case)
+    with torch.profiler.profile() as profiler:
+        for _ in range(5):
+            loss.run(case)
+            case.leaf.grad = None
+    on_device = case.leaf.is_cuda
+    spent = {e.key: e.self_device_time_total if on_device else e.self_cpu_time_total for e in profiler.key_averages()}
+    total = sum(spent.values())
+    ranked = sorted(spent.items(), key=lambda item: -item[1])[:most]
+    return ', '.join(f'{name.removeprefix("aten::")} {value / total:.0%}' for name, value in ranked)
+
+
 def capture(config: str, checkpoint: str | None, path: Path, device: torch.device) -> Case:
     """The largest call of a ranking loss in one training step, also written to ``path``."""
     from measure_loss_time import TimedRun
@@ -313,9 +330,9 @@ def cases(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[Case
     if args.scaling:
         cheap = [loss for loss in everything if loss.name in ('AP', 'BAP', 'RS', 'BRS', 'focal')]
         for number in (100_000, 1_000_000, 10_000_000):
-            yield synthetic(number, 1000, 'synthetic', device), cheap
+            yield synthetic(number, 1000, 'more negatives', device), cheap
         for positives in (1000, 10_000, 100_000):
-            yield synthetic(1_000_000 + positives, positives, 'synthetic', device), cheap
+            yield synthetic(1_000_000 + positives, positives, 'more positives', device), cheap
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -329,6 +346,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--checkpoint', help='weights for --config, e.g. of a trained detector')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--repeats', type=int, default=15, help='timed calls per loss and case')
+    parser.add_argument('--profile', action='store_true', help='also print which operations the time of ours goes to')
     parser.add_argument('--max-seconds', type=float, default=30, help='leave out what a single call takes longer')
     args = parser.parse_args(argv)
     device = torch.device(args.device)
@@ -342,8 +360,9 @@ def main(argv: list[str] | None = None) -> None:
     }
     print(', '.join(f'{key} {value}' for key, value in machine.items()), flush=True)
     rows: list[dict[str, Any]] = []
-    # As in a training process, whose allocator has seen larger tensors: glibc then keeps freed memory.
-    torch.empty(2**25, device=device).fill_(0)
+    # As in a training process, which has freed larger tensors: glibc then takes memory from its heap and keeps it, and
+    # no call pays for new pages. Its limits follow the largest block freed, up to 32 MiB.
+    torch.empty(7 * 2**20, device=device).fill_(0)
     with (args.out / 'benchmark.csv').open('w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS, restval='')
         writer.writeheader()
@@ -354,6 +373,9 @@ def main(argv: list[str] | None = None) -> None:
             file.flush()
             print(f'\n{case.data}, {len(case.logits)} logits, {percent(case.positives / len(case.logits))} positives')
             print(table([{key: str(value) for key, value in row.items()} for row in measured]), flush=True)
+            if args.profile:
+                for loss in contestants[:4]:
+                    print(f'{loss.name}: {time_by_operation(loss, case)}', flush=True)
     draw(args.out / 'benchmark.csv', args.out / 'benchmark.png')
     print(f'\nwrote {args.out / "benchmark.csv"} and benchmark.png')
 
