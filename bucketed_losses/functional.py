@@ -190,8 +190,8 @@ def _sorting_update(s: Tensor, labels: Tensor, ranks: Tensor, band: Band, delta:
     del sorted_labels, by_label, above
     mirrored = -s.flip(0)
     band = band_above(mirrored, mirrored, delta)
-    _, demotion = dominance_sums(mirrored, order, per_worse.flip(0), band, delta)
-    return sorting, demotion.flip(0) - sorting
+    demotion = dominance_sums(mirrored, order, per_worse.flip(0).unsqueeze(0), band, delta)
+    return sorting, demotion.squeeze(0).flip(0) - sorting
 
 
 def _sorting_errors(
@@ -200,7 +200,7 @@ def _sorting_errors(
     """``l_S - l*_S`` for costs ``1 - t``, and the same over D, the sum that (S.7) distributes it by."""
     current = sums_above(s, cost, s, band, delta).values  # sum_k H(x_ik) (1 - t_k)
     # Sums over [t_k >= t_i] are sums over all less those over [t_k < t_i].
-    worse, worse_cost = dominance_sums(s, order, cost, band, delta)
+    worse, worse_cost = dominance_sums(s, order, torch.stack([torch.ones_like(s), cost]), band, delta)
     sorting = current / ranks - (current - worse_cost) / (ranks - worse)
     # Where no worse-localised positive ranks above i there is nothing to distribute: D_i = 0, up to rounding.
     distributes = worse > 1e-12 * ranks

@@ -113,7 +113,7 @@ class LabelOrder(NamedTuple):
 def dominance_sums(
     logits: Tensor, order: LabelOrder, weights: Tensor, band: Band, delta: float, block_bits: int | None = None
 ) -> Tensor:
-    """``sum_k w_k H(s_k - s_i) [t_k < t_i]`` for every i, with ``w_k = 1`` and with weights: behind Eq. S.4 and S.7.
+    """``sum_k w_k H(s_k - s_i) [t_k < t_i]`` for every i: the sums behind Eq. S.4 and S.7.
 
     O(P log P) time and O(P) memory, exact with ties. The ``f_i`` positives whose label is below ``t_i`` are the first
     ``f_i`` in the order of labels: one aligned block of ``2^b`` positives for every bit ``b`` set in ``f_i``. What the
@@ -125,16 +125,16 @@ def dominance_sums(
     Args:
         logits: ``(P,)`` float64, ascending.
         order: of the labels ``t``.
-        weights: ``(P,)`` float64.
+        weights: ``(m, P)`` float64, m separate sums.
         band: ``band_above(logits, logits, delta)``.
         delta: half-width of the step.
         block_bits: Fewer cost more passes over P numbers, more cost P 2^block_bits comparisons. By default one block
             for up to 256 positives, 2^17 comparisons for up to 16384, and blocks of 8 above.
 
     Returns:
-        ``(2, P)`` float64: the sums of ones and of the weights.
+        ``(m, P)`` float64.
     """
-    num = len(logits)
+    num, m = len(logits), len(weights)
     below, by_label = order
     bits = max((num - 1).bit_length(), 1)
     if block_bits is None:
@@ -142,33 +142,35 @@ def dominance_sums(
     padding = (1 << max(bits, block_bits)) - num
     # In the order of labels, padded with weightless entries behind all others.
     keys = pad(logits.index_select(0, by_label), (0, padding))
-    weights = pad(weights.index_select(0, by_label), (0, padding))
+    weights = pad(weights.index_select(1, by_label), (0, padding))
 
     block = below >> block_bits
     counts = torch.arange(1 << block_bits, device=logits.device) < (below - (block << block_bits)).unsqueeze(1)
     steps = smoothed_step(keys.view(-1, 1 << block_bits).index_select(0, block) - logits.unsqueeze(1), delta) * counts
-    values = torch.stack([steps.sum(1), (steps * weights.view(-1, 1 << block_bits).index_select(0, block)).sum(1)])
+    blocks = weights.view(m, -1, 1 << block_bits)
+    values = torch.stack([(steps * weight.index_select(0, block)).sum(1) for weight in blocks])
     if bits <= block_bits:
         return values
     del steps, counts
 
-    ones = torch.ones_like(weights)
     # Masses and moments of every key, and a last row of zeros for what is none.
-    rows = pad(torch.stack([ones, weights, keys, weights * keys], dim=1), (0, 0, 0, 1))
+    rows = pad(torch.stack([*weights, *(weights * keys)], dim=1), (0, 0, 0, 1))
     everyone = torch.arange(num + padding, dtype=torch.int32, device=logits.device)
     labels_below = below.to(torch.int32).repeat(2)
     places = torch.cat(band).to(torch.int32)
     # Of all keys before each query's high place, and of those between its two places.
-    before_high, between = rows.new_zeros(2, num, 4)
+    before_high, between = rows.new_zeros(2, num, 2 * m)
     members = everyone.index_copy(0, by_label, everyone.narrow(0, 0, num))
     for bit in reversed(range(block_bits, bits)):
         half = 1 << bit
         # Every block of 2^(bit + 1) members, in the order of logits: those of its lower half are keys.
         is_key = (members & half) == 0
-        sums = rows.index_select(0, torch.where(is_key, members, num + padding)).view(-1, 2 * half, 4).cumsum(1)
-        sums = pad(sums, (0, 0, 1, 0))
-        keys_before = sums.select(2, 0).to(torch.int32)
-        sums = sums.view(-1, 4)
+        keys_before = pad(is_key.view(-1, 2 * half).cumsum(1, dtype=torch.int32), (1, 0))
+        sums = rows.new_zeros(len(members) // (2 * half), 2 * half + 1, 2 * m)
+        keyed = rows.index_select(0, torch.where(is_key, members, num + padding)).view(-1, 2 * half, 2 * m)
+        torch.cumsum(keyed, 1, out=sums.narrow(1, 1, 2 * half))
+        del keyed
+        sums = sums.view(-1, 2 * m)
         # What lies before each query's places in its block counts if the block's lower half is all below its label.
         index = places + (labels_below >> (bit + 1)) * (2 * half + 1)
         takes = (labels_below & half) != 0
@@ -184,10 +186,10 @@ def dominance_sums(
         place = torch.where(is_key, (everyone & (-2 * half)) + keys_before, (everyone + half) - keys_before)
         members = torch.empty_like(members).index_copy(0, place.long(), members)
 
-    large = pad(torch.stack([ones, weights]).cumsum(1), (1, 0)).index_select(1, block << block_bits)
-    values += large - before_high.t().narrow(0, 0, 2)
+    large = pad(weights.cumsum(1), (1, 0)).index_select(1, block << block_bits)
+    values += large - before_high.t().narrow(0, 0, m)
     if delta > 0:
-        mass, moment = between.t().split(2)
+        mass, moment = between.t().split(m)
         values += (moment - mass * logits) / (2 * delta) + mass / 2
     return values
 

@@ -72,7 +72,7 @@ def test_dominance_sums(pairs, delta, block_bits):
     pairs.sort()
     logits = torch.tensor([s for s, _ in pairs], dtype=torch.float64) / 4
     labels = torch.tensor([t for _, t in pairs], dtype=torch.float64) / 6
-    weights = torch.linspace(0, 1, len(pairs), dtype=torch.float64)
+    weights = torch.stack([torch.ones_like(logits), torch.linspace(0, 1, len(pairs), dtype=torch.float64)])
     expected = torch.tensor(
         [
             [
@@ -83,7 +83,7 @@ def test_dominance_sums(pairs, delta, block_bits):
                 )
                 for i in range(len(pairs))
             ]
-            for w in ([1.0] * len(pairs), weights.tolist())
+            for w in weights.tolist()
         ],
         dtype=torch.float64,
     )
