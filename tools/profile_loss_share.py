@@ -46,7 +46,7 @@ class HeadsOnCOCOSize:
         num_classes = max(getattr(m, 'num_classes', 1) for m in self.model.modules())
         batch = demo_mm_inputs(4, [[3, 800, 1333]] * 4, num_items=[7] * 4, num_classes=num_classes)
         self.batch = self.model.data_preprocessor(batch, training=True)
-        head = self.model.rpn_head if self.model.with_rpn else self.model.bbox_head
+        head = getattr(self.model, 'rpn_head', None) or self.model.bbox_head
         height, width = self.batch['inputs'].shape[-2:]
         self.features = [
             torch.randn(4, head.in_channels, -(-height // y), -(-width // x), device=device)
@@ -122,17 +122,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--iterations', type=int, default=3, help='profiled steps; 1 more warms up')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     args = parser.parse_args(argv)
-    print('| config | loss calls per step | ms per step | forward ms | backward ms | share |')
-    print('|---|---|---|---|---|---|')
-    for config in args.configs:
-        with tempfile.TemporaryDirectory() as work_dir:
+    lines = [
+        '| config | loss calls per step | ms per step | forward ms | backward ms | share |',
+        '|---|---|---|---|---|---|',
+    ]
+    with tempfile.TemporaryDirectory() as work_dir:  # one for all: MMEngine's visualizer stays with the first
+        for config in args.configs:
             if args.coco_size:
                 run: HeadsOnCOCOSize | WholeSteps = HeadsOnCOCOSize(config, args.cfg_options)
             else:
                 run = WholeSteps(config, work_dir, args.cfg_options)
             step, forward, backward, calls = shares(run, args.iterations)
-        cells = [Path(config).stem, f'{calls:g}', f'{step:.0f}', f'{forward:.1f}', f'{backward:.1f}']
-        print('| ' + ' | '.join([*cells, f'{(forward + backward) / step:.2%}']) + ' |', flush=True)
+            cells = [Path(config).stem, f'{calls:g}', f'{step:.0f}', f'{forward:.1f}', f'{backward:.1f}']
+            lines.append('| ' + ' | '.join([*cells, f'{(forward + backward) / step:.2%}']) + ' |')
+    print('\n'.join(lines))
 
 
 if __name__ == '__main__':
