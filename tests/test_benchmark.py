@@ -58,7 +58,7 @@ def test_operations_are_counted_as_defined():
     assert count(lambda: torch.empty(1024)) == 0, 'allocations are free'
     assert count(lambda: x.sum()) == 1024, 'the larger of input and output'
     assert count(lambda: x.unsqueeze(1) - x) == 1024**2
-    assert count(lambda: x.sort()) == 1024 * 10
+    assert count(lambda: x.sort()) == count(lambda: x.argsort()) == 1024 * 10
     assert count(lambda: torch.searchsorted(x, x[:100])) == 100 * 10
     assert count(lambda: x.mul_(2)) == 1024, 'in place counts, too'
 
@@ -73,9 +73,10 @@ def test_the_operations_of_a_loop_are_those_of_all_its_iterations():
 
 def test_peak_memory():
     case = benchmark.synthetic(100_000, 10, 'synthetic', CPU)
-    assert benchmark.peak_bytes(LOSSES['read + write'], case) == 400_000
+    # Beside the tensors themselves, PyTorch allocates some bytes for the Python numbers.
+    assert 400_000 <= benchmark.peak_bytes(LOSSES['read + write'], case) < 401_000
     twice = benchmark.Loss('twice', lambda case: (case.logits * 2) * 3)
-    assert benchmark.peak_bytes(twice, case) == 800_000
+    assert 800_000 <= benchmark.peak_bytes(twice, case) < 801_000
     in_turn = benchmark.Loss('in turn', lambda case: [case.logits * 2 and None for _ in ()] or (case.logits * 2).sum())
     assert 400_000 <= benchmark.peak_bytes(in_turn, case) < 410_000
 

@@ -159,7 +159,7 @@ class CountOperations(TorchDispatchMode):
             inputs = [leaf.numel() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             outputs = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
             factor = 1.0
-            if 'sort' in name:
+            if name in ('sort', 'argsort'):
                 factor = math.log2(max(inputs[0], 2))
             elif name in ('searchsorted', 'bucketize'):
                 factor, inputs = math.log2(max(inputs[0], 2)), inputs[1:]
@@ -243,7 +243,7 @@ def reason_to_skip(loss: Loss, case: Case, max_seconds: float) -> str:
     need = loss.matrices * 4 * case.positives**2
     have = available_bytes(case.leaf.device)
     if need > 0.8 * have:
-        return f'needs {need / 1e9:.0f} GB for its matrices, {have / 1e9:.0f} GB available'
+        return f'needs {need / 1e9:.2g} GB for its matrices, {have / 1e9:.2g} GB available'
     if loss.loops and case.positives > 40:
         for _ in range(2):
             estimate = timed(loss, case.with_positives(20)) / 20 * case.positives
