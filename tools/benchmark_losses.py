@@ -300,19 +300,16 @@ def time_by_operation(loss: Loss, case: Case, most: int = 8) -> str:
 
 def capture(config: str, checkpoint: str | None, path: Path, device: torch.device) -> Case:
     """The largest call of a ranking loss in one training step, also written to ``path``."""
-    from measure_loss_time import TimedRun
-
-    from bucketed_losses.models.losses.ranking_losses import entry_targets
+    from measure_loss_time import TimedRun, targets_of_call
 
     run = TimedRun(config, str(path.parent / 'captured_step'), [])
     if checkpoint:
         run.runner.load_checkpoint(checkpoint)
     run.step()
-    calls = []
-    for _, (pred, target, *rest), kwargs in run.loss_calls:
-        labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
-        weight = kwargs.get('weight', rest[0] if rest else None)
-        calls.append((pred.detach().flatten(), entry_targets(pred.detach(), labels, ious, weight).flatten()))
+    calls = [
+        (pred.detach().flatten(), targets_of_call(pred.detach(), *rest, **kwargs).flatten())
+        for _, (pred, *rest), kwargs in run.loss_calls
+    ]
     logits, targets = max(calls, key=lambda call: len(call[0]))
     torch.save({'logits': logits.cpu(), 'targets': targets.cpu()}, path)
     return Case('captured', logits.to(device), targets.to(device))

@@ -82,15 +82,20 @@ class TimedRun:
         self.loop_times.append(looped)
 
 
-def _time_of_loop(module: nn.Module, pred: Tensor, target: Any, weight: Tensor | None = None, **kwargs: Any) -> float:
+def targets_of_call(pred: Tensor, target: Any, weight: Tensor | None = None, **kwargs: Any) -> Tensor:
+    """The targets of one remembered call of a ranking loss, one per entry of ``pred``."""
+    labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
+    return entry_targets(pred, labels, ious, weight)
+
+
+def _time_of_loop(module: nn.Module, pred: Tensor, *rest: Any, **kwargs: Any) -> float:
     """Seconds of the published loop over positives for one call of a ranking loss."""
     if not isinstance(module, RankingLoss):
         raise SystemExit('measure_loss_time: --with-loop is for configs whose losses all rank')
     from loop_over_positives import loop_over_positives
 
-    labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
     start = time.perf_counter()
-    targets = entry_targets(pred, labels, ious, weight)
+    targets = targets_of_call(pred, *rest, **kwargs)
     loop_over_positives(pred.flatten(), targets.flatten(), module.delta, sort=module.needs_ious)
     _synchronise()
     return time.perf_counter() - start

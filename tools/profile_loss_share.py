@@ -19,7 +19,6 @@ from _runner import load_config
 from measure_loss_time import TimedRun
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
-from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -36,10 +35,9 @@ class HeadsOnCOCOSize:
     def __init__(self, config: str, options: list[str]) -> None:
         cfg = load_config(parse_args([config, *(['--cfg-options', *options] if options else [])]))
         init_default_scope(cfg.get('default_scope', 'mmdet'))
-        _without_downloads(cfg.model)
         torch.manual_seed(0)
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        self.model = MODELS.build(cfg.model).to(device).train()
+        self.model = MODELS.build(cfg.model).to(device).train()  # no init_weights: nothing is downloaded
         heads = [m for m in self.model.modules() if isinstance(m, RankingLoss)]
         if not heads:
             raise SystemExit(f'profile_loss_share: {config} has no ranking loss')
@@ -70,14 +68,6 @@ class WholeSteps:
 
     def step(self) -> None:
         self.model.train_step(self.batch, self.run.optim_wrapper)
-
-
-def _without_downloads(config: ConfigDict) -> None:
-    for value in config.values():
-        if isinstance(value, ConfigDict):
-            _without_downloads(value)
-    if isinstance(config.get('init_cfg'), dict) and config.init_cfg.get('type') == 'Pretrained':
-        config.init_cfg = None
 
 
 def annotate(model: nn.Module) -> None:
