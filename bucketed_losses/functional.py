@@ -24,6 +24,10 @@ loss                     edges                               what it equals
 =======================  ==================================  ===================================================
 
 Time O((N + P) log P), memory O(N + P); no loop over positives.
+
+FP(i) and the buckets' sizes and sums are sums over negatives. With a process ``group`` the positives of all processes
+are therefore gathered, each process buckets its own negatives, and one all-reduce of O(P) numbers gives every process
+the loss of the whole batch.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import step_sums
+from .processes import ProcessGroup, gather_positives, num_processes
 from .step_sums import (
     Band,
     LabelOrder,
@@ -61,7 +66,13 @@ class RankSort(NamedTuple):
     sorting: Tensor
 
 
-def ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0, positives: Tensor | None = None) -> Tensor:
+def ap_loss(
+    logits: Tensor,
+    targets: Tensor,
+    delta: float = 1.0,
+    positives: Tensor | None = None,
+    group: ProcessGroup | None = None,
+) -> Tensor:
     """AP Loss (Eq. 3, 4), exact and unbucketed for every ``delta``.
 
     Args:
@@ -71,6 +82,13 @@ def ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0, positives: Tens
         delta: Half-width of the smoothed step H, in logits.
         positives: ``(P,)`` int64 indices of the positives among the flattened logits, without repetition, if the
             caller knows them: spares a pass and a host synchronisation. A positive that is not among them is ignored.
+        group: Processes whose logits are ranked together, e.g. ``torch.distributed.group.WORLD``; None for this
+            process alone. All of them must make the call, in the same order as their other collectives, and with the
+            same ``delta``; any of them may have no positives, no negatives, or nothing at all. Three collectives: one
+            gathers how many positives each has, one gathers those, one adds up the buckets (where no process has a
+            positive, all of them know it after the first). The value is the whole batch's on every process. The
+            gradient is the whole batch's too, for one's own logits, times the number of processes: the mean over
+            processes that ``DistributedDataParallel`` takes of parameters' gradients makes it exact.
 
     Returns:
         A scalar in [0, 1); 0 and connected to ``logits`` if there is no positive; NaN if any logit or target that
@@ -86,28 +104,40 @@ def ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0, positives: Tens
         The gradient is the Identity Update (Eq. 8), not the derivative of the value, which is zero almost everywhere
         for ``delta = 0``; ``torch.autograd.gradcheck`` therefore does not apply. On an accelerator a call synchronises
         with the host twice: to learn how many positives there are, unless they are given, and how many negatives can
-        matter.
+        matter; and with a ``group`` a third time, to learn how many positives the others have.
     """
-    return _rank_and_sort(logits, targets, delta, positives, exact=True, sort=False).ranking
+    return _rank_and_sort(logits, targets, delta, positives, group, exact=True, sort=False).ranking
 
 
-def bucketed_ap_loss(logits: Tensor, targets: Tensor, delta: float = 1.0, positives: Tensor | None = None) -> Tensor:
+def bucketed_ap_loss(
+    logits: Tensor,
+    targets: Tensor,
+    delta: float = 1.0,
+    positives: Tensor | None = None,
+    group: ProcessGroup | None = None,
+) -> Tensor:
     """Bucketed AP Loss (Sec. 4.2.1, Eq. 13 and 14) as published; arguments and errors as in :func:`ap_loss`.
 
     Negatives between two neighbouring positives count as one, at their mean, and share its gradient equally (S.22).
     Equals :func:`ap_loss` for ``delta = 0`` (Theorem 1) and approximates it otherwise.
     """
-    return _rank_and_sort(logits, targets, delta, positives, exact=False, sort=False).ranking
+    return _rank_and_sort(logits, targets, delta, positives, group, exact=False, sort=False).ranking
 
 
-def rs_loss(logits: Tensor, targets: Tensor, delta: float = 0.5, positives: Tensor | None = None) -> RankSort:
+def rs_loss(
+    logits: Tensor,
+    targets: Tensor,
+    delta: float = 0.5,
+    positives: Tensor | None = None,
+    group: ProcessGroup | None = None,
+) -> RankSort:
     """RS Loss (Eq. 10, S.2 to S.9), exact and unbucketed for every ``delta``.
 
     Args:
         logits: As in :func:`ap_loss`.
         targets: Same shape: 0 negative, (0, 1] positive with its IoU, below 0 ignored.
         delta: Half-width of the smoothed step H, in logits.
-        positives: As in :func:`ap_loss`.
+        positives, group: As in :func:`ap_loss`.
 
     Returns:
         ``RankSort(ranking, sorting)``, two scalars; add them for the loss. The gradients of both count.
@@ -115,15 +145,21 @@ def rs_loss(logits: Tensor, targets: Tensor, delta: float = 0.5, positives: Tens
     Raises:
         TypeError, ValueError: as :func:`ap_loss`.
     """
-    return _rank_and_sort(logits, targets, delta, positives, exact=True, sort=True)
+    return _rank_and_sort(logits, targets, delta, positives, group, exact=True, sort=True)
 
 
-def bucketed_rs_loss(logits: Tensor, targets: Tensor, delta: float = 0.5, positives: Tensor | None = None) -> RankSort:
+def bucketed_rs_loss(
+    logits: Tensor,
+    targets: Tensor,
+    delta: float = 0.5,
+    positives: Tensor | None = None,
+    group: ProcessGroup | None = None,
+) -> RankSort:
     """Bucketed RS Loss (Sec. 4.2.2) as published; arguments, result and errors as in :func:`rs_loss`.
 
     The ranking part is bucketed as in :func:`bucketed_ap_loss`; the sorting part involves no negatives and is exact.
     """
-    return _rank_and_sort(logits, targets, delta, positives, exact=False, sort=True)
+    return _rank_and_sort(logits, targets, delta, positives, group, exact=False, sort=True)
 
 
 class RankedPositives(NamedTuple):
@@ -208,7 +244,11 @@ def _sorting_errors(
 
 
 def identity_update(
-    positives: RankedPositives, negatives: Sequence[Tensor], delta: float, exact: bool
+    positives: RankedPositives,
+    negatives: Sequence[Tensor],
+    delta: float,
+    exact: bool,
+    group: ProcessGroup | None = None,
 ) -> IdentityUpdate:
     """Loss and Identity Update (Eq. 8) of ranked positives and negatives; never synchronises with the host.
 
@@ -218,17 +258,18 @@ def identity_update(
             positives' floor may be left out: they get no gradient.
         delta: Half-width of H.
         exact: Edges at the positives +- delta, instead of at the positives.
+        group: Processes with the same positives, and negatives of their own.
     """
     num_pos = len(positives.logits)
     s = positives.logits - positives.origin
     if exact and delta > 0:  # for delta = 0 both kinds of edges are the same
         edges, band, band_of_positives = _edges_around(positives.logits, delta)
-        buckets = bucket_negatives(negatives, edges)
+        buckets = bucket_negatives(negatives, edges, group)
         means = buckets.means - positives.origin
     else:
         # The floor is an edge too: the published code drops what is below it before it takes means.
         edges = torch.cat([positives.floor.unsqueeze(0), positives.logits])
-        buckets = bucket_negatives(negatives, edges)
+        buckets = bucket_negatives(negatives, edges, group)
         means = clamp_between(buckets.means, edges) - positives.origin
         band, band_of_positives = band_above(means, s, delta), band_below(s, means, delta)
 
@@ -269,7 +310,14 @@ class _RankingLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, delta: float, is_pos: Tensor | None, exact: bool, sort: bool
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        delta: float,
+        is_pos: Tensor | None,
+        group: ProcessGroup | None,
+        exact: bool,
+        sort: bool,
     ) -> tuple[Tensor, Tensor]:
         x = logits.detach().reshape(-1)
         if x.dtype in (torch.float16, torch.bfloat16):
@@ -279,20 +327,23 @@ class _RankingLoss(torch.autograd.Function):
         poison = x.new_zeros(())
         for x_piece, t_piece in pieces(x, t):
             poison += torch.where(t_piece < 0, 0, x_piece + t_piece).mul_(0).sum()
-        ctx.shape, ctx.dtype = logits.shape, logits.dtype
+        ctx.shape, ctx.dtype, ctx.num_processes = logits.shape, logits.dtype, num_processes(group)
         if is_pos is None:
             is_pos = (t > 0).nonzero().squeeze(1)  # host synchronisation 1: how many positives
-        if len(is_pos) == 0:
+        gathered = gather_positives(x.index_select(0, is_pos), t.index_select(0, is_pos), poison, group)
+        poison = gathered.poison
+        if len(gathered.logits) == 0:
             empty = x.new_zeros(0)
             ctx.save_for_backward(is_pos, empty, empty)
             return poison, poison.clone()
 
-        positives = rank_positives(x.index_select(0, is_pos), t.index_select(0, is_pos), delta, sort)
+        positives = rank_positives(gathered.logits, gathered.labels, delta, sort)
         floor = round_up(positives.floor, x.dtype)
         relevant = [_relevant_negatives(x_piece, t_piece, floor) for x_piece, t_piece in pieces(x, t)]
         is_neg, negatives = zip(*relevant, strict=True)
-        update = identity_update(positives, negatives, delta, exact)
-        rank_grad, sort_grad = update.positive_grad.to(x.dtype) + poison
+        update = identity_update(positives, negatives, delta, exact, group)
+        own = update.positive_grad.narrow(1, gathered.start, len(is_pos))
+        rank_grad, sort_grad = own.to(x.dtype) + poison
         ctx.save_for_backward(is_pos, rank_grad, sort_grad, *is_neg, *update.negative_grads)
         return update.ranking.to(x.dtype) + poison, update.sorting.to(x.dtype) + poison
 
@@ -301,6 +352,7 @@ class _RankingLoss(torch.autograd.Function):
     def backward(ctx: Any, ranking: Tensor, sorting: Tensor) -> tuple[Tensor | None, ...]:
         is_pos, rank_grad, sort_grad, *saved = ctx.saved_tensors
         is_neg, negative_grads = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        ranking, sorting = ranking * ctx.num_processes, sorting * ctx.num_processes
         grad = rank_grad.new_zeros(ctx.shape.numel())
         for (piece,), index, negative_grad in zip(pieces(grad), is_neg, negative_grads, strict=False):
             if index is None:
@@ -308,7 +360,7 @@ class _RankingLoss(torch.autograd.Function):
             else:
                 piece.scatter_(0, index, negative_grad * ranking)
         grad.scatter_(0, is_pos, rank_grad * ranking + sort_grad * sorting)
-        return grad.reshape(ctx.shape).to(ctx.dtype), None, None, None, None, None
+        return grad.reshape(ctx.shape).to(ctx.dtype), None, None, None, None, None, None
 
 
 def _relevant_negatives(logits: Tensor, targets: Tensor, floor: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -323,10 +375,16 @@ def _relevant_negatives(logits: Tensor, targets: Tensor, floor: Tensor) -> tuple
 
 
 def _rank_and_sort(
-    logits: Tensor, targets: Tensor, delta: float, positives: Tensor | None, exact: bool, sort: bool
+    logits: Tensor,
+    targets: Tensor,
+    delta: float,
+    positives: Tensor | None,
+    group: ProcessGroup | None,
+    exact: bool,
+    sort: bool,
 ) -> RankSort:
     _check_arguments(logits, targets, delta, positives)
-    return RankSort(*_RankingLoss.apply(logits, targets, float(delta), positives, exact, sort))
+    return RankSort(*_RankingLoss.apply(logits, targets, float(delta), positives, group, exact, sort))
 
 
 def _check_arguments(logits: Tensor, targets: Tensor, delta: float, positives: Tensor | None) -> None:

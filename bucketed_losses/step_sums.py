@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .processes import ProcessGroup, add_up
+
 PIECE = 2**18
 """Entries in a piece of :func:`pieces`."""
 
@@ -296,16 +298,18 @@ class Buckets(NamedTuple):
         ]
 
 
-def bucket_negatives(negatives: Sequence[Tensor], edges: Tensor) -> Buckets:
+def bucket_negatives(negatives: Sequence[Tensor], edges: Tensor, group: ProcessGroup | None = None) -> Buckets:
     """Group negatives by the edges they lie between (Eq. 12) without sorting them.
 
     Args:
         negatives: pieces ``(n,)`` of float32 or float64 logits, at least one.
         edges: ``(B - 1,)`` float64, ascending; a negative on an edge belongs to the bucket above it.
+        group: Processes whose negatives share the buckets, all with the same edges. Sizes and means are of all of
+            them, assignments of one's own.
     """
     bucketize = Bucketizer(round_up(edges, negatives[0].dtype), sum(map(len, negatives)))
-    sizes = torch.zeros(len(edges) + 1, dtype=torch.float64, device=edges.device)
-    sums = torch.zeros_like(sizes)
+    statistics = torch.zeros(2, len(edges) + 1, dtype=torch.float64, device=edges.device)
+    sizes, sums = statistics.unbind()
     assignments = []
     for x in negatives:
         bucket = bucketize(x)
@@ -313,6 +317,7 @@ def bucket_negatives(negatives: Sequence[Tensor], edges: Tensor) -> Buckets:
         bucket = bucket.long()
         sizes.scatter_add_(0, bucket, sizes.new_ones(1).expand(len(x)))
         sums.scatter_add_(0, bucket, x.double())
+    sizes, sums = add_up(statistics, group).unbind()
     return Buckets(assignments, sizes, sums / sizes.clamp(min=1))
 
 

@@ -16,7 +16,8 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from torch import Tensor, nn
 
-from ..losses import RankingLoss, check_ranks, prior_logit, self_balance
+from ...processes import num_processes
+from ..losses import ImageRows, RankingLoss, check_ranks, prior_logit, self_balance
 from ..losses.box_weighting import at_least_float32
 
 
@@ -142,6 +143,11 @@ class CoDeformDETRHead(DeformableDETRHead):
             losses |= rename_loss_dict(_layer_prefix(layer, len(layers)), parts)
         return losses
 
+    @property
+    def fewest_positives(self) -> float:
+        """What the mean number of positives per process counts as at least, as in DETR."""
+        return 1.0
+
     def match(
         self, logits: Tensor, boxes: Tensor, batch_gt_instances: InstanceList, batch_img_metas: list[dict]
     ) -> QueryTargets:
@@ -170,10 +176,12 @@ class CoDeformDETRHead(DeformableDETRHead):
         positive = (labels < self.num_classes) & (weights > 0)
         ious = bbox_overlaps(pixels.detach(), target_pixels, is_aligned=True)
         num_local = positive.sum().to(boxes.dtype)
-        num_pos = reduce_mean(num_local).clamp(min=1)
+        num_pos = reduce_mean(num_local).clamp(min=self.fewest_positives)
         avg_factor = num_pos if self.sync_cls_avg_factor else num_local.clamp(min=1)
         box_weights = positive[:, None].expand(-1, 4).to(boxes.dtype)
-        losses = self.classification_losses(logits, labels, ious, weights, avg_factor)
+        num_images, num_queries = targets.labels.shape
+        images = ImageRows(torch.arange(num_images, device=labels.device).repeat_interleave(num_queries), num_images)
+        losses = self.classification_losses(logits, labels, ious, weights, avg_factor, images)
         losses['loss_bbox'] = self.loss_bbox(
             boxes.flatten(0, 1), target_boxes.flatten(0, 1), box_weights, avg_factor=num_pos
         )
@@ -181,7 +189,7 @@ class CoDeformDETRHead(DeformableDETRHead):
         return losses
 
     def classification_losses(
-        self, logits: Tensor, labels: Tensor, ious: Tensor, weights: Tensor, avg_factor: Tensor
+        self, logits: Tensor, labels: Tensor, ious: Tensor, weights: Tensor, avg_factor: Tensor, images: ImageRows
     ) -> dict[str, Tensor]:
         """``loss_cls`` of ``(n, num_classes)`` logits; ``ious (n,)`` are those of positives, or anything."""
         target = (labels, ious) if isinstance(self.loss_cls, QualityFocalLoss) else labels
@@ -213,6 +221,11 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
         check_ranks(self, instead="type='CoDeformDETRHead'")
         self.score_shift = prior_logit(self, score_prior)
 
+    @property
+    def fewest_positives(self) -> float:
+        # One of the whole batch, where the processes share it.
+        return 1 / num_processes(self.loss_cls.group)
+
     def init_weights(self) -> None:
         super().init_weights()
         for branch in self.cls_branches:
@@ -229,13 +242,14 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
         losses = super().query_losses(logits, boxes, targets, batch_img_metas)
         if self.loss_cls.self_balancing:
             ranking = [losses[name] for name in RankingLoss.PARTS if name in losses]
-            losses |= {name: self_balance(losses[name], ranking) for name in ('loss_bbox', 'loss_iou')}
+            shared = self.loss_cls.shared
+            losses |= {name: self_balance(losses[name], ranking, shared) for name in ('loss_bbox', 'loss_iou')}
         return losses
 
     def classification_losses(
-        self, logits: Tensor, labels: Tensor, ious: Tensor, weights: Tensor, avg_factor: Tensor
+        self, logits: Tensor, labels: Tensor, ious: Tensor, weights: Tensor, avg_factor: Tensor, images: ImageRows
     ) -> dict[str, Tensor]:
-        return self.loss_cls(logits, (labels, ious), weight=weights)
+        return self.loss_cls(logits, (labels, ious), weight=weights, images=images)
 
 
 def _move(reference: Tensor, offsets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptInstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ..losses import prior_logit
+from ..losses import ImageRows, prior_logit
 from ..losses.box_weighting import at_least_float32
 from .rank_based_atss_head import RankBasedATSSHead
 
@@ -70,6 +70,10 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
             labels, label_weights, *_ = multi_apply(
                 self.paa_reassign, scores, labels, label_weights, bbox_weights, pos_inds, pos_gt_index, anchors
             )
+        sizes = torch.tensor([len(image) for image in labels], device=labels[0].device)
+        rows = torch.arange(len(labels), device=labels[0].device).repeat_interleave(
+            sizes, output_size=sum(map(len, labels))
+        )
         return self.ranking_losses(
             torch.cat(logits),
             torch.cat(deltas),
@@ -77,6 +81,7 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
             torch.cat(labels),
             torch.cat(label_weights),
             torch.cat(bbox_targets),
+            ImageRows(rows, len(labels)),
         )
 
     def get_pos_loss(

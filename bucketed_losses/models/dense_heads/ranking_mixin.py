@@ -9,7 +9,7 @@ from mmdet.models.task_modules.samplers import PseudoSampler
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
-from ..losses import check_decodes_boxes, check_head_losses, ranking_and_box_losses
+from ..losses import ImageRows, check_decodes_boxes, check_head_losses, ranking_and_box_losses
 from ..losses.box_weighting import at_least_float32
 
 if TYPE_CHECKING:
@@ -68,6 +68,10 @@ class RankingDenseHeadMixin(_Host):
         labels, label_weights, bbox_targets = self.level_targets(
             anchors, valid_flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
         )
+        num_images = len(batch_img_metas)
+        level_images = [
+            torch.arange(num_images, device=level.device).repeat_interleave(level.size(1)) for level in labels
+        ]
         return self.ranking_losses(
             flatten_maps(cls_scores, self.cls_out_channels),
             flatten_maps(bbox_preds, 4),
@@ -75,6 +79,7 @@ class RankingDenseHeadMixin(_Host):
             flatten_targets(labels),
             flatten_targets(label_weights),
             flatten_targets(bbox_targets),
+            ImageRows(torch.cat(level_images), num_images),
         )
 
     def level_targets(self, *args: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -94,6 +99,7 @@ class RankingDenseHeadMixin(_Host):
         labels: Tensor,
         label_weights: Tensor,
         bbox_targets: Tensor,
+        images: ImageRows | None = None,
     ) -> dict[str, Tensor]:
         """Rank the predictions of all levels and images of the batch together, in any order.
 
@@ -104,6 +110,7 @@ class RankingDenseHeadMixin(_Host):
             labels: ``(n,)`` class indices, ``num_classes`` for background.
             label_weights: ``(n,)``, 0 for ignored anchors.
             bbox_targets: ``(n, 4)`` ground-truth boxes of the positives, x1 y1 x2 y2 in pixels.
+            images: The images of the predictions, for a loss that ranks each alone.
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses) and ``loss_bbox``; all 0 and connected if there is no positive.
@@ -111,7 +118,15 @@ class RankingDenseHeadMixin(_Host):
         positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
         boxes = self.bbox_coder.decode(anchors[positive], deltas[positive])
         return ranking_and_box_losses(
-            self.loss_cls, self.loss_bbox, logits, labels, label_weights, positive, boxes, bbox_targets[positive]
+            self.loss_cls,
+            self.loss_bbox,
+            logits,
+            labels,
+            label_weights,
+            positive,
+            boxes,
+            bbox_targets[positive],
+            images,
         )
 
 

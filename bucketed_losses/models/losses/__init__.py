@@ -10,12 +10,13 @@ from .box_weighting import (
     score_weighted_box_loss,
     self_balance,
 )
-from .ranking_losses import APLoss, BucketedAPLoss, BucketedRSLoss, RankingLoss, RSLoss
+from .ranking_losses import APLoss, BucketedAPLoss, BucketedRSLoss, ImageRows, RankingLoss, RSLoss
 
 __all__ = [
     'APLoss',
     'BucketedAPLoss',
     'BucketedRSLoss',
+    'ImageRows',
     'RSLoss',
     'RankingLoss',
     'check_decodes_boxes',

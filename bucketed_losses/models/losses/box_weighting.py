@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 import torch
 from mmdet.structures.bbox import bbox_overlaps
+from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
-from .ranking_losses import RankingLoss
+from .ranking_losses import ImageRows, RankingLoss
 
 
 def ranking_and_box_losses(
@@ -21,6 +22,7 @@ def ranking_and_box_losses(
     positive: Tensor,
     boxes: Tensor,
     target_boxes: Tensor,
+    images: ImageRows | None = None,
 ) -> dict[str, Tensor]:
     """The losses of a head over ``n`` predictions that are ranked together, ``num_pos`` of them positive.
 
@@ -36,20 +38,23 @@ def ranking_and_box_losses(
         positive: ``(num_pos,)`` indices of the positives, ignored ones left out.
         boxes: ``(num_pos, 4)`` their decoded predictions, x1 y1 x2 y2 in pixels.
         target_boxes: ``(num_pos, 4)`` their ground truth.
+        images: The images of the predictions, for a loss that ranks each alone.
 
     Returns:
         ``loss_rank``, ``loss_sort`` (RS losses) and ``loss_bbox``; all 0 and connected if there is no positive.
     """
     ious = boxes.new_zeros(len(logits))
     ious[positive] = bbox_overlaps(boxes.detach(), target_boxes, is_aligned=True)
-    losses = loss_cls(logits, (labels, ious), weight=weights, positive=positive)
-    box_loss = score_weighted_box_loss(loss_bbox, boxes, target_boxes, logits[positive])
+    losses = loss_cls(logits, (labels, ious), weight=weights, positive=positive, images=images)
+    box_loss = score_weighted_box_loss(loss_bbox, boxes, target_boxes, logits[positive], loss_cls.shared)
     if loss_cls.self_balancing:
-        box_loss = self_balance(box_loss, losses.values())
+        box_loss = self_balance(box_loss, losses.values(), loss_cls.shared)
     return {**losses, 'loss_bbox': box_loss}
 
 
-def score_weighted_box_loss(loss_bbox: nn.Module, boxes: Tensor, target_boxes: Tensor, class_logits: Tensor) -> Tensor:
+def score_weighted_box_loss(
+    loss_bbox: nn.Module, boxes: Tensor, target_boxes: Tensor, class_logits: Tensor, shared: bool = False
+) -> Tensor:
     """Mean box loss over positives, each weighted by its own :func:`highest_probability`.
 
     Args:
@@ -57,14 +62,16 @@ def score_weighted_box_loss(loss_bbox: nn.Module, boxes: Tensor, target_boxes: T
         boxes: ``(num_pos, 4)`` decoded predictions, x1 y1 x2 y2 in pixels.
         target_boxes: ``(num_pos, 4)`` their ground truth.
         class_logits: ``(num_pos, num_classes)`` of the same predictions.
+        shared: The positives of all processes are one batch: their mean over processes is its loss. One collective.
 
     Returns:
         A scalar; 0, connected to ``boxes``, if there are none.
     """
+    weights = highest_probability(class_logits)
+    total = reduce_mean(weights.sum()) if shared else weights.sum()
     if len(boxes) == 0:
         return boxes.sum() * 0
-    weights = highest_probability(class_logits)
-    return loss_bbox(boxes, target_boxes, weight=weights, avg_factor=weights.sum())
+    return loss_bbox(boxes, target_boxes, weight=weights, avg_factor=total)
 
 
 def highest_probability(class_logits: Tensor) -> Tensor:
@@ -72,13 +79,20 @@ def highest_probability(class_logits: Tensor) -> Tensor:
     return class_logits.detach().sigmoid().amax(dim=1)
 
 
-def self_balance(loss: Tensor, ranking_losses: Iterable[Tensor]) -> Tensor:
+def self_balance(loss: Tensor, ranking_losses: Iterable[Tensor], shared: bool = False) -> Tensor:
     """``loss`` scaled to the value of the ranking losses: ``loss * (L_rank + L_sort).detach() / loss.detach()``.
 
     This is RS Loss's task balancing: it leaves no weight to tune, and a ``loss_weight`` of the box loss cancels.
+
+    Args:
+        loss: A scalar.
+        ranking_losses: Scalars.
+        shared: ``loss`` is this process's share of one loss, the mean over processes; that one is divided by. One
+            collective.
     """
     total = torch.stack(list(ranking_losses)).sum().detach()
-    return loss * (total / loss.detach().clamp(min=torch.finfo(loss.dtype).eps))
+    size = reduce_mean(loss.detach()) if shared else loss.detach()
+    return loss * (total / size.clamp(min=torch.finfo(loss.dtype).eps))
 
 
 def at_least_float32(x: Tensor) -> Tensor:

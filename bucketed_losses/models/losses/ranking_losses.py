@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
+import torch.distributed as dist
 from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ... import functional, step_sums
+
+
+class ImageRows(NamedTuple):
+    """Which image each row of a batch belongs to.
+
+    Attributes:
+        image: ``(n,)`` int64.
+        num_images: Images in the batch, those without a row included.
+    """
+
+    image: Tensor
+    num_images: int
 
 
 class RankingLoss(nn.Module):
@@ -20,12 +35,18 @@ class RankingLoss(nn.Module):
     Args:
         delta: Half-width of the smoothed step H of Eq. 2, in logits.
         loss_weight: Factor on every returned part.
+        scope: What is ranked together. 'batch': the images of this process, as published. 'global': those of all
+            processes of a distributed run, exactly, at the price of O(P) communication; the box losses of this
+            package's heads are then normalised and balanced over all processes too, so that a step is what one process
+            with the whole batch would do. 'image': each image alone; the loss is the mean over images, those without
+            positives counting 0, as if every image had a process of its own.
         self_balancing: Whether heads of this package scale their box loss to the size of this loss
             (:func:`~bucketed_losses.models.losses.self_balance`); by nature of the loss if None.
         use_sigmoid: Must be True; accepted because MMDetection's dense heads read it from the loss's config.
     """
 
     PARTS = ('loss_rank', 'loss_sort')
+    SCOPES = ('batch', 'global', 'image')
     balances_itself: bool
     needs_ious: bool
     custom_cls_channels = True
@@ -33,9 +54,16 @@ class RankingLoss(nn.Module):
     custom_accuracy = True
 
     def __init__(
-        self, delta: float, loss_weight: float = 1.0, self_balancing: bool | None = None, use_sigmoid: bool = True
+        self,
+        delta: float,
+        loss_weight: float = 1.0,
+        self_balancing: bool | None = None,
+        use_sigmoid: bool = True,
+        scope: str = 'batch',
     ) -> None:
         super().__init__()
+        if scope not in self.SCOPES:
+            raise ValueError(f'{type(self).__name__}: scope must be one of {", ".join(self.SCOPES)}, got {scope!r}')
         if not use_sigmoid:
             raise ValueError(
                 f'{type(self).__name__}: use_sigmoid must be True, got {use_sigmoid}; ranking losses score every '
@@ -45,6 +73,18 @@ class RankingLoss(nn.Module):
         self.loss_weight = loss_weight
         self.self_balancing = self.balances_itself if self_balancing is None else self_balancing
         self.use_sigmoid = use_sigmoid
+        self.scope = scope
+
+    @property
+    def group(self) -> Any:
+        """The process group that is ranked together, or None for this process alone."""
+        shared = self.scope == 'global' and dist.is_available() and dist.is_initialized()
+        return dist.group.WORLD if shared else None
+
+    @property
+    def shared(self) -> bool:
+        """Whether the batches of all processes are one: heads then share their box losses, too."""
+        return self.group is not None
 
     def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
         """The parts of the loss by log name, before ``loss_weight``.
@@ -64,6 +104,7 @@ class RankingLoss(nn.Module):
         avg_factor: float | Tensor | None = None,
         reduction_override: str | None = None,
         positive: Tensor | None = None,
+        images: ImageRows | None = None,
     ) -> dict[str, Tensor]:
         """Rank all entries of ``pred`` together.
 
@@ -78,6 +119,7 @@ class RankingLoss(nn.Module):
             reduction_override: None, 'mean' or 'sum', which are all the same here. 'none' is refused.
             positive: ``(num_pos,)`` int64 rows of the positives that are not ignored, if the caller knows them: spares
                 an accelerator a wait.
+            images: The images of the rows; read, and needed, where the scope is 'image'.
 
         Returns:
             Scalars by log name: ``loss_rank`` and, for RS losses, ``loss_sort``.
@@ -89,9 +131,23 @@ class RankingLoss(nn.Module):
             )
         labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
         targets = entry_targets(pred, labels, ious, weight)
-        if positive is not None:
-            positive = positive * pred.size(1) + labels[positive]
-        return {name: self.loss_weight * value for name, value in self.rank(pred, targets, positive).items()}
+        if self.scope == 'image':
+            losses = self._rank_images(pred, targets, images)
+        else:
+            if positive is not None:
+                positive = positive * pred.size(1) + labels[positive]
+            losses = self.rank(pred, targets, positive)
+        return {name: self.loss_weight * value for name, value in losses.items()}
+
+    def _rank_images(self, pred: Tensor, targets: Tensor, images: ImageRows | None) -> dict[str, Tensor]:
+        if images is None:
+            raise ValueError(
+                f"{type(self).__name__}: scope='image' needs the image of every row; give images=ImageRows(image, "
+                'num_images), or use a head of this package'
+            )
+        rows = [(images.image == image).nonzero().squeeze(1) for image in range(images.num_images)]
+        losses = [self.rank(pred[of_image], targets[of_image]) for of_image in rows]
+        return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Channels of the classifier: one per class, none for background."""
@@ -110,7 +166,10 @@ class RankingLoss(nn.Module):
         return accuracy_of_positives(cls_score, labels, positive)
 
     def extra_repr(self) -> str:
-        return f'delta={self.delta}, loss_weight={self.loss_weight}, self_balancing={self.self_balancing}'
+        return (
+            f'delta={self.delta}, loss_weight={self.loss_weight}, self_balancing={self.self_balancing}, '
+            f'scope={self.scope!r}'
+        )
 
 
 def accuracy_of_positives(cls_score: Tensor, labels: Tensor, positive: Tensor) -> dict[str, Tensor]:
@@ -175,12 +234,17 @@ class APLoss(RankingLoss):
     needs_ious = False
 
     def __init__(
-        self, delta: float = 1.0, loss_weight: float = 1.0, self_balancing: bool | None = None, use_sigmoid: bool = True
+        self,
+        delta: float = 1.0,
+        loss_weight: float = 1.0,
+        self_balancing: bool | None = None,
+        use_sigmoid: bool = True,
+        scope: str = 'batch',
     ) -> None:
-        super().__init__(delta, loss_weight, self_balancing, use_sigmoid)
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
 
     def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        return {'loss_rank': functional.ap_loss(logits, targets, self.delta, positives)}
+        return {'loss_rank': functional.ap_loss(logits, targets, self.delta, positives, self.group)}
 
 
 @MODELS.register_module()
@@ -188,7 +252,7 @@ class BucketedAPLoss(APLoss):
     """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`; log name ``loss_rank``."""
 
     def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        return {'loss_rank': functional.bucketed_ap_loss(logits, targets, self.delta, positives)}
+        return {'loss_rank': functional.bucketed_ap_loss(logits, targets, self.delta, positives, self.group)}
 
 
 @MODELS.register_module()
@@ -199,12 +263,17 @@ class RSLoss(RankingLoss):
     needs_ious = True
 
     def __init__(
-        self, delta: float = 0.5, loss_weight: float = 1.0, self_balancing: bool | None = None, use_sigmoid: bool = True
+        self,
+        delta: float = 0.5,
+        loss_weight: float = 1.0,
+        self_balancing: bool | None = None,
+        use_sigmoid: bool = True,
+        scope: str = 'batch',
     ) -> None:
-        super().__init__(delta, loss_weight, self_balancing, use_sigmoid)
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
 
     def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        ranking, sorting = functional.rs_loss(logits, targets, self.delta, positives)
+        ranking, sorting = functional.rs_loss(logits, targets, self.delta, positives, self.group)
         return {'loss_rank': ranking, 'loss_sort': sorting}
 
 
@@ -213,5 +282,5 @@ class BucketedRSLoss(RSLoss):
     """The paper's Bucketed RS Loss, :func:`bucketed_losses.functional.bucketed_rs_loss`; logged as ``RSLoss``."""
 
     def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        ranking, sorting = functional.bucketed_rs_loss(logits, targets, self.delta, positives)
+        ranking, sorting = functional.bucketed_rs_loss(logits, targets, self.delta, positives, self.group)
         return {'loss_rank': ranking, 'loss_sort': sorting}

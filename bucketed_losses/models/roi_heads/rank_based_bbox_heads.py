@@ -8,7 +8,7 @@ from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead, Shared2FCBBoxHead,
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from ..losses import check_decodes_boxes, check_head_losses, ranking_and_box_losses
+from ..losses import ImageRows, check_decodes_boxes, check_head_losses, ranking_and_box_losses
 from ..losses.box_weighting import at_least_float32
 from ..losses.ranking_losses import accuracy_of_positives
 
@@ -37,6 +37,26 @@ class RankingBBoxHeadMixin(_Host):
             )
         check_head_losses(self)
 
+    def loss_and_target(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        rois: Tensor,
+        sampling_results: list,
+        rcnn_train_cfg: Any,
+        concat: bool = True,
+        reduction_override: str | None = None,
+    ) -> dict:
+        """Losses and targets; arguments as for :meth:`mmdet.models.BBoxHead.loss_and_target`."""
+        targets = labels, label_weights, bbox_targets, bbox_weights = self.get_targets(
+            sampling_results, rcnn_train_cfg, concat=concat
+        )
+        images = ImageRows(rois[:, 0].long(), len(sampling_results))
+        losses = self.loss(
+            cls_score, bbox_pred, rois, labels, label_weights, bbox_targets, bbox_weights, reduction_override, images
+        )
+        return dict(loss_bbox=losses, bbox_targets=targets)
+
     def loss(
         self,
         cls_score: Tensor,
@@ -47,6 +67,7 @@ class RankingBBoxHeadMixin(_Host):
         bbox_targets: Tensor,
         bbox_weights: Tensor,
         reduction_override: str | None = None,
+        images: ImageRows | None = None,
     ) -> dict[str, Tensor]:
         """Rank the RoIs of all images together.
 
@@ -59,6 +80,7 @@ class RankingBBoxHeadMixin(_Host):
             bbox_targets: ``(n, 4)`` ground-truth boxes of the positives, x1 y1 x2 y2 in pixels.
             bbox_weights: Not used: positives are weighted by their scores.
             reduction_override: As for the losses; 'none' is refused.
+            images: The images of the RoIs, for a loss that ranks each alone.
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and ``acc_classes``; the losses are 0 and connected
@@ -72,7 +94,15 @@ class RankingBBoxHeadMixin(_Host):
         boxes = self.bbox_coder.decode(rois[positive, 1:], deltas)
         logits = at_least_float32(cls_score)
         losses = ranking_and_box_losses(
-            self.loss_cls, self.loss_bbox, logits, labels, label_weights, positive, boxes, bbox_targets[positive]
+            self.loss_cls,
+            self.loss_bbox,
+            logits,
+            labels,
+            label_weights,
+            positive,
+            boxes,
+            bbox_targets[positive],
+            images,
         )
         return {**losses, **accuracy_of_positives(logits, labels, positive)}
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
-from mmdet.utils import InstanceList
+from mmdet.utils import InstanceList, reduce_mean
 from torch import Tensor
 
 from ..losses.box_weighting import at_least_float32
@@ -23,7 +23,12 @@ class RankBasedFCNMaskHead(FCNMaskHead):
         loss_mask: Config of a loss per pixel. MMDetection's usual ``CrossEntropyLoss`` with ``use_mask=True`` cannot
             be weighted; it is built with ``use_sigmoid=True`` instead, the same loss of the same pixels.
         kwargs: As for :class:`mmdet.models.FCNMaskHead`.
+
+    Attributes:
+        shared: Whether the positives of all processes are one batch, set by the RoI head from its ranking loss.
     """
+
+    shared = False
 
     def __init__(self, *args: Any, loss_mask: dict | None = None, **kwargs: Any) -> None:
         loss_mask = dict(loss_mask or dict(type='CrossEntropyLoss', use_mask=True))
@@ -42,15 +47,14 @@ class RankBasedFCNMaskHead(FCNMaskHead):
             ``loss_mask``: a dict with ``loss_mask``, 0 and connected without positives; ``mask_targets``.
         """
         targets = self.get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
+        weights = torch.cat([result.pos_scores for result in sampling_results])
+        total = reduce_mean(weights.sum()) if self.shared else weights.sum()
         if len(mask_preds) == 0:
             return dict(loss_mask=dict(loss_mask=mask_preds.sum() * 0), mask_targets=targets)
         labels = torch.cat([result.pos_gt_labels for result in sampling_results])
         if self.class_agnostic:
             labels = torch.zeros_like(labels)
-        weights = torch.cat([result.pos_scores for result in sampling_results])
         own_class = labels.reshape(-1, 1, 1, 1).expand(-1, 1, *mask_preds.shape[2:])
         logits = at_least_float32(mask_preds.gather(1, own_class).flatten(1))
-        loss = self.loss_mask(
-            logits, targets.flatten(1), weight=weights[:, None], avg_factor=weights.sum() * logits.shape[1]
-        )
+        loss = self.loss_mask(logits, targets.flatten(1), weight=weights[:, None], avg_factor=total * logits.shape[1])
         return dict(loss_mask=dict(loss_mask=loss), mask_targets=targets)

@@ -30,8 +30,8 @@ class RankingRoIHeadMixin(_Host):
     """Put before an mmdet RoI head: no sampling; masks of at most ``max_mask_positives`` positives, weighted by score.
 
     Args:
-        max_mask_positives: Masks are trained on at most so many positives of a batch, drawn uniformly from all of
-            them, whatever image they are in.
+        max_mask_positives: Masks are trained on at most so many positives of a process's batch, drawn uniformly from
+            all of them, whatever image they are in.
         args, kwargs: As for the RoI head.
 
     Raises:
@@ -79,13 +79,16 @@ class RankingRoIHeadMixin(_Host):
     def loss(self, x: tuple[Tensor, ...], rpn_results_list: InstanceList, batch_data_samples: list) -> dict:
         """Losses of the boxes and masks; arguments as for the RoI head."""
         x = tuple(without_bfloat16(level) for level in x)
+        if self.with_mask:
+            for bbox_head, mask_head in zip(_as_list(self.bbox_head), _as_list(self.mask_head), strict=True):
+                mask_head.shared = bbox_head.loss_cls.shared
         losses = super().loss(x, rpn_results_list, batch_data_samples)
         for name in [name for name in losses if name.endswith('loss_mask')]:
             stage = name.removesuffix('loss_mask')  # '' or 's0.' ...
             head = _as_list(self.bbox_head)[int(stage[1:-1]) if stage else 0]
             if head.loss_cls.self_balancing:
                 ranking = [losses[stage + part] for part in RankingLoss.PARTS if stage + part in losses]
-                losses[name] = self_balance(losses[name], ranking)
+                losses[name] = self_balance(losses[name], ranking, head.loss_cls.shared)
         return losses
 
     def attach_scores(self, sampling_results: list, cls_score: Tensor) -> None:

@@ -1,0 +1,61 @@
+"""Run a function on several processes of one gloo group."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def on_processes(num: int, function: Callable, *args: Any) -> list:
+    """What ``function(*args)`` returns on each of ``num`` processes; it must be importable, and a hang fails.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: a process raised; the message has its traceback.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_run, (num, folder, function, args), nprocs=num)
+        return [torch.load(Path(folder, f'{rank}.pt'), weights_only=True) for rank in range(num)]
+
+
+def _run(rank: int, num: int, folder: str, function: Callable, args: tuple) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=num, timeout=timedelta(seconds=120)
+    )
+    torch.save(function(*args), Path(folder, f'{rank}.pt'))
+    dist.barrier()  # nobody closes the connection while another still uses it
+    dist.destroy_process_group()
+
+
+class CountCollectives:
+    """``names`` of the collectives that this process takes part in, in order, with the bytes it gives to each."""
+
+    NAMES = ('all_gather', 'all_reduce', 'broadcast', 'reduce', 'barrier', 'all_gather_into_tensor', 'gather')
+
+    def __enter__(self) -> CountCollectives:
+        self.names: list[str] = []
+        self.bytes: list[int] = []
+        self._originals = {name: getattr(dist, name) for name in self.NAMES}
+        for name, original in self._originals.items():
+            setattr(dist, name, self._counted(name, original))
+        return self
+
+    def _counted(self, name: str, original: Callable) -> Callable:
+        def collective(*args: Any, **kwargs: Any) -> Any:
+            self.names.append(name)
+            tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+            self.bytes.append(sum(tensor.nbytes for tensor in tensors))
+            return original(*args, **kwargs)
+
+        return collective
+
+    def __exit__(self, *_: object) -> None:
+        for name, original in self._originals.items():
+            setattr(dist, name, original)

