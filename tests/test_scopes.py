@@ -105,8 +105,8 @@ def test_a_global_step_is_that_of_one_process_with_both_batches(two_processes, i
     if run[2] == 'batch':  # the difference that `global` makes
         assert difference(first) > 0.02
         return
-    assert difference(first) < 3e-4
-    assert difference(second) < 3e-4
+    assert difference(first) < 1e-3
+    assert difference(second) < 1e-3
     for name, value in logs.items():
         if 'loss_rank' in name or 'loss_sort' in name:  # the whole batch's on every process
             torch.testing.assert_close(first_logs[name], value, rtol=1e-4, atol=1e-5)

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
 # Also for configs that do not name the package: registers its modules and lets MMEngine's checkpoints load safely.
 import bucketed_losses
@@ -40,3 +42,9 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
+
+
+def runner_from(cfg: Config) -> Runner:
+    """The runner of a config; in a distributed run this joins the other processes."""
+    bucketed_losses.engine.launch_on_cpu(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

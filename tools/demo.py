@@ -1,12 +1,14 @@
 """The main job on the embedded data: train BRS-ATSS on drawn shapes on the CPU, print its AP, leave pictures.
 
-python tools/demo.py [--work-dir work_dirs/demo] [--cfg-options KEY=VALUE ...]
+python tools/demo.py [--work-dir work_dirs/demo] [--processes N] [--cfg-options KEY=VALUE ...]
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import mmcv
@@ -14,6 +16,7 @@ import torch
 from make_shapes import main as make_shapes
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
+from mmengine.dist import collect_results, is_main_process
 from mmengine.runner import Runner
 from plot_curves import plot_curves
 from pycocotools.coco import COCO
@@ -28,13 +31,16 @@ CONFIG = ROOT / 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.
 
 
 def predict(runner: Runner) -> list[DetDataSample]:
-    """Detections and ground truth of every validation image, in original pixels, on the CPU."""
+    """Detections and ground truth of every validation image, in original pixels, on the CPU.
+
+    In a distributed run every process predicts its share; the first one returns all of them, the others nothing.
+    """
     runner.model.eval()
     samples: list[DetDataSample] = []
     with torch.no_grad():
         for batch in runner.val_dataloader:
             samples += [sample.cpu() for sample in runner.model.val_step(batch)]
-    return samples
+    return collect_results(samples, len(runner.val_dataloader.dataset), device='cpu') or []
 
 
 def best_f1_thresholds(annotations: COCO, samples: list[DetDataSample]) -> list[float]:
@@ -87,19 +93,29 @@ def draw_detections(samples: list[DetDataSample], thresholds: list[float], meta:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--work-dir', default=str(ROOT / 'work_dirs/demo'), help='logs, checkpoints, pictures')
+    parser.add_argument('--processes', type=int, default=1, help='train on so many processes, with torchrun')
+    parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none', help='pytorch: started by torchrun')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
+    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
 
     data_root = os.environ.setdefault('SHAPES_ROOT', str(ROOT / 'data/shapes'))
     if not is_shapes(data_root):
         make_shapes([data_root])
 
+    if args.processes > 1 and args.launcher == 'none':
+        torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={args.processes}']
+        raise SystemExit(subprocess.call([*torchrun, __file__, '--launcher', 'pytorch', *argv]))
+
     options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
-    runner = build_runner(parse_train_args([str(CONFIG), '--work-dir', args.work_dir, *options]))
+    command = [str(CONFIG), '--work-dir', args.work_dir, '--launcher', args.launcher, *options]
+    runner = build_runner(parse_train_args(command))
     runner.train()
 
     work_dir = Path(args.work_dir)
     samples = predict(runner)
+    if not is_main_process():
+        return
     thresholds = best_f1_thresholds(COCO(f'{data_root}/annotations/val.json'), samples)
     meta = runner.val_dataloader.dataset.metainfo
     draw_detections(samples[:8], thresholds, meta, work_dir / 'detections')

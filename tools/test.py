@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 
-from _runner import add_common_arguments, load_config
+from _runner import add_common_arguments, load_config, runner_from
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 
@@ -44,7 +43,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
             cfg.default_hooks.visualization.test_out_dir = args.show_dir
     if args.tta:
         _use_tta(cfg, args.config)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = runner_from(cfg)
     if args.out is not None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     return runner

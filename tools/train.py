@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 
 import torch
-from _runner import add_common_arguments, load_config
+from _runner import add_common_arguments, load_config, runner_from
 from mmengine.config import Config
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 
@@ -47,7 +46,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    return runner_from(cfg)
 
 
 def _use_amp(cfg: Config) -> None:

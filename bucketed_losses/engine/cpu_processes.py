@@ -1,0 +1,33 @@
+"""Distributed runs on machines without an accelerator: MMEngine's launchers, with gloo in place of NCCL."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import init_dist, is_distributed
+
+
+def launch_on_cpu(cfg: Config) -> None:
+    """Join the process group of ``cfg.launcher`` before MMEngine's ``Runner`` tries to; call it before building one.
+
+    MMEngine's launchers select a CUDA device and its ``Runner`` wraps the model for one; both fail on a machine that
+    has none. Here the launcher's environment is read by MMEngine as ever (torchrun's, Slurm's or MPI's), the backend
+    is gloo, and ``cfg.model_wrapper_cfg`` keeps the model on the CPU. Does nothing where there is an accelerator or no
+    launcher, and where a process group has been joined already, only the config is changed.
+    """
+    if cfg.get('launcher', 'none') == 'none' or get_device() != 'cpu':
+        return
+    if not is_distributed():
+        options = {**cfg.get('env_cfg', {}).get('dist_cfg', {}), 'backend': 'gloo'}
+        with mock.patch.object(torch.cuda, 'set_device'):  # the launchers' only call that needs a GPU
+            init_dist(cfg.launcher, **options)
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    wrapper.update(cfg.get('model_wrapper_cfg') or {})
+    cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}

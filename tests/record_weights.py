@@ -1,0 +1,21 @@
+"""A hook for whole runs in tests: every process writes its weights and where it stands when training ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class RecordWeights(Hook):
+    priority = 'LOWEST'
+
+    def after_train(self, runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        state = {'weights': model.state_dict(), 'world': get_world_size(), 'iter': runner.iter}
+        torch.save(state, Path(runner.work_dir, f'rank{get_rank()}.pt'))
