@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import venv
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,3 +33,27 @@ def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from bucketed_losses.datasets.shapes import ShapesSpec, make_shapes
 
     return make_shapes(tmp_path_factory.mktemp('data') / 'shapes', ShapesSpec(num_train=8, num_val=4, size=96))
+
+
+@pytest.fixture(scope='session')
+def mim(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """The command ``mim`` of an environment where the package is installed from its wheel."""
+    if find_spec('mim') is None:
+        pytest.skip('needs OpenMIM: pip install openmim')
+    folder = tmp_path_factory.mktemp('mim')
+    pip = [sys.executable, '-m', 'pip']
+    wheel = [*pip, 'wheel', '-q', '--no-deps', '--no-build-isolation', '--no-index', '-w', folder, ROOT]
+    subprocess.run(wheel, check=True, capture_output=True)
+    venv.create(folder / 'venv', with_pip=False, symlinks=True)
+    (site_packages,) = folder.glob('venv/lib/python*/site-packages')
+    # Everything else comes from this environment; the installed package is found first.
+    (main,) = {Path(find_spec(name).origin).parents[1] for name in ('mim', 'mmdet')}
+    (site_packages / 'everything_else.pth').write_text(f'{main}\n')
+    python = folder / 'venv/bin/python'
+    (package,) = folder.glob('*.whl')
+    install = [*pip, '--python', python, 'install', '-q', '--no-deps', '--no-index', '--ignore-installed']
+    subprocess.run([*install, package], check=True, capture_output=True)
+    where = [python, '-c', 'import bucketed_losses as b; print(b.__file__)']
+    found = subprocess.run(where, check=True, capture_output=True, text=True, cwd=folder).stdout
+    assert found.startswith(str(site_packages)), found
+    return [python, '-c', 'from mim.cli import cli; cli()']

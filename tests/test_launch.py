@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import venv
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -150,39 +149,6 @@ def test_demo_with_two_processes(shapes_root, tmp_path):
     assert '[2/2]' in output  # eight images, two processes, two images each
     assert len(list(tmp_path.glob('detections/*.png'))) == 4 and (tmp_path / 'curves.png').is_file()
     assert output.count('Curves:') == 1
-
-
-@pytest.fixture(scope='module')
-def mim(tmp_path_factory):
-    """``mim`` of an environment where the package is installed from its wheel."""
-    if find_spec('mim') is None:
-        pytest.skip('needs OpenMIM: pip install openmim')
-    folder = tmp_path_factory.mktemp('mim')
-    wheel = [PYTHON, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '--no-index', '-w', folder, ROOT]
-    subprocess.run(wheel, check=True, capture_output=True)
-    venv.create(folder / 'venv', with_pip=False, symlinks=True)
-    (site_packages,) = folder.glob('venv/lib/python*/site-packages')
-    # Everything else comes from this environment; the installed package is found first.
-    (main,) = {Path(find_spec(name).origin).parents[1] for name in ('mim', 'mmdet')}
-    (site_packages / 'everything_else.pth').write_text(f'{main}\n')
-    python = folder / 'venv/bin/python'
-    (package,) = folder.glob('*.whl')
-    install = [
-        PYTHON,
-        '-m',
-        'pip',
-        '--python',
-        python,
-        'install',
-        '-q',
-        '--no-deps',
-        '--no-index',
-        '--ignore-installed',
-    ]
-    subprocess.run([*install, package], check=True, capture_output=True)
-    where = run([python, '-c', 'import bucketed_losses as b; print(b.__file__)'], folder)
-    assert where.strip().startswith(str(site_packages))
-    return [python, '-c', 'from mim.cli import cli; cli()']
 
 
 @pytest.mark.parametrize(
