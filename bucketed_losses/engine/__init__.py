@@ -1,19 +1,28 @@
-"""Training helpers: checkpoints that load safely and runs that resume exactly."""
+"""Training helpers: checkpoints that load safely, runs that resume exactly, and launchers without a GPU."""
 
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper
+from .checkpoints import AtomicCheckpointHook, AtomicLocalBackend, newest_complete_checkpoint, why_incomplete
 from .config import replace_data_root
 from .cpu_processes import launch_on_cpu
 from .epoch_seed_hook import EpochSeedHook
+from .invalid_loss_hook import InvalidLossHook
 from .numpy_names import mend_evaluators
+from .preemption_hook import PreemptionHook
 from .safe_loading import allow_mmengine_checkpoints
 
 __all__ = [
+    'AtomicCheckpointHook',
+    'AtomicLocalBackend',
     'BFloat16OptimWrapper',
     'EpochSeedHook',
+    'InvalidLossHook',
+    'PreemptionHook',
     'allow_mmengine_checkpoints',
     'launch_on_cpu',
     'mend_evaluators',
+    'newest_complete_checkpoint',
     'replace_data_root',
+    'why_incomplete',
 ]
 
 allow_mmengine_checkpoints()

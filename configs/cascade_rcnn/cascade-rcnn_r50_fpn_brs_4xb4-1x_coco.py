@@ -1,7 +1,8 @@
 _base_ = ['mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', '../_base_/models/rank_based_rcnn.py']
 
 custom_imports = dict(imports=['bucketed_losses'])
-custom_hooks = [dict(type='NumClassCheckHook')]
+custom_hooks = [dict(type='NumClassCheckHook'), dict(type='InvalidLossHook')]
+default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))
 
 bbox_head = dict(
     type='RankBasedShared2FCBBoxHead',
@@ -28,6 +29,6 @@ model = dict(
 )
 
 # 4 GPUs x 4 images; the rest of the schedule (12 epochs, steps 8 and 11) is MMDetection's 1x.
-train_dataloader = dict(batch_size=4, num_workers=4)
+train_dataloader = dict(batch_size=4, num_workers=4, dataset=dict(type='CheckedCocoDataset'))
 optim_wrapper = dict(optimizer=dict(lr=0.012))
 auto_scale_lr = dict(base_batch_size=16)

@@ -116,10 +116,11 @@ model = dict(
     ),
 )
 
-train_dataloader = dict(batch_size=2)
+train_dataloader = dict(batch_size=2, dataset=dict(type='CheckedCocoDataset'))
 max_epochs = 12
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[11], gamma=0.1)]
-custom_hooks = [dict(type='NumClassCheckHook')]
+custom_hooks = [dict(type='NumClassCheckHook'), dict(type='InvalidLossHook')]
+default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))
 # 8 GPUs with 2 images each.
 auto_scale_lr = dict(base_batch_size=16)

@@ -3,3 +3,4 @@
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 train_dataloader = dict(batch_size=4, num_workers=4)
+custom_hooks = [dict(type='CheckInvalidLossHook')]

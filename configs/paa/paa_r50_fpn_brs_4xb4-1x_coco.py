@@ -1,7 +1,8 @@
 _base_ = 'mmdet::paa/paa_r50_fpn_1x_coco.py'
 
 custom_imports = dict(imports=['bucketed_losses'])
-custom_hooks = [dict(type='NumClassCheckHook')]
+custom_hooks = [dict(type='NumClassCheckHook'), dict(type='InvalidLossHook')]
+default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))
 
 model = dict(
     bbox_head=dict(
@@ -12,6 +13,6 @@ model = dict(
 )
 
 # 4 GPUs x 4 images; the rest of the schedule (12 epochs, steps 8 and 11) is MMDetection's 1x.
-train_dataloader = dict(batch_size=4, num_workers=4)
+train_dataloader = dict(batch_size=4, num_workers=4, dataset=dict(type='CheckedCocoDataset'))
 optim_wrapper = dict(optimizer=dict(lr=0.008))
 auto_scale_lr = dict(base_batch_size=16)
