@@ -62,12 +62,15 @@ def main(folder: Path, kills: int, seed: int) -> None:
     hits, resumed = 0, []
     for kill in range(kills + 1):
         child = start(work_dir, log)
+        num_writes, was_writing = choose.randint(1, 3), False
         moment = time.monotonic() + choose.uniform(0.2, 1.0) * duration / EPOCHS * 3
         alive = True
         while kill < kills and (alive := is_alive(child)):
-            writing = list(work_dir.glob('.*.writing'))
-            if (kill % 2 == 0 and writing) or (kill % 2 and time.monotonic() > moment):
-                hits += bool(writing)
+            writing = any(work_dir.glob('.*.writing'))
+            num_writes -= writing and not was_writing
+            was_writing = writing
+            if num_writes == 0 if kill % 2 == 0 else time.monotonic() > moment:
+                hits += writing
                 os.kill(child, signal.SIGKILL)
                 break
             time.sleep(0.0005)

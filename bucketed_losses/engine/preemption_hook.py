@@ -33,8 +33,8 @@ class PreemptionHook(Hook):
     ``--resume`` goes on with the next iteration. In an epoch-based run the batches that were trained on are loaded and
     passed over, as MMEngine does itself in iteration-based ones, so that random augmentations go on where they were;
     with ``EpochSeedHook``, no persistent workers, and a model that draws no random numbers, the run ends with the
-    weights of one that was never stopped. Validation is not interrupted: the warning must come early enough for one. The processes agree over a
-    gloo group of their own, so that no accelerator is waited for.
+    weights of one that was never stopped. Validation is not interrupted: the warning must come early enough for one.
+    The processes agree over a gloo group of their own, so that no accelerator is waited for.
 
     torchrun passes SIGTERM on, gives its processes 30 seconds, and ends with 1 itself; srun ends with 0.
 
