@@ -53,7 +53,7 @@ class SlurmCluster:
             'ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nMpiDefault=none\nReturnToService=2\n'
             'SelectType=select/cons_tres\nSelectTypeParameters=CR_Core\nJobRequeue=1\nKillWait=5\n'
             'JobCompType=jobcomp/none\nJobAcctGatherType=jobacct_gather/none\nAccountingStorageType=accounting_storage/none\n'
-            'SchedulerParameters=requeue_delay=1\nGresTypes=gpu\n'
+            'GresTypes=gpu\n'
             f'NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 Gres=gpu:2 State=UNKNOWN\n'
             f'PartitionName={PARTITION} Nodes={host} Default=YES MaxTime=INFINITE State=UP\n'
         )

@@ -62,13 +62,14 @@ def test_anchors_exist(page):
 
 
 def public_names():
-    from bucketed_losses import functional, step_sums
+    from bucketed_losses import functional, processes, step_sums
 
     names = set(functional.__all__) | {'rank_positives', 'RankedPositives', 'identity_update', 'IdentityUpdate'}
     names |= {
         name
-        for name, value in vars(step_sums).items()
-        if not name.startswith('_') and getattr(value, '__module__', None) == step_sums.__name__
+        for module in (processes, step_sums)
+        for name, value in vars(module).items()
+        if not name.startswith('_') and getattr(value, '__module__', None) == module.__name__
     }
     for module in (getattr(bucketed_losses, part, None) for part in ('datasets', 'engine', 'models')):
         names |= set(getattr(module, '__all__', ()))

@@ -170,6 +170,28 @@ def test_every_head_knows_its_images(detector):
         torch.testing.assert_close(value, (first[name] + second[name]) / 2, rtol=1e-3, atol=1e-4)
 
 
+def test_simulated_bytes_are_those_of_the_collectives():
+    """``tools/simulate_communication.py`` counts what the processes of tests/test_processes.py give to them."""
+    from simulate_communication import Call, Network, buckets, main, ranking_across
+    from test_processes import LOSSES, run_bytes
+
+    names = ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss']
+    assert [name.replace('_', '').lower() for name in LOSSES] == [name.lower() for name in names]
+    sizes = on_processes(2, run_bytes, 100)[0]
+    for name, size in zip(names, sizes, strict=True):
+        loss = MODELS.build(dict(type=name))
+        loss.delta = 0.5
+        call = Call(150, 50, loss)
+        assert size == 16 + 16 * 50 + 16 * buckets(call, 2)
+        network = Network(latency=1.0, bandwidth=1.0)
+        box = 1 + loss.self_balancing  # all-reduces of one float32
+        moved, seconds = ranking_across([call], 2, network)
+        assert moved == 2 * (16 + 16 * 50) + 4 * 16 * buckets(call, 2) + box * 16
+        assert seconds == (1 + 16) + (1 + 16 * 50) + (2 + 2 * 16 * buckets(call, 2)) + box * (2 + 8)
+    with pytest.raises(SystemExit):
+        main(['config.py', '--gpus', '1'])
+
+
 def test_wrong_scopes_are_named():
     with pytest.raises(ValueError, match="RSLoss: scope must be one of batch, global, image, got 'node'"):
         MODELS.build(dict(type='RSLoss', scope='node'))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,47 @@ def test_mim_train(cluster, mim, shapes_root, tmp_path):
     command += ['--gpus', 2, '--gpus-per-node', 2, '--cpus-per-task', 1, '--work-dir', tmp_path / 'run']
     submit(cluster, command, tmp_path, shapes_root)
     check_processes(tmp_path / 'run', world=2, iterations=2)
+
+
+def test_a_preempted_job_is_requeued_and_goes_on(cluster, shapes_root, tmp_path):
+    """The batch script of docs/scale.md: Slurm's warning, one checkpoint, the queue, and the rest of the run."""
+    (template,) = re.findall(r'```bash\n(#!/bin/bash\n#SBATCH.*?)```', (ROOT / 'docs/scale.md').read_text(), re.DOTALL)
+    more = "train_cfg = dict(max_epochs=3)\ncustom_hooks = [dict(type='EpochSeedHook'), dict(type='RecordWeights'), "
+    config = write_config(tmp_path, more + "dict(type='PreemptionHook', requeue=True)]\n")
+    work_dir = tmp_path / 'run'
+    for old, new in (
+        ('PARTITION', PARTITION),
+        ('configs/atss/atss_r50_fpn_brs_4xb4-1x_coco.py', str(config)),
+        ('work_dirs/brs_atss', str(work_dir)),
+        ('--ntasks=8', '--ntasks=2'),
+        ('--gres=gpu:8', '--gres=gpu:2'),
+        ('--cpus-per-task=5', '--cpus-per-task=1'),
+        ('GPUS=8', f'GPUS=2 PORT={free_port()} CPUS_PER_TASK=1'),
+        ('tools/slurm_train.sh', str(ROOT / 'tools/slurm_train.sh')),
+    ):
+        assert old in template, old
+        template = template.replace(old, new)
+    script, log = tmp_path / 'job.sh', tmp_path / 'log'
+    script.write_text(template)
+    command = ['sbatch', '--parsable', f'--output={log}', '--open-mode=append', script]
+    job = submit(cluster, command, tmp_path, shapes_root).strip()
+
+    def wait_for(text):
+        deadline = time.monotonic() + 300
+        while not (log.is_file() and text in log.read_text()):
+            state = cluster.run('scontrol', 'show', 'job', job).stdout
+            assert time.monotonic() < deadline, (log.read_text() if log.is_file() else '')[-3000:] + state
+            time.sleep(0.1)
+
+    wait_for('Checkpoints will be saved to')
+    time.sleep(0.5)
+    cluster.run('scancel', '--signal=TERM', job)  # what --signal=TERM@300 does five minutes before the limit
+    wait_for('Stopped by a signal after iteration')
+    wait_for('resumed epoch: ')  # Slurm keeps a requeued job for two minutes
+    deadline = time.monotonic() + 300
+    while (
+        not all((work_dir / f'rank{rank}.pt').exists() for rank in (0, 1)) or job in cluster.run('squeue', '-h').stdout
+    ):
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.2)
+    check_processes(work_dir, world=2, iterations=6)

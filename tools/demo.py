@@ -26,6 +26,7 @@ from train import parse_args as parse_train_args
 
 from bucketed_losses.datasets.shapes import is_shapes
 
+BATCH_SIZE = 8
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py'
 
@@ -107,7 +108,9 @@ def main(argv: list[str] | None = None) -> None:
         torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={args.processes}']
         raise SystemExit(subprocess.call([*torchrun, __file__, '--launcher', 'pytorch', *argv]))
 
-    options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
+    # As many images per step as one process has.
+    batch_size = max(BATCH_SIZE // int(os.environ.get('WORLD_SIZE', '1')), 1) if args.launcher != 'none' else BATCH_SIZE
+    options = ['--cfg-options', f'train_dataloader.batch_size={batch_size}', *args.cfg_options]
     command = [str(CONFIG), '--work-dir', args.work_dir, '--launcher', args.launcher, *options]
     runner = build_runner(parse_train_args(command))
     runner.train()
