@@ -39,32 +39,46 @@ def cases(world):
         yield f'random {seed}', shards, choose.choice(DELTAS)
 
 
-def run_cases(world, dtype):
-    """Per case and loss: value, gradient of this process's logits, collectives."""
+SETTINGS = [
+    (1, torch.float64, 1e-9),
+    (2, torch.float64, 1e-9),
+    (3, torch.float64, 1e-9),
+    (4, torch.float64, 1e-9),
+    (2, torch.float32, 1e-6),
+]
+
+
+def run_cases():
+    """Per setting, case and loss: value, gradient of this process's logits, collectives. Of four processes, the first
+    ``world`` take part."""
     results = []
-    for _, shards, delta in cases(world):
-        logits, targets = shards[dist.get_rank()]
-        for loss in LOSSES.values():
-            with CountCollectives() as collectives:
-                value, grad = value_and_grad(across(loss), logits.to(dtype), targets, delta)
-            results.append((value, grad, collectives.names))
+    for world, dtype, _ in SETTINGS:
+        group = dist.new_group(list(range(world)))
+        if dist.get_rank() >= world:
+            results.append([])
+            continue
+        of_setting = []
+        for _, shards, delta in cases(world):
+            logits, targets = shards[dist.get_rank()]
+            for loss in LOSSES.values():
+                with CountCollectives() as collectives:
+                    value, grad = value_and_grad(across(loss, group), logits.to(dtype), targets, delta)
+                of_setting.append((value, grad, collectives.names))
+        results.append(of_setting)
     return results
 
 
-@pytest.mark.parametrize(
-    'world, dtype, tolerance',
-    [
-        (1, torch.float64, 1e-9),
-        (2, torch.float64, 1e-9),
-        (3, torch.float64, 1e-9),
-        (4, torch.float64, 1e-9),
-        (2, torch.float32, 1e-6),
-    ],
-)
-def test_every_process_gets_its_part_of_the_whole(world, dtype, tolerance):
+@pytest.fixture(scope='module')
+def four_processes():
+    return on_processes(4, run_cases)
+
+
+@pytest.mark.parametrize('index', range(len(SETTINGS)), ids=[f'{world} {dtype}' for world, dtype, _ in SETTINGS])
+def test_every_process_gets_its_part_of_the_whole(four_processes, index):
     """All four losses: value and gradient of the concatenated logits; DDP's mean undoes the factor ``world``."""
+    world, dtype, tolerance = SETTINGS[index]
     expected = [(*case, label) for case in cases(world) for label in LOSSES]
-    processes = on_processes(world, run_cases, world, dtype)
+    processes = [process[index] for process in four_processes[:world]]
     for (name, shards, delta, label), *results in zip(expected, *processes, strict=True):
         what = f'{name}, delta={delta}, {label}'
         logits, targets = (torch.cat(parts) for parts in zip(*shards, strict=True))
@@ -79,8 +93,8 @@ def test_every_process_gets_its_part_of_the_whole(world, dtype, tolerance):
         assert collectives[0] == wanted, what
 
 
-def across(loss, **kwargs):
-    return lambda *args: loss(*args, group=dist.group.WORLD, **kwargs)
+def across(loss, group=None, **kwargs):
+    return lambda *args: loss(*args, group=group or dist.group.WORLD, **kwargs)
 
 
 def run_odd_ones():
@@ -139,9 +153,7 @@ def run_in_groups():
     """Two groups of two, each ranked by itself."""
     groups = [dist.new_group(ranks) for ranks in ([0, 1], [2, 3])]
     logits, targets = random_case(dist.get_rank(), 6, 20)
-    return value_and_grad(
-        lambda *args: LOSSES['rs_loss'](*args, group=groups[dist.get_rank() // 2]), logits, targets, 0.5
-    )
+    return value_and_grad(across(LOSSES['rs_loss'], groups[dist.get_rank() // 2]), logits, targets, 0.5)
 
 
 def test_a_group_of_some_processes():
