@@ -318,7 +318,7 @@ def bucket_negatives(negatives: Sequence[Tensor], edges: Tensor, group: ProcessG
         sizes.scatter_add_(0, bucket, sizes.new_ones(1).expand(len(x)))
         sums.scatter_add_(0, bucket, x.double())
     sizes, sums = add_up(statistics, group).unbind()
-    return Buckets(assignments, sizes, sums / sizes.clamp(min=1))
+    return Buckets(assignments, sizes, sums.div_(sizes.clamp(min=1)))
 
 
 def clamp_between(means: Tensor, edges: Tensor) -> Tensor:

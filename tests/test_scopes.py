@@ -31,14 +31,15 @@ DETECTORS = {
     'mask-rcnn': 'shapes/mask-rcnn_efficientnet-lite0_fpn_{}_1xb8-12e_shapes.py',
     'brs-detr': 'shapes/co-deformable-detr_efficientnet-lite0_{}_1xb4-12e_shapes.py',
 }
+WITH_HEADS = 'brs-detr with heads'
 # Objects per image: the last two images are the second process's.
 OBJECTS = {'unequal': (3, 2, 1, 4), 'second without': (3, 1, 0, 0), 'first without': (0, 0, 1, 2), 'none': (0, 0, 0, 0)}
 
 
 def updates(detector, objects, scope, loss='BucketedRSLoss'):
     """One SGD step on this process's share of four images: what every parameter moves by, and the collectives."""
-    cfg = Config.fromfile(ROOT / 'configs' / DETECTORS[detector].format('brs'))
-    if detector == 'brs-detr':  # auxiliary queries are drawn at random
+    cfg = Config.fromfile(ROOT / 'configs' / DETECTORS[detector.partition(' ')[0]].format('brs'))
+    if detector == 'brs-detr':  # without auxiliary heads: their queries are drawn at random
         cfg.model.update(roi_heads=(), dense_heads=(), rpn_head=None)
     model = build(cfg).train()
     for module in model.modules():
@@ -80,6 +81,7 @@ RUNS = [
     ),
     *(('atss', OBJECTS['unequal'], 'global', loss) for loss in ('APLoss', 'BucketedAPLoss', 'RSLoss')),
     ('brs-detr', OBJECTS['second without'], 'global', 'APLoss'),
+    *((WITH_HEADS, OBJECTS[case], 'global') for case in ('first without', 'none')),
     ('atss', OBJECTS['unequal'], 'batch'),
 ]
 
@@ -92,9 +94,12 @@ def two_processes():
 @pytest.mark.parametrize('index', range(len(RUNS)), ids=['-'.join(map(str, run)) for run in RUNS])
 def test_a_global_step_is_that_of_one_process_with_both_batches(two_processes, index):
     run = RUNS[index]
-    expected, logs, _ = updates(*run)
     (first, first_logs, names), (second, second_logs, others) = (process[index] for process in two_processes)
     assert names == others, 'a process would wait for a collective that does not come'
+    if run[0] == WITH_HEADS:
+        assert all(torch.equal(moved, second[name]) and moved.isfinite().all() for name, moved in first.items())
+        return
+    expected, logs, _ = updates(*run)
 
     def difference(got):
         """Of the whole step, relative to its length. Single units of a ReLU may fall on the other side of 0: a
