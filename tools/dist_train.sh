@@ -10,8 +10,5 @@ set -euo pipefail
 usage="usage: $0 CONFIG GPUS [ARGUMENTS OF tools/train.py ...]"
 config=${1:?$usage}
 gpus=${2:?$usage}
-tools=$(cd "$(dirname "$0")" && pwd)
-PYTHONPATH="$tools/..:${PYTHONPATH:-}" exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$gpus" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-    "$tools/train.py" "$config" --launcher pytorch "${@:3}"
+source "$(dirname "$0")/_launch.sh"
+with_torchrun "$gpus" train.py "$config" --launcher pytorch "${@:3}"
