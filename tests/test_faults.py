@@ -23,6 +23,7 @@ pytest.importorskip('efficientnet_lite_pytorch', reason='the demo backbone: pip 
 
 from mmdet.registry import DATASETS
 from mmengine.registry import HOOKS
+from test_tools import Malicious
 
 from bucketed_losses.datasets.checked_coco import box_problem
 from bucketed_losses.engine import AtomicLocalBackend, newest_complete_checkpoint, why_incomplete
@@ -140,11 +141,6 @@ def test_nothing_to_resume(tmp_path):
         torch.save({'state_dict': {}, 'meta': {'iter': iteration}}, elsewhere / f'{number}.pth')
     (tmp_path / 'last_checkpoint').write_text(str(elsewhere / '2.pth'))
     assert newest_complete_checkpoint(tmp_path) == str(elsewhere / '1.pth')
-
-
-class Malicious:
-    def __reduce__(self):
-        return os.system, ('touch executed',)
 
 
 @pytest.mark.parametrize('explicit', [False, True])

@@ -36,8 +36,8 @@ WITH_HEADS = 'brs-detr with heads'
 OBJECTS = {'unequal': (3, 2, 1, 4), 'second without': (3, 1, 0, 0), 'first without': (0, 0, 1, 2), 'none': (0, 0, 0, 0)}
 
 
-def updates(detector, objects, scope, loss='BucketedRSLoss'):
-    """One SGD step on this process's share of four images: what every parameter moves by, and the collectives."""
+def repeatable(detector):
+    """The config and the model of a detector whose losses do not depend on which images share a batch."""
     cfg = Config.fromfile(ROOT / 'configs' / DETECTORS[detector.partition(' ')[0]].format('brs'))
     if detector == 'brs-detr':  # without auxiliary heads: their queries are drawn at random
         cfg.model.update(roi_heads=(), dense_heads=(), rpn_head=None)
@@ -47,6 +47,13 @@ def updates(detector, objects, scope, loss='BucketedRSLoss'):
             module.eval()
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    return cfg, model
+
+
+def updates(detector, objects, scope, loss='BucketedRSLoss'):
+    """One SGD step on this process's share of four images: what every parameter moves by, and the collectives."""
+    cfg, model = repeatable(detector)
+    for module in model.modules():
         for name, child in list(module.named_children()):
             if isinstance(child, RankingLoss):
                 setattr(module, name, MODELS.build(dict(type=loss, scope=scope)))
@@ -145,15 +152,8 @@ def test_images_alone(loss):
 @pytest.mark.parametrize('detector', DETECTORS)
 def test_every_head_knows_its_images(detector):
     """Two images in one batch, ranked alone, lose what each loses as a batch of its own."""
-    cfg = Config.fromfile(ROOT / 'configs' / DETECTORS[detector].format('brs'))
-    if detector == 'brs-detr':
-        cfg.model.update(roi_heads=(), dense_heads=(), rpn_head=None)
-    model = build(cfg).train()
+    cfg, model = repeatable(detector)
     for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
         if isinstance(module, RankingLoss):
             module.scope = 'image'
     num_classes = bbox_heads(cfg)[0].num_classes

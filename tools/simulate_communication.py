@@ -30,6 +30,7 @@ from torch import nn
 
 from bucketed_losses.functional import identity_update, rank_positives
 from bucketed_losses.models.losses import RankingLoss
+from bucketed_losses.step_sums import pieces
 
 
 @dataclass
@@ -109,10 +110,10 @@ def seconds_of_compute(call: Call, gpus: int, repeats: int) -> float:
     negatives = torch.randn(call.num_logits - call.num_pos, generator=generator) + 1
     times = []
     for _ in range(repeats + 1):
-        pieces = [piece.clone() for piece in negatives.split(2**18)]
+        copies = [piece.clone() for (piece,) in pieces(negatives)]
         began = time.perf_counter()
         ranked = rank_positives(positives, labels, call.loss.delta, sort=call.loss.needs_ious)
-        identity_update(ranked, pieces, call.loss.delta, call.exact)
+        identity_update(ranked, copies, call.loss.delta, call.exact)
         times.append(time.perf_counter() - began)
     return median(times[1:])
 

@@ -32,6 +32,8 @@ class InvalidLossHook(CheckInvalidLossHook):
     ) -> None:
         if not outputs or not self.every_n_train_iters(runner, self.interval):
             return
+        if 'loss' in outputs and torch.isfinite(outputs['loss']):  # their sum: one value read instead of all
+            return
         invalid = {
             name: value.item()
             for name, value in outputs.items()

@@ -179,9 +179,7 @@ class CoDeformDETRHead(DeformableDETRHead):
         num_pos = reduce_mean(num_local).clamp(min=self.fewest_positives)
         avg_factor = num_pos if self.sync_cls_avg_factor else num_local.clamp(min=1)
         box_weights = positive[:, None].expand(-1, 4).to(boxes.dtype)
-        num_images, num_queries = targets.labels.shape
-        images = ImageRows(torch.arange(num_images, device=labels.device).repeat_interleave(num_queries), num_images)
-        losses = self.classification_losses(logits, labels, ious, weights, avg_factor, images)
+        losses = self.classification_losses(logits, labels, ious, weights, avg_factor, len(batch_img_metas))
         losses['loss_bbox'] = self.loss_bbox(
             boxes.flatten(0, 1), target_boxes.flatten(0, 1), box_weights, avg_factor=num_pos
         )
@@ -189,9 +187,10 @@ class CoDeformDETRHead(DeformableDETRHead):
         return losses
 
     def classification_losses(
-        self, logits: Tensor, labels: Tensor, ious: Tensor, weights: Tensor, avg_factor: Tensor, images: ImageRows
+        self, logits: Tensor, labels: Tensor, ious: Tensor, weights: Tensor, avg_factor: Tensor, num_images: int
     ) -> dict[str, Tensor]:
-        """``loss_cls`` of ``(n, num_classes)`` logits; ``ious (n,)`` are those of positives, or anything."""
+        """``loss_cls`` of ``(n, num_classes)`` logits, image after image; ``ious (n,)`` are those of positives, or
+        anything."""
         target = (labels, ious) if isinstance(self.loss_cls, QualityFocalLoss) else labels
         return {'loss_cls': self.loss_cls(logits, target, weights, avg_factor=avg_factor)}
 
@@ -247,8 +246,12 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
         return losses
 
     def classification_losses(
-        self, logits: Tensor, labels: Tensor, ious: Tensor, weights: Tensor, avg_factor: Tensor, images: ImageRows
+        self, logits: Tensor, labels: Tensor, ious: Tensor, weights: Tensor, avg_factor: Tensor, num_images: int
     ) -> dict[str, Tensor]:
+        images = None
+        if self.loss_cls.needs_images:
+            rows = torch.arange(num_images, device=labels.device).repeat_interleave(len(labels) // num_images)
+            images = ImageRows(rows, num_images)
         return self.loss_cls(logits, (labels, ious), weight=weights, images=images)
 
 

@@ -70,10 +70,10 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
             labels, label_weights, *_ = multi_apply(
                 self.paa_reassign, scores, labels, label_weights, bbox_weights, pos_inds, pos_gt_index, anchors
             )
-        sizes = torch.tensor([len(image) for image in labels], device=labels[0].device)
-        rows = torch.arange(len(labels), device=labels[0].device).repeat_interleave(
-            sizes, output_size=sum(map(len, labels))
-        )
+        images = None
+        if self.loss_cls.needs_images:
+            rows = [torch.full_like(image, index) for index, image in enumerate(labels)]
+            images = ImageRows(torch.cat(rows), len(labels))
         return self.ranking_losses(
             torch.cat(logits),
             torch.cat(deltas),
@@ -81,7 +81,7 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
             torch.cat(labels),
             torch.cat(label_weights),
             torch.cat(bbox_targets),
-            ImageRows(rows, len(labels)),
+            images,
         )
 
     def get_pos_loss(

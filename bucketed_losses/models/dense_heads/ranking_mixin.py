@@ -68,10 +68,11 @@ class RankingDenseHeadMixin(_Host):
         labels, label_weights, bbox_targets = self.level_targets(
             anchors, valid_flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
         )
-        num_images = len(batch_img_metas)
-        level_images = [
-            torch.arange(num_images, device=level.device).repeat_interleave(level.size(1)) for level in labels
-        ]
+        images = None
+        if self.loss_cls.needs_images:
+            num_images = len(batch_img_metas)
+            rows = [torch.arange(num_images, device=x.device).repeat_interleave(x.size(1)) for x in labels]
+            images = ImageRows(torch.cat(rows), num_images)
         return self.ranking_losses(
             flatten_maps(cls_scores, self.cls_out_channels),
             flatten_maps(bbox_preds, 4),
@@ -79,7 +80,7 @@ class RankingDenseHeadMixin(_Host):
             flatten_targets(labels),
             flatten_targets(label_weights),
             flatten_targets(bbox_targets),
-            ImageRows(torch.cat(level_images), num_images),
+            images,
         )
 
     def level_targets(self, *args: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -82,6 +82,11 @@ class RankingLoss(nn.Module):
         return dist.group.WORLD if shared else None
 
     @property
+    def needs_images(self) -> bool:
+        """Whether ``forward`` reads ``images``: heads need not make them otherwise."""
+        return self.scope == 'image'
+
+    @property
     def shared(self) -> bool:
         """Whether the batches of all processes are one: heads then share their box losses, too."""
         return self.group is not None
@@ -131,7 +136,7 @@ class RankingLoss(nn.Module):
             )
         labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
         targets = entry_targets(pred, labels, ious, weight)
-        if self.scope == 'image':
+        if self.needs_images:
             losses = self._rank_images(pred, targets, images)
         else:
             if positive is not None:

@@ -51,7 +51,7 @@ class RankingBBoxHeadMixin(_Host):
         targets = labels, label_weights, bbox_targets, bbox_weights = self.get_targets(
             sampling_results, rcnn_train_cfg, concat=concat
         )
-        images = ImageRows(rois[:, 0].long(), len(sampling_results))
+        images = ImageRows(rois[:, 0].long(), len(sampling_results)) if self.loss_cls.needs_images else None
         losses = self.loss(
             cls_score, bbox_pred, rois, labels, label_weights, bbox_targets, bbox_weights, reduction_override, images
         )
