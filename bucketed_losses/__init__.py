@@ -16,5 +16,6 @@ __all__ = ['RankSort', '__version__', 'functional']
 
 if find_spec('mmdet') is not None:
     from . import datasets, engine, models
+    from .swap import swap_here, swap_loss
 
-    __all__ += ['datasets', 'engine', 'models']
+    __all__ += ['datasets', 'engine', 'models', 'swap_here', 'swap_loss']

@@ -8,14 +8,19 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from .losses import RankingLoss
 
-_INSTEAD = {
+INSTEAD = {
     'ATSSHead': 'RankBasedATSSHead',
     'CoATSSHead': 'RankBasedCoATSSHead',
     'CoDeformDETRHead': 'RankBasedCoDeformDETRHead',
     'DeformableDETRHead': 'RankBasedCoDeformDETRHead',
+    'FCOSHead': 'RankBasedFCOSHead',
+    'GFLHead': 'RankBasedGFLHead',
     'PAAHead': 'RankBasedPAAHead',
     'RetinaHead': 'RankBasedRetinaHead',
+    'RetinaSepBNHead': 'RankBasedRetinaSepBNHead',
     'RPNHead': 'RankBasedRPNHead',
+    'RTMDetHead': 'RankBasedRTMDetHead',
+    'RTMDetSepBNHead': 'RankBasedRTMDetSepBNHead',
     'Shared2FCBBoxHead': 'RankBasedShared2FCBBoxHead',
     'Shared4Conv1FCBBoxHead': 'RankBasedShared4Conv1FCBBoxHead',
     'ConvFCBBoxHead': 'RankBasedConvFCBBoxHead',
@@ -36,20 +41,20 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
         return
     head_name, loss_name = type(head).__name__, type(loss).__name__
     # The heads of the Co-DETR baseline are this package's, but their losses are computed as MMDetection does.
-    stock = type(head).__module__.startswith('mmdet.') or head_name in _INSTEAD
+    stock = type(head).__module__.startswith('mmdet.') or head_name in INSTEAD
     if stock and not (isinstance(head, BBoxHead) and not loss.needs_ious):
         what = (
             'IoUs of the predicted boxes'
             if isinstance(head, BBoxHead)
             else 'all levels, nor IoUs of their boxes, at once'
         )
-        instead = _INSTEAD.get(head_name)
+        instead = INSTEAD.get(head_name)
         raise ValueError(
             f'{head_name} cannot train {loss_name}: it does not give its loss {what}; '
             + (
                 f"use type='{instead}'"
                 if instead
-                else 'derive a head with RankingDenseHeadMixin or RankingBBoxHeadMixin before it'
+                else 'derive a head with RankingDenseHeadMixin, RankingHeadMixin or RankingBBoxHeadMixin before it'
             )
         )
     channels, num_classes = (getattr(head, key, None) for key in ('cls_out_channels', 'num_classes'))

@@ -3,10 +3,13 @@
 from .co_atss_head import CoATSSHead, CoATSSHeadMixin, RankBasedCoATSSHead
 from .co_deform_detr_head import CoDeformDETRHead, QueryTargets, RankBasedCoDeformDETRHead
 from .rank_based_atss_head import RankBasedATSSHead
+from .rank_based_fcos_head import RankBasedFCOSHead
+from .rank_based_gfl_head import RankBasedGFLHead
 from .rank_based_paa_head import RankBasedPAAHead
-from .rank_based_retina_head import RankBasedRetinaHead
+from .rank_based_retina_head import RankBasedRetinaHead, RankBasedRetinaSepBNHead
 from .rank_based_rpn_head import RankBasedRPNHead
-from .ranking_mixin import RankingDenseHeadMixin
+from .rank_based_rtmdet_head import RankBasedRTMDetHead, RankBasedRTMDetSepBNHead, RankingRTMDetHeadMixin
+from .ranking_mixin import RankingDenseHeadMixin, RankingHeadMixin
 
 __all__ = [
     'CoATSSHead',
@@ -16,8 +19,15 @@ __all__ = [
     'RankBasedATSSHead',
     'RankBasedCoATSSHead',
     'RankBasedCoDeformDETRHead',
+    'RankBasedFCOSHead',
+    'RankBasedGFLHead',
     'RankBasedPAAHead',
     'RankBasedRPNHead',
+    'RankBasedRTMDetHead',
+    'RankBasedRTMDetSepBNHead',
     'RankBasedRetinaHead',
+    'RankBasedRetinaSepBNHead',
     'RankingDenseHeadMixin',
+    'RankingHeadMixin',
+    'RankingRTMDetHeadMixin',
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mmdet.models.dense_heads import RetinaHead
+from mmdet.models.dense_heads import RetinaHead, RetinaSepBNHead
 from mmdet.registry import MODELS
+from torch import nn
 
 from .ranking_mixin import RankingDenseHeadMixin
 
@@ -17,3 +18,15 @@ class RankBasedRetinaHead(RankingDenseHeadMixin, RetinaHead):
         loss_bbox: Config of a loss on decoded boxes, e.g. ``GIoULoss``.
         kwargs: As for :class:`mmdet.models.RetinaHead`. ``init_cfg`` defaults to a classifier bias of 0.
     """
+
+
+@MODELS.register_module()
+class RankBasedRetinaSepBNHead(RankingDenseHeadMixin, RetinaSepBNHead):
+    """``RetinaSepBNHead`` trained with a ranking loss; arguments as MMDetection's."""
+
+    own_init = True
+
+    def init_weights(self) -> None:
+        """As MMDetection's, which sets the prior probability by itself, but with a classifier bias of 0."""
+        super().init_weights()
+        nn.init.zeros_(self.retina_cls.bias)

@@ -1,4 +1,4 @@
-"""What every anchor-based dense head needs to be trained with a ranking loss."""
+"""What every dense head with sigmoid scores needs to be trained with a ranking loss."""
 
 from __future__ import annotations
 
@@ -18,34 +18,107 @@ else:
     _Host = object
 
 
-class RankingDenseHeadMixin(_Host):
-    """Put before an mmdet ``AnchorHead`` subclass: a background-free sigmoid classifier, ranked over levels and images.
+class RankingHeadMixin(_Host):
+    """Put before an mmdet dense head, anchor-based or not: a background-free sigmoid classifier and its losses.
 
     The head's classifier bias starts at 0, not at MMDetection's prior probability: a ranking loss compares logits with
     each other and never moves them as a whole, so a prior of 0.01 would keep true detections under score thresholds.
+    A subclass says in ``loss_by_feat`` what its predictions are and hands them to :meth:`ranking_losses`.
+
+    Attributes:
+        own_init: The head takes no ``init_cfg``; its ``init_weights`` must leave a bias of 0.
 
     Raises:
-        ValueError: when built with a loss that does not rank, a box loss on deltas, ``reg_decoded_bbox=False``, or a
-            sampler that leaves anchors out.
+        ValueError: when built with a loss that does not rank, or a box loss on deltas.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        loss_cls: dict,
-        init_cfg: dict | list | None = None,
-        reg_decoded_bbox: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        check_decodes_boxes(self, reg_decoded_bbox)
+    own_init = False
+
+    def __init__(self, *args: Any, loss_cls: dict, init_cfg: dict | list | None = None, **kwargs: Any) -> None:
         super().__init__(
             *args,
             loss_cls={'use_sigmoid': True, **loss_cls},
-            init_cfg=init_cfg or dict(type='Normal', layer='Conv2d', std=0.01),
-            reg_decoded_bbox=True,
+            init_cfg=init_cfg or (None if self.own_init else dict(type='Normal', layer='Conv2d', std=0.01)),
             **kwargs,
         )
         check_head_losses(self)
+
+    def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
+        """Boxes ``(n, 4)``, x1 y1 x2 y2 in pixels, of predictions ``(n, ...)`` at their priors ``(n, ...)``."""
+        return self.bbox_coder.decode(priors, predictions)
+
+    def ranking_losses(
+        self,
+        logits: Tensor,
+        predictions: Tensor,
+        priors: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        bbox_targets: Tensor,
+        images: ImageRows | None = None,
+    ) -> dict[str, Tensor]:
+        """Rank the predictions of all levels and images of the batch together, in any order.
+
+        Args:
+            logits: ``(n, num_classes)``.
+            predictions: ``(n, ...)`` what :meth:`decode` makes boxes of: deltas, distances.
+            priors: ``(n, ...)`` what it makes them from: anchors, points.
+            labels: ``(n,)`` class indices, ``num_classes`` for background.
+            label_weights: ``(n,)``, 0 for ignored predictions.
+            bbox_targets: ``(n, 4)`` ground-truth boxes of the positives, x1 y1 x2 y2 in pixels.
+            images: The images of the predictions, for a loss that ranks each alone.
+
+        Returns:
+            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and what :meth:`other_box_losses` adds; all 0 and
+            connected if there is no positive.
+        """
+        positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
+        priors, predictions, targets = priors[positive], predictions[positive], bbox_targets[positive]
+        return ranking_and_box_losses(
+            self.loss_cls,
+            self.loss_bbox,
+            logits,
+            labels,
+            label_weights,
+            positive,
+            self.decode(priors, predictions),
+            targets,
+            images,
+            self.other_box_losses(priors, predictions, targets, logits[positive]),
+        )
+
+    def other_box_losses(
+        self, priors: Tensor, predictions: Tensor, targets: Tensor, logits: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of the positives' boxes beside ``loss_bbox``, by log name; they are balanced together with it."""
+        return {}
+
+    def image_rows(self, sizes: list[int], num_images: int, device: torch.device) -> ImageRows | None:
+        """The images of predictions in the order of :func:`flatten_maps`, if the loss reads them.
+
+        Args:
+            sizes: Predictions of one image on every level.
+            num_images: Images of the batch.
+            device: Where the predictions are.
+        """
+        if not self.loss_cls.needs_images:
+            return None
+        rows = [torch.arange(num_images, device=device).repeat_interleave(size) for size in sizes]
+        return ImageRows(torch.cat(rows), num_images)
+
+
+class RankingDenseHeadMixin(RankingHeadMixin):
+    """Put before an mmdet ``AnchorHead`` subclass: ranked over levels and images, nothing sampled.
+
+    Raises:
+        ValueError: as :class:`RankingHeadMixin`; and ``reg_decoded_bbox=False`` or a sampler that leaves anchors out.
+    """
+
+    box_channels = 4
+
+    def __init__(self, *args: Any, reg_decoded_bbox: bool = True, **kwargs: Any) -> None:
+        check_decodes_boxes(self, reg_decoded_bbox)
+        super().__init__(*args, reg_decoded_bbox=True, **kwargs)
         if self.train_cfg and not isinstance(self.sampler, PseudoSampler):
             raise ValueError(
                 f'{type(self).__name__}: a ranking loss needs no sampling, got {type(self.sampler).__name__}; write '
@@ -64,24 +137,23 @@ class RankingDenseHeadMixin(_Host):
         featmap_sizes = [level.shape[-2:] for level in cls_scores]
         anchors, valid_flags = self.get_anchors(featmap_sizes, batch_img_metas, device=cls_scores[0].device)
         # Before the targets: ATSS's get_targets joins the levels of this list in place.
-        flat_anchors = torch.cat([torch.cat(level) for level in zip(*anchors, strict=True)])
+        priors = self.flat_priors(anchors)
         labels, label_weights, bbox_targets = self.level_targets(
             anchors, valid_flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
         )
-        images = None
-        if self.loss_cls.needs_images:
-            num_images = len(batch_img_metas)
-            rows = [torch.arange(num_images, device=x.device).repeat_interleave(x.size(1)) for x in labels]
-            images = ImageRows(torch.cat(rows), num_images)
         return self.ranking_losses(
             flatten_maps(cls_scores, self.cls_out_channels),
-            flatten_maps(bbox_preds, 4),
-            flat_anchors,
+            flatten_maps(bbox_preds, self.box_channels),
+            priors,
             flatten_targets(labels),
             flatten_targets(label_weights),
             flatten_targets(bbox_targets),
-            images,
+            self.image_rows([level.size(1) for level in labels], len(batch_img_metas), priors.device),
         )
+
+    def flat_priors(self, anchors: list[list[Tensor]]) -> Tensor:
+        """What :meth:`decode` reads of the anchors ``(num_anchors, 4)`` of every image and level, as one tensor."""
+        return torch.cat([torch.cat(level) for level in zip(*anchors, strict=True)])
 
     def level_targets(self, *args: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """``labels``, ``label_weights`` and ``bbox_targets`` per level, ``(num_imgs, num_anchors, ...)``.
@@ -91,44 +163,6 @@ class RankingDenseHeadMixin(_Host):
         """
         labels, label_weights, bbox_targets, *_ = self.get_targets(*args)
         return labels, label_weights, bbox_targets
-
-    def ranking_losses(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        anchors: Tensor,
-        labels: Tensor,
-        label_weights: Tensor,
-        bbox_targets: Tensor,
-        images: ImageRows | None = None,
-    ) -> dict[str, Tensor]:
-        """Rank the predictions of all levels and images of the batch together, in any order.
-
-        Args:
-            logits: ``(n, num_classes)``.
-            deltas: ``(n, 4)`` box deltas.
-            anchors: ``(n, 4)``, x1 y1 x2 y2 in pixels.
-            labels: ``(n,)`` class indices, ``num_classes`` for background.
-            label_weights: ``(n,)``, 0 for ignored anchors.
-            bbox_targets: ``(n, 4)`` ground-truth boxes of the positives, x1 y1 x2 y2 in pixels.
-            images: The images of the predictions, for a loss that ranks each alone.
-
-        Returns:
-            ``loss_rank``, ``loss_sort`` (RS losses) and ``loss_bbox``; all 0 and connected if there is no positive.
-        """
-        positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
-        boxes = self.bbox_coder.decode(anchors[positive], deltas[positive])
-        return ranking_and_box_losses(
-            self.loss_cls,
-            self.loss_bbox,
-            logits,
-            labels,
-            label_weights,
-            positive,
-            boxes,
-            bbox_targets[positive],
-            images,
-        )
 
 
 def flatten_maps(maps: list[Tensor], channels: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from mmdet.structures.bbox import bbox_overlaps
@@ -23,6 +23,7 @@ def ranking_and_box_losses(
     boxes: Tensor,
     target_boxes: Tensor,
     images: ImageRows | None = None,
+    other_box_losses: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The losses of a head over ``n`` predictions that are ranked together, ``num_pos`` of them positive.
 
@@ -39,17 +40,24 @@ def ranking_and_box_losses(
         boxes: ``(num_pos, 4)`` their decoded predictions, x1 y1 x2 y2 in pixels.
         target_boxes: ``(num_pos, 4)`` their ground truth.
         images: The images of the predictions, for a loss that ranks each alone.
+        other_box_losses: Further losses of the same boxes by log name, e.g. a distribution's; the sum of all box losses
+            is what is balanced, so that they keep their proportions.
 
     Returns:
-        ``loss_rank``, ``loss_sort`` (RS losses) and ``loss_bbox``; all 0 and connected if there is no positive.
+        ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the others; all 0 and connected if there is no
+        positive.
     """
     ious = boxes.new_zeros(len(logits))
     ious[positive] = bbox_overlaps(boxes.detach(), target_boxes, is_aligned=True)
     losses = loss_cls(logits, (labels, ious), weight=weights, positive=positive, images=images)
-    box_loss = score_weighted_box_loss(loss_bbox, boxes, target_boxes, logits[positive], loss_cls.shared)
+    box_losses = {
+        'loss_bbox': score_weighted_box_loss(loss_bbox, boxes, target_boxes, logits[positive], loss_cls.shared),
+        **(other_box_losses or {}),
+    }
     if loss_cls.self_balancing:
-        box_loss = self_balance(box_loss, losses.values(), loss_cls.shared)
-    return {**losses, 'loss_bbox': box_loss}
+        factor = balance_factor(torch.stack(list(box_losses.values())).sum(), losses.values(), loss_cls.shared)
+        box_losses = {name: value * factor for name, value in box_losses.items()}
+    return {**losses, **box_losses}
 
 
 def score_weighted_box_loss(
@@ -90,9 +98,14 @@ def self_balance(loss: Tensor, ranking_losses: Iterable[Tensor], shared: bool = 
         shared: ``loss`` is this process's share of one loss, the mean over processes; that one is divided by. One
             collective.
     """
+    return loss * balance_factor(loss, ranking_losses, shared)
+
+
+def balance_factor(loss: Tensor, ranking_losses: Iterable[Tensor], shared: bool = False) -> Tensor:
+    """The detached factor of :func:`self_balance`; arguments as there."""
     total = torch.stack(list(ranking_losses)).sum().detach()
     size = reduce_mean(loss.detach()) if shared else loss.detach()
-    return loss * (total / size.clamp(min=torch.finfo(loss.dtype).eps))
+    return total / size.clamp(min=torch.finfo(loss.dtype).eps)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -1,0 +1,63 @@
+"""FCOS trained with a ranking loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads import FCOSHead
+from mmdet.registry import MODELS
+from mmdet.utils import InstanceList, OptInstanceList
+from torch import Tensor, nn
+
+from .ranking_mixin import RankingHeadMixin, flatten_maps
+
+
+@MODELS.register_module()
+class RankBasedFCOSHead(RankingHeadMixin, FCOSHead):
+    """``FCOSHead`` without centerness: all levels and images are ranked together, positives labelled by their IoU.
+
+    Args:
+        loss_cls: Config of one of this package's ranking losses.
+        loss_centerness: Not used; accepted so that a config may inherit one written for ``FCOSHead``.
+        kwargs: As for :class:`mmdet.models.FCOSHead`. ``init_cfg`` defaults to a classifier bias of 0.
+    """
+
+    def __init__(self, *args: Any, loss_cls: dict, loss_centerness: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, loss_cls=loss_cls, **kwargs)
+        del self.loss_centerness
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        # FCOSHead calls it; without parameters it leaves nothing that no gradient reaches.
+        self.conv_centerness = nn.Identity()
+
+    def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        """Class logits ``(N, num_classes, H, W)`` and distances to the sides ``(N, 4, H, W)`` of every level."""
+        cls_scores, bbox_preds, _ = super().forward(x)
+        return cls_scores, bbox_preds
+
+    def loss_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: OptInstanceList = None,
+    ) -> dict[str, Tensor]:
+        """Losses of a batch; arguments as for :meth:`mmdet.models.FCOSHead.loss_by_feat`, less the centerness."""
+        sizes = [level.shape[-2:] for level in cls_scores]
+        points = self.prior_generator.grid_priors(sizes, dtype=bbox_preds[0].dtype, device=bbox_preds[0].device)
+        labels, distances = (torch.cat(levels) for levels in self.get_targets(points, batch_gt_instances))
+        num_images = len(batch_img_metas)
+        flat_points = torch.cat([level.repeat(num_images, 1) for level in points])
+        return self.ranking_losses(
+            flatten_maps(cls_scores, self.cls_out_channels),
+            flatten_maps(bbox_preds, 4),
+            flat_points,
+            labels,
+            torch.ones_like(labels),
+            # In FCOS's units, strides if it normalises: boxes around the same point keep their IoU in any unit.
+            self.bbox_coder.decode(flat_points, distances),
+            self.image_rows([len(level) for level in points], num_images, labels.device),
+        )

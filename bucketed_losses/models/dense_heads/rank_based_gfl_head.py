@@ -1,0 +1,63 @@
+"""GFL trained with a ranking loss: its distributions of box sides, without Quality Focal Loss."""
+
+from __future__ import annotations
+
+import torch
+from mmdet.models.dense_heads import GFLHead
+from mmdet.registry import MODELS
+from mmdet.utils import reduce_mean
+from torch import Tensor
+
+from ..losses import highest_probability
+from .ranking_mixin import RankingDenseHeadMixin
+
+
+@MODELS.register_module()
+class RankBasedGFLHead(RankingDenseHeadMixin, GFLHead):
+    """``GFLHead`` whose levels and images are ranked together, positives labelled by their IoU.
+
+    Distribution Focal Loss stays, weighted by scores as the box loss is and balanced together with it.
+
+    Args:
+        loss_cls: Config of one of this package's ranking losses.
+        kwargs: As for :class:`mmdet.models.GFLHead`. ``init_cfg`` defaults to a classifier bias of 0.
+    """
+
+    @property
+    def box_channels(self) -> int:  # type: ignore[override]
+        return 4 * (self.reg_max + 1)
+
+    def flat_priors(self, anchors: list[list[Tensor]]) -> Tensor:
+        """``(n, 3)``: x, y of the anchors' centres and the stride of their level."""
+        levels = [torch.cat(level) for level in zip(*anchors, strict=True)]
+        centers = [self.anchor_center(level) for level in levels]
+        strides = self.prior_generator.strides
+        return torch.cat(
+            [
+                torch.cat([level, level.new_full((len(level), 1), stride[0])], dim=1)
+                for level, stride in zip(centers, strides, strict=True)
+            ]
+        )
+
+    def level_targets(self, *args: object) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        _, labels, label_weights, bbox_targets, *_ = self.get_targets(*args)
+        return labels, label_weights, bbox_targets
+
+    def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
+        """Boxes of distributions ``(n, 4 * (reg_max + 1))``: the mean of each side's, in strides."""
+        distances = self.integral(predictions).reshape(-1, 4)
+        return self.bbox_coder.decode(priors[:, :2], distances * priors[:, 2:])
+
+    def other_box_losses(
+        self, priors: Tensor, predictions: Tensor, targets: Tensor, logits: Tensor
+    ) -> dict[str, Tensor]:
+        """``loss_dfl``, Distribution Focal Loss of the four sides."""
+        weights = highest_probability(logits)
+        total = reduce_mean(weights.sum()) if self.loss_cls.shared else weights.sum()
+        if len(priors) == 0:
+            return {'loss_dfl': predictions.sum() * 0}
+        centers, strides = priors[:, :2], priors[:, 2:]
+        sides = self.bbox_coder.encode(centers / strides, targets / strides, self.reg_max).reshape(-1)
+        distributions = predictions.reshape(-1, self.reg_max + 1)
+        weight = weights[:, None].expand(-1, 4).reshape(-1)
+        return {'loss_dfl': self.loss_dfl(distributions, sides, weight=weight, avg_factor=4 * total)}

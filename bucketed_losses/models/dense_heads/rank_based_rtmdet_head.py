@@ -1,0 +1,103 @@
+"""RTMDet trained with a ranking loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmdet.models.dense_heads import RTMDetHead, RTMDetSepBNHead
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import distance2bbox
+from mmdet.utils import InstanceList, OptInstanceList
+from torch import Tensor, nn
+
+from ..losses import prior_logit
+from .ranking_mixin import RankingDenseHeadMixin, flatten_maps, flatten_targets
+
+if TYPE_CHECKING:
+    from mmdet.models.dense_heads import RTMDetHead as _Host
+else:
+    _Host = object
+
+
+class RankingRTMDetHeadMixin(RankingDenseHeadMixin, _Host):
+    """Put before ``RTMDetHead`` or a subclass: RTMDet's assignment, with a ranking loss instead of Quality Focal Loss.
+
+    RTMDet assigns objects by the cost of class scores and boxes. The class cost is a cross-entropy, which reads
+    probabilities; ranking logits are none, so it reads them lowered to the prior that a detector with focal loss starts
+    from, as PAA's anchor scores do.
+
+    Args:
+        score_prior: The probability, for the assigner, of a logit of 0; in (0, 1).
+        args, kwargs: As for the head. The classifier's biases start at 0.
+
+    Raises:
+        ValueError: as :class:`RankingDenseHeadMixin`, and ``score_prior`` outside (0, 1).
+    """
+
+    def __init__(self, *args: Any, score_prior: float = 0.01, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.score_shift = prior_logit(self, score_prior)
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        # One, or one per level.
+        for name, parameter in self.rtm_cls.named_parameters():
+            if name.endswith('bias'):
+                nn.init.zeros_(parameter)
+
+    def loss_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: OptInstanceList = None,
+    ) -> dict[str, Tensor]:
+        """Losses of a batch; arguments as for :meth:`mmdet.models.RTMDetHead.loss_by_feat`."""
+        num_images = len(batch_img_metas)
+        featmap_sizes = [level.shape[-2:] for level in cls_scores]
+        priors, valid_flags = self.get_anchors(featmap_sizes, batch_img_metas, device=cls_scores[0].device)
+        logits = [flatten_maps([level], self.cls_out_channels) for level in cls_scores]
+        boxes = [
+            distance2bbox(level.repeat(num_images, 1), flatten_maps([distances], 4))
+            for level, distances in zip(priors[0], bbox_preds, strict=True)
+        ]
+        by_image = (
+            torch.cat([level.detach().reshape(num_images, -1, level.size(1)) for level in levels], dim=1)
+            for levels in (logits, boxes)
+        )
+        scores, detached_boxes = by_image
+        _, labels, label_weights, bbox_targets, *_ = self.get_targets(
+            scores + self.score_shift,
+            detached_boxes,
+            priors,
+            valid_flags,
+            batch_gt_instances,
+            batch_img_metas,
+            batch_gt_instances_ignore,
+        )
+        flat_boxes = torch.cat(boxes)
+        return self.ranking_losses(
+            torch.cat(logits),
+            flat_boxes,
+            flat_boxes,
+            flatten_targets(labels),
+            flatten_targets(label_weights),
+            flatten_targets(bbox_targets),
+            self.image_rows([level.size(1) for level in labels], num_images, scores.device),
+        )
+
+    def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
+        """The predictions: RTMDet's assignment has decoded them already."""
+        return predictions
+
+
+@MODELS.register_module()
+class RankBasedRTMDetHead(RankingRTMDetHeadMixin, RTMDetHead):
+    """``RTMDetHead`` trained with a ranking loss; arguments as MMDetection's and ``score_prior``."""
+
+
+@MODELS.register_module()
+class RankBasedRTMDetSepBNHead(RankingRTMDetHeadMixin, RTMDetSepBNHead):
+    """``RTMDetSepBNHead`` trained with a ranking loss; arguments as MMDetection's and ``score_prior``."""

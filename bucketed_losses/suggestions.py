@@ -1,0 +1,13 @@
+"""The nearest valid names, for messages about a name that is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """`` did you mean 'A' or 'B'?``, the names most like ``name`` whatever their case; empty if nothing is like it."""
+    by_lower = {candidate.lower(): candidate for candidate in sorted(known)}
+    matches = [by_lower[match] for match in get_close_matches(name.lower(), by_lower, count, cutoff=0.6)]
+    return f'; did you mean {" or ".join(map(repr, matches))}?' if matches else ''

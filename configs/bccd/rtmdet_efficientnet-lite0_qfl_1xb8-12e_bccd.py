@@ -1,0 +1,10 @@
+_base_ = [
+    '../_base_/models/rtmdet_efficientnet-lite0.py',
+    '../_base_/datasets/bccd_detection.py',
+    '../_base_/schedules/adamw_12e.py',
+    '../_base_/runtime_cpu.py',
+]
+
+model = dict(bbox_head=dict(num_classes=3))
+# The levels share their convolutions.
+optim_wrapper = dict(paramwise_cfg=dict(bypass_duplicate=True))

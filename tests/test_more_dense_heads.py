@@ -1,0 +1,329 @@
+"""FCOS, GFL and RTMDet, heads that are not of the paper: what the mixin gives them is what it gives the others."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from head_reference import giou
+from reference import loop_bucketed_ranking, loop_rs_loss
+
+pytest.importorskip('mmdet')
+
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+
+import bucketed_losses  # noqa: F401  (registers the heads)
+
+NUM_CLASSES = 3
+REG_MAX = 8
+STRIDES = (8, 16)
+GN = dict(type='GN', num_groups=2)
+POINTS = dict(type='MlvlPointGenerator', offset=0, strides=list(STRIDES))
+RTM = dict(
+    stacked_convs=1,
+    anchor_generator=POINTS,
+    bbox_coder=dict(type='DistancePointBBoxCoder'),
+    with_objectness=False,
+    pred_kernel_size=1,
+    norm_cfg=dict(type='BN'),
+    train_cfg=dict(assigner=dict(type='DynamicSoftLabelAssigner', topk=5)),
+)
+HEAD_CONFIGS = {
+    'RankBasedFCOSHead': dict(
+        stacked_convs=1,
+        norm_cfg=GN,
+        strides=list(STRIDES),
+        regress_ranges=((-1, 32), (32, 10**8)),
+        norm_on_bbox=True,
+        center_sampling=True,
+    ),
+    'RankBasedGFLHead': dict(
+        stacked_convs=1,
+        norm_cfg=GN,
+        reg_max=REG_MAX,
+        anchor_generator=dict(
+            type='AnchorGenerator', ratios=[1.0], octave_base_scale=4, scales_per_octave=1, strides=list(STRIDES)
+        ),
+        train_cfg=dict(assigner=dict(type='ATSSAssigner', topk=9)),
+    ),
+    'RankBasedRTMDetHead': RTM,
+    'RankBasedRTMDetSepBNHead': {**RTM, 'exp_on_reg': True, 'share_conv': True},
+    'RankBasedRetinaSepBNHead': dict(
+        stacked_convs=1,
+        num_ins=2,
+        norm_cfg=dict(type='BN'),
+        anchor_generator=dict(
+            type='AnchorGenerator', ratios=[1.0], octave_base_scale=4, scales_per_octave=1, strides=list(STRIDES)
+        ),
+        train_cfg=dict(
+            assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1)
+        ),
+    ),
+}
+HEADS = pytest.mark.parametrize('head_type', HEAD_CONFIGS)
+METAS = [dict(img_shape=(64, 64), pad_shape=(64, 64), batch_input_shape=(64, 64), scale_factor=(1.0, 1.0))] * 2
+
+
+def build_head(head_type, loss='BucketedRSLoss', **kwargs):
+    torch.manual_seed(0)
+    specific = {**HEAD_CONFIGS[head_type], **kwargs}
+    train_cfg = ConfigDict(dict(allowed_border=-1, pos_weight=-1, debug=False), **specific.pop('train_cfg', {}))
+    test_cfg = ConfigDict(
+        nms_pre=100, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.6), max_per_img=10
+    )
+    head = MODELS.build(
+        dict(
+            type=head_type,
+            num_classes=NUM_CLASSES,
+            in_channels=8,
+            feat_channels=8,
+            loss_cls=dict(type=loss) if isinstance(loss, str) else loss,
+            loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            **specific,
+        )
+    )
+    head.init_weights()
+    return head
+
+
+def features():
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(2, 8, 64 // stride, 64 // stride, generator=generator) for stride in STRIDES)
+
+
+def objects(*images):
+    return [
+        InstanceData(bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels=torch.tensor(labels).long())
+        for boxes, labels in images
+    ]
+
+
+OBJECTS = objects(
+    ([[4, 4, 40, 44], [30, 10, 60, 50]], [0, 2]), ([[20, 20, 62, 62], [2, 2, 20, 22], [10, 30, 30, 62]], [1, 1, 0])
+)
+
+
+def outputs_of(head, seed=2):
+    generator = torch.Generator().manual_seed(seed)
+    cls_scores, bbox_preds = head(features())
+    cls_scores = [torch.randn(x.shape, generator=generator).requires_grad_() for x in cls_scores]
+    bbox_preds = [
+        (torch.rand(x.shape, generator=generator) * (20 if 'RTM' in type(head).__name__ else 3)).requires_grad_()
+        for x in bbox_preds
+    ]
+    return cls_scores, bbox_preds
+
+
+def at(maps, level, image, y, x):
+    return maps[level][image, :, y, x]
+
+
+def places(maps):
+    """Level, image, y and x, in the order of MMDetection's targets per level."""
+    for level, values in enumerate(maps):
+        for image in range(values.size(0)):
+            for y in range(values.size(2)):
+                for x in range(values.size(3)):
+                    yield level, image, y, x
+
+
+def distance_box(point, distances):
+    left, top, right, bottom = distances
+    return torch.stack([point[0] - left, point[1] - top, point[0] + right, point[1] + bottom])
+
+
+def assignments(head, cls_scores, bbox_preds):
+    """Labels and target boxes in the order of :func:`places`, by MMDetection's own stock head."""
+    name = type(head).__name__
+    sizes = [level.shape[-2:] for level in cls_scores]
+    if 'FCOS' in name:
+        points = head.prior_generator.grid_priors(sizes, dtype=torch.float32, device='cpu')
+        labels, distances = head.get_targets(points, OBJECTS)
+        targets = []
+        for stride, level_points, level in zip(STRIDES, points, distances, strict=True):
+            for index, distance in enumerate(level):
+                targets.append(distance_box(level_points[index % len(level_points)], distance * stride))
+        return torch.cat(labels), torch.stack(targets)
+    anchors, flags = head.get_anchors(sizes, METAS, device='cpu')
+    anchors = [[level.clone() for level in image] for image in anchors]
+    if 'GFL' in name:
+        _, labels, _, targets, *_ = head.get_targets(anchors, flags, OBJECTS, METAS)
+    elif 'SepBN' in name and 'Retina' in name:
+        labels, _, targets, *_ = head.get_targets(anchors, flags, OBJECTS, METAS)
+    else:
+        # A logit of 0 counts as a probability of 0.01.
+        scores = [x.permute(0, 2, 3, 1).reshape(2, -1, NUM_CLASSES) + math.log(0.01 / 0.99) for x in cls_scores]
+        boxes = []
+        for level, stride in enumerate(STRIDES):
+            rows = [
+                distance_box(torch.tensor([x * stride, y * stride]).float(), at(bbox_preds, level, image, y, x))
+                for lv, image, y, x in places(bbox_preds)
+                if lv == level
+            ]
+            boxes.append(torch.stack(rows).reshape(2, -1, 4))
+        with torch.no_grad():
+            _, labels, _, targets, *_ = head.get_targets(
+                torch.cat(scores, 1), torch.cat(boxes, 1), anchors, flags, OBJECTS, METAS
+            )
+    flat = [torch.cat([level.flatten(0, 1) for level in part]) for part in (labels, targets)]
+    return flat[0], flat[1]
+
+
+def box_of(head, bbox_preds, place):
+    """A predicted box in pixels, from the definition of each detector, and Distribution Focal Loss's inputs."""
+    name = type(head).__name__
+    level, _, y, x = place
+    stride = STRIDES[level]
+    values = at(bbox_preds, *place)
+    if 'FCOS' in name:  # its points are the middles of the cells
+        return distance_box(torch.tensor([(x + 0.5) * stride, (y + 0.5) * stride]), values * stride)
+    if 'RTM' in name:
+        return distance_box(torch.tensor([x * stride, y * stride]).float(), values)
+    distribution = values.reshape(4, REG_MAX + 1).softmax(dim=1)
+    distances = (distribution * torch.arange(REG_MAX + 1)).sum(dim=1) * stride
+    return distance_box(torch.tensor([x * stride, y * stride]).float(), distances)
+
+
+def slow_dfl(head, bbox_preds, place, target):
+    """Cross-entropy with the two integers beside the true distance, each in proportion to how near it is."""
+    level, _, y, x = place
+    stride = STRIDES[level]
+    logs = at(bbox_preds, *place).reshape(4, REG_MAX + 1).log_softmax(dim=1)
+    sides = [x * stride - target[0], y * stride - target[1], target[2] - x * stride, target[3] - y * stride]
+    total = 0.0
+    for side, log in zip(sides, logs, strict=True):
+        distance = min(max(float(side) / stride, 0.0), REG_MAX - 0.1)
+        low = int(distance)
+        total = total - (low + 1 - distance) * log[low] - (distance - low) * log[low + 1]
+    return total / 4
+
+
+@pytest.mark.parametrize('loss', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
+@pytest.mark.parametrize('head_type', [name for name in HEAD_CONFIGS if 'Retina' not in name])
+def test_losses_equal_a_slow_computation(head_type, loss):
+    head = build_head(head_type, loss)
+    cls_scores, bbox_preds = outputs_of(head)
+    losses = head.loss_by_feat(cls_scores, bbox_preds, OBJECTS, METAS)
+    grads = torch.autograd.grad(sum(losses.values()), cls_scores + bbox_preds)
+
+    labels, targets = assignments(head, cls_scores, bbox_preds)
+    logits, entries, weights, box_losses, dfls = [], [], [], [], []
+    for index, place in enumerate(places(cls_scores)):
+        scores, label = at(cls_scores, *place), int(labels[index])
+        iou = None
+        if label < NUM_CLASSES:
+            loss_giou, iou = giou(box_of(head, bbox_preds, place), targets[index])
+            weights.append(scores.detach().sigmoid().max())
+            box_losses.append(loss_giou)
+            if 'GFL' in head_type:
+                dfls.append(slow_dfl(head, bbox_preds, place, targets[index]))
+        for c in range(NUM_CLASSES):
+            logits.append(scores[c])
+            entries.append(max(float(iou.detach()), 1e-7) if c == label else 0.0)
+    assert len(weights) > 2
+    values = [float(logit.detach()) for logit in logits]
+    reference = loop_rs_loss(values, entries, 0.5 if 'RS' in loss else 1.0)
+    ranking, grad = reference.ranking, reference.ranking_grad
+    if 'Bucketed' in loss:
+        ranking, grad = loop_bucketed_ranking(values, entries, 0.5 if 'RS' in loss else 1.0)
+    expected = {'loss_rank': ranking}
+    if 'RS' in loss:
+        expected['loss_sort'] = reference.sorting
+        grad = [a + b for a, b in zip(grad, reference.sorting_grad, strict=True)]
+
+    def mean(parts):
+        return sum(w * part for w, part in zip(weights, parts, strict=True)) / sum(weights)
+
+    boxes = {'loss_bbox': 2.0 * mean(box_losses)}
+    if dfls:
+        boxes['loss_dfl'] = 0.25 * mean(dfls)
+    if 'RS' in loss:
+        factor = sum(expected.values()) / sum(boxes.values()).detach()
+        boxes = {name: value * factor for name, value in boxes.items()}
+    expected.update({name: float(value.detach()) for name, value in boxes.items()})
+    assert set(losses) == set(expected)
+    for key, value in expected.items():
+        assert losses[key].item() == pytest.approx(value, rel=1e-4, abs=1e-5), key
+    total = sum(g * logit for g, logit in zip(grad, logits, strict=True) if g != 0) + sum(boxes.values())
+    wanted = torch.autograd.grad(total, cls_scores + bbox_preds, materialize_grads=True)
+    for got, want in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5)
+
+
+@HEADS
+def test_every_parameter_gets_a_gradient(head_type):
+    head = build_head(head_type)
+    sum(head.loss_by_feat(*head(features()), OBJECTS, METAS).values()).backward()
+    assert not [key for key, parameter in head.named_parameters() if parameter.grad is None]
+    assert all('centerness' not in key for key in head.state_dict())
+
+
+@HEADS
+def test_without_positives_losses_are_zero_and_connected(head_type):
+    head = build_head(head_type)
+    losses = head.loss_by_feat(*head(features()), objects(([], []), ([], [])), METAS)
+    assert losses and all(value == 0 for value in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.eq(0).all() for p in head.parameters())
+
+
+@HEADS
+def test_bias_starts_at_zero_and_fresh_detections_pass_the_threshold(head_type):
+    head = build_head(head_type)
+    results = head.predict_by_feat(*head(features()), batch_img_metas=METAS)
+    assert all(len(result) > 0 and (result.scores > 0.4).all() for result in results)
+
+
+@HEADS
+def test_scope_image_is_the_mean_over_images(head_type):
+    """Of images that are assigned alone, too."""
+    head = build_head(head_type, dict(type='RSLoss', scope='image'))
+    alone = build_head(head_type, 'RSLoss')
+    cls_scores, bbox_preds = outputs_of(head)
+
+    def ranking(module, start, end):
+        losses = module.loss_by_feat(
+            [x[start:end] for x in cls_scores], [x[start:end] for x in bbox_preds], OBJECTS[start:end], METAS[start:end]
+        )
+        return losses['loss_rank'].item()
+
+    expected = (ranking(alone, 0, 1) + ranking(alone, 1, 2)) / 2
+    assert ranking(head, 0, 2) == pytest.approx(expected, rel=1e-5)
+    assert ranking(alone, 0, 2) != pytest.approx(expected, rel=1e-3)
+
+
+@HEADS
+def test_bfloat16_autocast_keeps_the_loss_in_float32(head_type):
+    head = build_head(head_type)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = head.loss_by_feat(*head(features()), OBJECTS, METAS)
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    sum(losses.values()).backward()
+
+
+@HEADS
+def test_other_losses_are_refused(head_type):
+    with pytest.raises(ValueError, match=rf'{head_type}: loss_cls must be a ranking loss'):
+        build_head(head_type, dict(type='FocalLoss', use_sigmoid=True))
+
+
+@pytest.mark.parametrize('stock', ['FCOSHead', 'GFLHead', 'RTMDetHead', 'RTMDetSepBNHead', 'RetinaSepBNHead'])
+def test_stock_heads_say_which_head_to_use(stock):
+    kwargs = dict(num_ins=2) if 'Retina' in stock else {}
+    if 'RTM' in stock:
+        kwargs = dict(anchor_generator=POINTS)
+    with pytest.raises(ValueError, match=f"{stock} cannot train RSLoss.*use type='RankBased{stock}'"):
+        MODELS.build(
+            dict(type=stock, num_classes=3, in_channels=8, loss_cls=dict(type='RSLoss', use_sigmoid=True), **kwargs)
+        )
+
+
+@pytest.mark.parametrize('score_prior', [0.0, 1.0])
+def test_rtmdet_prior_outside_0_1_is_refused(score_prior):
+    with pytest.raises(ValueError, match='score_prior'):
+        build_head('RankBasedRTMDetHead', score_prior=score_prior)

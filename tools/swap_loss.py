@@ -1,0 +1,107 @@
+"""Write the ranking-loss version of an MMDetection config.
+
+python tools/swap_loss.py CONFIG [--loss brs|rs|bap|ap] [-o OUT.py] [--print-diff]
+
+CONFIG is a file, or a name such as mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py. OUT inherits it and states
+only the difference; without -o nothing is written and the difference is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.utils import get_installed_path, is_installed
+
+from bucketed_losses.swap import LOSSES, Swap, SwapError, swap_loss
+
+SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+
+
+def find_config(name: str) -> Path:
+    """The file of a config given as a path or as PACKAGE::PATH.
+
+    Raises:
+        SystemExit: there is none, or its type is not one of a config.
+    """
+    package, separator, path = name.rpartition('::')
+    if separator:
+        if not is_installed(package):
+            raise SystemExit(f'swap_loss: {name}: the package {package} is not installed')
+        folder = Path(get_installed_path(package), '.mim', 'configs')
+        file = folder / path
+    else:
+        file = Path(name)
+    if file.suffix not in SUFFIXES:
+        raise SystemExit(f'swap_loss: {name} must end in {", ".join(SUFFIXES)}, got {file.suffix or "none"}')
+    if not file.is_file():
+        raise SystemExit(f'swap_loss: {name}: there is no file {file}{_similar(file)}')
+    return file
+
+
+def _similar(file: Path) -> str:
+    from bucketed_losses.suggestions import nearest
+
+    return nearest(file.name, [other.name for other in file.parent.glob('*') if other.suffix in SUFFIXES])
+
+
+def load(file: Path) -> tuple[Config, bool]:
+    """The config, and whether text can inherit it: a config of MMEngine's lazy kind is written out in full."""
+    cfg = Config.fromfile(file, import_custom_modules=False)
+    if file.suffix == '.py' and Config._is_lazy_import(str(file)):
+        return Config.fromstring(cfg.pretty_text, '.py'), False
+    return cfg, True
+
+
+def text_of(swap: Swap, base: str | None) -> str:
+    """The text of the new config, below ``_base_ = base`` or, without one, in full."""
+    reasons = '\n'.join(f'{change.path}: {change.reason}.' for change in swap.changes)
+    body = Config(swap.delta if base else swap.cfg._cfg_dict.to_dict()).pretty_text
+    inherit = f'_base_ = {base!r}\n\n' if base else ''
+    return f'"""Written by tools/swap_loss.py.\n\n{reasons}\n"""\n\n{inherit}{body}'
+
+
+def write(swap: Swap, name: str, file: Path, inherits: bool, out: Path) -> None:
+    """Write the config and read it again.
+
+    Raises:
+        SystemExit: ``out`` exists, or does not read back as what was meant.
+    """
+    if out.exists():
+        raise SystemExit(f'swap_loss: {out} exists already')
+    if out.suffix != '.py':
+        raise SystemExit(f'swap_loss: the new config must end in .py, got {out}')
+    base = None
+    if inherits:
+        base = name if '::' in name else os.path.relpath(file.resolve(), out.resolve().parent)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text_of(swap, base))
+    written = Config.fromfile(out, import_custom_modules=False)
+    if written.model.to_dict() != swap.cfg.model.to_dict():
+        raise SystemExit(f'swap_loss: {out} does not read back as it was meant; please report {name}')
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description='Put a ranking loss into an MMDetection config')
+    parser.add_argument('config', help='config file, or a name such as mmdet::atss/atss_r50_fpn_1x_coco.py')
+    parser.add_argument('--loss', default='brs', help=f'{", ".join(LOSSES)}, or the name of a loss (default: brs)')
+    parser.add_argument('-o', '--out', type=Path, help='config to write')
+    parser.add_argument('--print-diff', action='store_true', help='print every change with its reason')
+    args = parser.parse_args(argv)
+    file = find_config(args.config)
+    cfg, inherits = load(file)
+    try:
+        swap = swap_loss(cfg, args.loss)
+    except SwapError as error:
+        raise SystemExit(f'swap_loss: {args.config}: {error}') from error
+    if args.print_diff or args.out is None:
+        print(swap.diff())
+    if args.out is not None:
+        write(swap, args.config, file, inherits, args.out)
+        print(f'written to {args.out}')
+
+
+if __name__ == '__main__':
+    main()
