@@ -131,12 +131,14 @@ def swap_here(variables: dict[str, Any], loss: str = 'brs') -> None:
         SwapError: as :func:`swap_loss`.
     """
     own = {key: value for key, value in variables.items() if not key.startswith('_')}
-    merged = Config(_plain(variables.get('_base_', {})))
+    bases = _plain(variables.get('_base_', {}))
+    merged = Config(copy.deepcopy(bases))
     merged.merge_from_dict(_plain(own))
     for key, value in swap_loss(merged, loss).cfg.items():
         plain = _plain(value)
         # What is above it is part of the value already.
-        variables[key] = {'_delete_': True, **plain} if isinstance(plain, dict) else plain
+        replaces = isinstance(plain, dict) and isinstance(bases.get(key), dict)
+        variables[key] = {'_delete_': True, **plain} if replaces else plain
 
 
 class _Swapper:

@@ -1,6 +1,7 @@
 """What becomes of MMDetection's own configs when a ranking loss is put into them: one training step, or a refusal.
 
-python tests/swap_survey.py OUT.csv [FAMILY ...]
+python tests/swap_survey.py OUT.csv [FAMILY ...]      train
+python tests/swap_survey.py OUT.csv --table           print the table of the docs
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mmengine.config import Config
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 from mmengine.utils import get_installed_path
 
 from bucketed_losses.models.losses import RankingLoss
@@ -87,6 +89,8 @@ def train_one_step(cfg: Config) -> list[str]:
     )
     for sample in inputs['data_samples']:
         sample.gt_instances.labels.zero_()  # the one class that every detector knows
+        boxes = sample.gt_instances.bboxes
+        sample.proposals = InstanceData(bboxes=torch.cat([boxes, boxes + 8]))  # Fast R-CNN reads them
     logged = model.train_step(inputs, optim_wrapper)
     losses = {name: value for name, value in logged.items() if 'loss' in name}
     assert all(torch.isfinite(value).all() for value in losses.values()), losses
@@ -109,11 +113,33 @@ def without_downloads(part: object) -> None:
             without_downloads(value)
 
 
+def table(rows: list[dict[str, str]]) -> str:
+    """The outcomes by folder of configs as a table of a page; folders where all is refused are one row."""
+    folders: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        folders.setdefault(row['config'].split('/')[0], []).append(row)
+    lines = ['| configs of | all | train | refused | cannot run here |', '|---|---|---|---|---|']
+    nothing: list[str] = []
+    for folder, members in folders.items():
+        counts = [sum(row['outcome'] == what for row in members) for what in (TRAINED, REFUSED, FAILED)]
+        if counts[0] == 0 and counts[2] == 0:
+            nothing += [folder] * len(members)
+            continue
+        lines.append(f'| `{folder}` | {len(members)} | ' + ' | '.join(map(str, counts)) + ' |')
+    lines.append(f'| {len(set(nothing))} others | {len(nothing)} | 0 | {len(nothing)} | 0 |')
+    return '\n'.join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', type=Path)
     parser.add_argument('families', nargs='*')
+    parser.add_argument('--table', action='store_true', help='print the table of a CSV that is there')
     args = parser.parse_args()
+    if args.table:
+        with args.out.open(newline='') as file:
+            sys.stdout.write(table(list(csv.DictReader(file))) + '\n')
+        return
     warnings.simplefilter('ignore')
     logging.disable(logging.WARNING)
     with args.out.open('w', newline='') as file:
