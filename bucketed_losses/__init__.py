@@ -15,7 +15,7 @@ from .version import __version__
 __all__ = ['RankSort', '__version__', 'functional']
 
 if find_spec('mmdet') is not None:
-    from . import datasets, engine, models
+    from . import datasets, engine, evaluation, models
     from .swap import swap_here, swap_loss
 
-    __all__ += ['datasets', 'engine', 'models', 'swap_here', 'swap_loss']
+    __all__ += ['datasets', 'engine', 'evaluation', 'models', 'swap_here', 'swap_loss']

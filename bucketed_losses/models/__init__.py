@@ -17,7 +17,7 @@ from .dense_heads import (
     RankBasedRTMDetHead,
     RankBasedRTMDetSepBNHead,
 )
-from .detectors import CoDETR
+from .detectors import CalibratedDetector, CoDETR
 from .losses import APLoss, BucketedAPLoss, BucketedRSLoss, RSLoss
 from .roi_heads import (
     CoStandardRoIHead,
@@ -34,6 +34,7 @@ __all__ = [
     'APLoss',
     'BucketedAPLoss',
     'BucketedRSLoss',
+    'CalibratedDetector',
     'CoATSSHead',
     'CoDETR',
     'CoDeformDETRHead',

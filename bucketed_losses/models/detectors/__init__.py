@@ -1,6 +1,16 @@
 """Detectors that MMDetection's package does not ship."""
 
 from .auxiliary_queries import AuxiliaryQueries, AuxiliaryQueryEmbedding, draw_auxiliary_queries
+from .calibrated_detector import CalibratedDetector, CalibratedDetectorMixin, ScoreCalibration, take_score_threshold
 from .co_detr import CoDETR
 
-__all__ = ['AuxiliaryQueries', 'AuxiliaryQueryEmbedding', 'CoDETR', 'draw_auxiliary_queries']
+__all__ = [
+    'AuxiliaryQueries',
+    'AuxiliaryQueryEmbedding',
+    'CalibratedDetector',
+    'CalibratedDetectorMixin',
+    'CoDETR',
+    'ScoreCalibration',
+    'draw_auxiliary_queries',
+    'take_score_threshold',
+]

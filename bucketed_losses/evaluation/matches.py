@@ -1,0 +1,153 @@
+"""Which detections are right: pycocotools' matching, by class."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmdet.registry import METRICS
+from mmengine.evaluator import BaseMetric
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+
+class ClassMatches(NamedTuple):
+    """The detections of one class on a data set, from the highest score down within each image.
+
+    Attributes:
+        scores: ``(n,)`` float64.
+        correct: ``(n,)`` bool, matched with an object at the IoU threshold; each object is matched once, by the
+            detection with the highest score, as COCO does.
+        ious: ``(n,)`` float64, IoU with the matched object, 0 where there is none.
+        images: ``(n,)`` int64 image ids.
+        num_objects: Objects of the class that are no crowds.
+    """
+
+    scores: np.ndarray
+    correct: np.ndarray
+    ious: np.ndarray
+    images: np.ndarray
+    num_objects: int
+
+
+@METRICS.register_module()
+class CollectDetections(BaseMetric):
+    """An evaluator that keeps the detections of all processes instead of measuring them.
+
+    Attributes:
+        detections: After the evaluation, on the first process: dicts with ``image_id``, ``label``, ``bbox`` (x, y,
+            width, height in pixels of the original image) and ``score``.
+    """
+
+    default_prefix = 'collect'
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.detections: list[dict] = []
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        for sample in data_samples:
+            detected = sample['pred_instances']
+            boxes = detected['bboxes'].double().cpu().numpy()
+            boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+            self.results.append(
+                (sample['img_id'], boxes, detected['labels'].cpu().numpy(), detected['scores'].double().cpu().numpy())
+            )
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        self.detections = [
+            dict(image_id=image_id, label=int(label), bbox=box.tolist(), score=float(score))
+            for image_id, boxes, labels, scores in results
+            for box, label, score in zip(boxes, labels, scores, strict=True)
+        ]
+        return {'detections': float(len(self.detections))}
+
+
+def load_annotations(file: str | Path) -> COCO:
+    """COCO annotations, without the report that pycocotools prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(file))
+
+
+def _evaluated(
+    annotations: COCO, detections: Sequence[dict], classes: Sequence[str], iou_thrs: Sequence[float] | None
+) -> tuple[COCOeval, list[int]]:
+    by_name = {category['name']: category['id'] for category in annotations.loadCats(annotations.getCatIds())}
+    unknown = [name for name in classes if name not in by_name]
+    if unknown:
+        raise ValueError(f'classes {unknown} are not among the categories of the annotations, {sorted(by_name)}')
+    ids = [by_name[name] for name in classes]
+    found = [
+        dict(image_id=d['image_id'], category_id=ids[d['label']], bbox=d['bbox'], score=d['score']) for d in detections
+    ]
+    if not found:
+        raise ValueError('there are no detections: is the score threshold too high, or the checkpoint untrained?')
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(annotations, annotations.loadRes(found), 'bbox')
+        evaluation.params.catIds = ids
+        if iou_thrs is not None:
+            evaluation.params.iouThrs = np.array(iou_thrs)
+        evaluation.evaluate()
+    return evaluation, ids
+
+
+def match_detections(
+    annotations: COCO, detections: Sequence[dict], classes: Sequence[str], iou_thr: float = 0.5
+) -> list[ClassMatches]:
+    """Match detections with objects as COCO's evaluation does, at one IoU, all areas, 100 detections per image.
+
+    Detections of crowds, which COCO neither rewards nor punishes, are left out.
+
+    Args:
+        annotations: Ground truth.
+        detections: As :class:`CollectDetections` keeps them.
+        classes: Names of the classes, in the order of the labels.
+        iou_thr: IoU from which a detection is right, in (0, 1].
+
+    Returns:
+        One item per class.
+
+    Raises:
+        ValueError: no detections, or a class that is not among the categories.
+    """
+    evaluation, ids = _evaluated(annotations, detections, classes, [iou_thr])
+    parts: dict[int, list[tuple[np.ndarray, ...]]] = {category: [] for category in ids}
+    num_objects = dict.fromkeys(ids, 0)
+    all_areas = evaluation.params.areaRng[0]
+    for image in evaluation.evalImgs:
+        if image is None or image['aRng'] != all_areas:
+            continue
+        category, image_id = image['category_id'], image['image_id']
+        num_objects[category] += int((~np.array(image['gtIgnore'], dtype=bool)).sum())
+        matched = np.array(image['dtMatches'][0]).astype(np.int64)
+        keep = ~np.array(image['dtIgnore'][0], dtype=bool)
+        columns = {gt['id']: column for column, gt in enumerate(evaluation._gts[image_id, category])}
+        table = evaluation.ious[image_id, category]
+        ious = np.array([table[row][columns[gt]] if gt else 0.0 for row, gt in enumerate(matched)])
+        parts[category].append(
+            (
+                np.array(image['dtScores'], dtype=np.float64)[keep],
+                (matched > 0)[keep],
+                ious[keep] if len(keep) else np.zeros(0),
+                np.full(int(keep.sum()), image_id, dtype=np.int64),
+            )
+        )
+    matches = []
+    for category in ids:
+        columns_of = list(zip(*parts[category], strict=True)) or [(np.zeros(0),)] * 4
+        scores, correct, ious, images = (np.concatenate(column) for column in columns_of)
+        matches.append(ClassMatches(scores, correct.astype(bool), ious, images.astype(np.int64), num_objects[category]))
+    return matches
+
+
+def average_precision(annotations: COCO, detections: Sequence[dict], classes: Sequence[str]) -> float:
+    """COCO's AP, the mean over IoU 0.5 to 0.95; arguments as for :func:`match_detections`."""
+    evaluation, _ = _evaluated(annotations, detections, classes, None)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+        evaluation.summarize()
+    return float(evaluation.stats[0])

@@ -1,0 +1,111 @@
+"""A detector whose scores are mapped to precisions after its detections are made."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmdet.utils import InstanceList
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mmdet.models.detectors import BaseDetector as _Host
+else:
+    _Host = object
+
+# What a strictly increasing map keeps of the score itself: plateaus of an isotonic fit would make ties, and change AP.
+TILT = 1e-3
+
+
+class ScoreCalibration(nn.Module):
+    """A strictly increasing map from score to precision for every class, held in buffers: it travels in checkpoints.
+
+    Between its knots the map is linear, ``(1 - TILT) * interpolation + TILT * score``. A new one is the identity.
+
+    Args:
+        num_classes: Classes of the detector.
+        num_knots: Knots of each map, 2 or more.
+
+    Attributes:
+        knots: ``(num_classes, num_knots)`` float64 scores, not decreasing along each row.
+        values: ``(num_classes, num_knots)`` float64 precisions in [0, 1], not decreasing along each row.
+    """
+
+    knots: Tensor
+    values: Tensor
+
+    def __init__(self, num_classes: int, num_knots: int) -> None:
+        super().__init__()
+        if num_knots < 2:
+            raise ValueError(f'ScoreCalibration: num_knots must be at least 2, got {num_knots}')
+        identity = torch.linspace(0, 1, num_knots, dtype=torch.float64).expand(num_classes, -1)
+        self.register_buffer('knots', identity.clone())
+        self.register_buffer('values', identity.clone())
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Precisions ``(n,)`` float64 of scores ``(n,)`` of classes ``(n,)``; float64 keeps every order."""
+        x = scores.double()
+        knots, values = self.knots.double()[labels], self.values.double()[labels]
+        right = (knots < x[:, None]).sum(dim=1).clamp(1, knots.size(1) - 1)
+        ends = torch.stack([right - 1, right], dim=1)
+        (x0, x1), (y0, y1) = knots.gather(1, ends).unbind(1), values.gather(1, ends).unbind(1)
+        share = ((x - x0) / (x1 - x0).clamp(min=torch.finfo(torch.float64).tiny)).clamp(0, 1)
+        return (1 - TILT) * (y0 + share * (y1 - y0)) + TILT * x
+
+
+class CalibratedDetectorMixin(_Host):
+    """Put before any detector of MMDetection's: its scores become precisions, and ``score_thr`` a threshold on those.
+
+    The head's own threshold is set to 0, so that the threshold of the config applies to what it seems to speak of. Maps
+    increase strictly within a class, detections are neither added nor reordered: AP stays what it was.
+
+    Args:
+        calibration: Arguments of :class:`ScoreCalibration`; :mod:`tools/calibrate.py` writes them.
+        args, kwargs: As for the detector.
+    """
+
+    def __init__(self, *args: Any, calibration: dict, test_cfg: Any = None, **kwargs: Any) -> None:
+        test_cfg = copy.deepcopy(test_cfg)
+        score_thr = take_score_threshold(test_cfg, two_stage='roi_head' in kwargs)
+        super().__init__(*args, test_cfg=test_cfg, **kwargs)
+        self.score_thr = score_thr
+        self.calibration = ScoreCalibration(**calibration)
+
+    def add_pred_to_datasample(self, data_samples: SampleList, results_list: InstanceList) -> SampleList:
+        calibrated = []
+        for results in results_list:
+            results.scores = self.calibration(results.scores, results.labels)
+            calibrated.append(results[results.scores >= self.score_thr])
+        return super().add_pred_to_datasample(data_samples, calibrated)
+
+
+def take_score_threshold(test_cfg: Any, two_stage: bool) -> float:
+    """Set the threshold on final detections in a detector's ``test_cfg`` to 0, in place, and return what it was."""
+    if not test_cfg:
+        return 0.0
+    part = test_cfg['rcnn'] if two_stage else test_cfg
+    threshold = part.get('score_thr', 0.0)
+    if 'score_thr' in part:
+        part['score_thr'] = 0.0
+    return float(threshold)
+
+
+@MODELS.register_module()
+def CalibratedDetector(detector: str, calibration: dict, **kwargs: Any) -> nn.Module:  # noqa: N802  (named in configs)
+    """A detector with :class:`CalibratedDetectorMixin`, by the name of its type.
+
+    Args:
+        detector: Type of the detector, e.g. ``'ATSS'``.
+        calibration: ``dict(num_classes=..., num_knots=...)``.
+        kwargs: Everything else of the detector's config.
+
+    Raises:
+        KeyError: there is no such detector.
+    """
+    host = MODELS.get(detector)
+    if host is None:
+        raise KeyError(f'CalibratedDetector: detector must be the type of a registered detector, got {detector!r}')
+    return type(f'Calibrated{host.__name__}', (CalibratedDetectorMixin, host), {})(calibration=calibration, **kwargs)
