@@ -22,7 +22,7 @@ from .suggestions import nearest
 
 LOSSES = {'brs': 'BucketedRSLoss', 'rs': 'RSLoss', 'bap': 'BucketedAPLoss', 'ap': 'APLoss'}
 
-_BOX_HEADS = ('Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead', 'ConvFCBBoxHead')
+_BOX_HEADS = ('BBoxHead', 'Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead', 'ConvFCBBoxHead')
 _ROI_HEADS = {
     'StandardRoIHead': 'RankBasedRoIHead',
     'CascadeRoIHead': 'RankBasedCascadeRoIHead',
@@ -202,7 +202,7 @@ class _Swapper:
         elif 'roi_head' in heads:
             two_stage = True
             if 'rpn_head' in heads:
-                self._rpn(('model', 'rpn_head'), ('model', 'train_cfg', 'rpn'))
+                self._proposals(('model', 'rpn_head'), ('model', 'train_cfg', 'rpn'))
             self._roi_head(('model', 'roi_head'), ('model', 'train_cfg', 'rcnn'))
             self._score_threshold(('model', 'test_cfg', 'rcnn', 'score_thr'))
         elif 'bbox_head' in heads:
@@ -244,6 +244,13 @@ class _Swapper:
                 'scales_per_octave=3); your anchors are left alone'
             )
 
+    def _proposals(self, path: Path, train_cfg: Path) -> None:
+        """The head that proposes: usually an RPN, but any dense head may."""
+        if _name(self.get(*path, 'type')) in _DENSE_HEADS:
+            self._dense(path, train_cfg)
+        else:
+            self._rpn(path, train_cfg)
+
     def _rpn(self, path: Path, train_cfg: Path, weight: float | None = None) -> None:
         self._head_type(path, ('RPNHead',), INSTEAD)
         self._ranking_loss(path, weight)
@@ -263,10 +270,8 @@ class _Swapper:
         for head in self.each(*path, 'mask_head'):
             self._head_type(head, tuple(_MASK_HEADS), _MASK_HEADS)
             if self.get(*path, 'mask_roi_extractor') in (ABSENT, None):
-                raise SwapError(
-                    'the mask head shares the RoI extractor of the box head; masks are trained on fewer RoIs '
-                    'than boxes: give roi_head a mask_roi_extractor of its own first'
-                )
+                reason = 'masks are trained on fewer RoIs than boxes, and so need an extractor of their own'
+                self.set((*path, 'mask_roi_extractor'), self.get(*path, 'bbox_roi_extractor'), reason)
         for stage in self.each(*train_cfg):
             add = self.get(*stage, 'sampler', 'add_gt_as_proposals')
             sampler = dict(_EVERY_ROI, add_gt_as_proposals=True if add is ABSENT else add)

@@ -8,6 +8,7 @@ from .epoch_seed_hook import EpochSeedHook
 from .invalid_loss_hook import InvalidLossHook
 from .numpy_names import mend_evaluators
 from .preemption_hook import PreemptionHook
+from .ranking_visualization_hook import RankingVisualizationHook
 from .safe_loading import allow_mmengine_checkpoints
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     'EpochSeedHook',
     'InvalidLossHook',
     'PreemptionHook',
+    'RankingVisualizationHook',
     'allow_mmengine_checkpoints',
     'launch_on_cpu',
     'mend_evaluators',

@@ -8,12 +8,21 @@ from .calibration import (
     fit_calibration,
     reliability,
 )
-from .matches import ClassMatches, CollectDetections, average_precision, load_annotations, match_detections
+from .matches import (
+    ClassMatches,
+    CollectDetections,
+    average_precision,
+    load_annotations,
+    match_detections,
+    precision_recall,
+)
+from .ranked_batch import RankedBatch, watch_ranking_losses
 
 __all__ = [
     'CalibrationReport',
     'ClassMatches',
     'CollectDetections',
+    'RankedBatch',
     'average_precision',
     'calibrated',
     'calibration_errors',
@@ -21,5 +30,7 @@ __all__ = [
     'fit_calibration',
     'load_annotations',
     'match_detections',
+    'precision_recall',
     'reliability',
+    'watch_ranking_losses',
 ]

@@ -144,6 +144,19 @@ def match_detections(
     return matches
 
 
+def precision_recall(
+    annotations: COCO, detections: Sequence[dict], classes: Sequence[str], iou_thrs: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Recall ``(101,)`` and the precision ``(num_ious, 101, num_classes)`` that COCO interpolates there.
+
+    Arguments as for :func:`match_detections`. Classes without objects have precision 0.
+    """
+    evaluation, _ = _evaluated(annotations, detections, classes, iou_thrs)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    return evaluation.params.recThrs, evaluation.eval['precision'][:, :, :, 0, -1].clip(min=0)
+
+
 def average_precision(annotations: COCO, detections: Sequence[dict], classes: Sequence[str]) -> float:
     """COCO's AP, the mean over IoU 0.5 to 0.95; arguments as for :func:`match_detections`."""
     evaluation, _ = _evaluated(annotations, detections, classes, None)

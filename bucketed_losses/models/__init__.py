@@ -21,6 +21,7 @@ from .detectors import CalibratedDetector, CoDETR
 from .losses import APLoss, BucketedAPLoss, BucketedRSLoss, RSLoss
 from .roi_heads import (
     CoStandardRoIHead,
+    RankBasedBBoxHead,
     RankBasedCascadeRoIHead,
     RankBasedConvFCBBoxHead,
     RankBasedCoRoIHead,
@@ -42,6 +43,7 @@ __all__ = [
     'EfficientNetLite0',
     'RSLoss',
     'RankBasedATSSHead',
+    'RankBasedBBoxHead',
     'RankBasedCascadeRoIHead',
     'RankBasedCoATSSHead',
     'RankBasedCoDeformDETRHead',

@@ -21,6 +21,7 @@ INSTEAD = {
     'RPNHead': 'RankBasedRPNHead',
     'RTMDetHead': 'RankBasedRTMDetHead',
     'RTMDetSepBNHead': 'RankBasedRTMDetSepBNHead',
+    'BBoxHead': 'RankBasedBBoxHead',
     'Shared2FCBBoxHead': 'RankBasedShared2FCBBoxHead',
     'Shared4Conv1FCBBoxHead': 'RankBasedShared4Conv1FCBBoxHead',
     'ConvFCBBoxHead': 'RankBasedConvFCBBoxHead',

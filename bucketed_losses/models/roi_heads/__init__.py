@@ -2,6 +2,7 @@
 
 from .co_roi_heads import CoRoIHeadMixin, CoStandardRoIHead, RankBasedCoRoIHead
 from .rank_based_bbox_heads import (
+    RankBasedBBoxHead,
     RankBasedConvFCBBoxHead,
     RankBasedShared2FCBBoxHead,
     RankBasedShared4Conv1FCBBoxHead,
@@ -13,6 +14,7 @@ from .rank_based_roi_heads import RankBasedCascadeRoIHead, RankBasedRoIHead, Ran
 __all__ = [
     'CoRoIHeadMixin',
     'CoStandardRoIHead',
+    'RankBasedBBoxHead',
     'RankBasedCascadeRoIHead',
     'RankBasedCoRoIHead',
     'RankBasedConvFCBBoxHead',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
+from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
 from mmdet.registry import MODELS
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from ..losses.box_weighting import at_least_float32
 from ..losses.ranking_losses import accuracy_of_positives
 
 if TYPE_CHECKING:
+    from mmdet.models.roi_heads.bbox_heads import BBoxHead
     from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead as _Host
 else:
     _Host = object
@@ -105,6 +106,11 @@ class RankingBBoxHeadMixin(_Host):
             images,
         )
         return {**losses, **accuracy_of_positives(logits, labels, positive)}
+
+
+@MODELS.register_module()
+class RankBasedBBoxHead(RankingBBoxHeadMixin, BBoxHead):
+    """``BBoxHead`` trained with a ranking loss, as in detectors of the C4 kind; arguments as MMDetection's."""
 
 
 @MODELS.register_module()

@@ -1,0 +1,58 @@
+"""What a ranking loss is given in a running detector: the logits and targets of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..models.losses import RankingLoss
+from ..models.losses.ranking_losses import entry_targets
+
+
+class RankedBatch(NamedTuple):
+    """What one call of a ranking loss compared.
+
+    Attributes:
+        name: Where the loss is in the model, e.g. ``bbox_head.loss_cls``.
+        logits: ``(n, num_classes)``, detached.
+        targets: ``(n, num_classes)``: 0 negative, above 0 the IoU of a positive, below 0 ignored.
+        errors: The scalars it returned, divided by its weight: ``loss_rank`` and, for RS losses, ``loss_sort``.
+    """
+
+    name: str
+    logits: Tensor
+    targets: Tensor
+    errors: dict[str, Tensor]
+
+
+@contextmanager
+def watch_ranking_losses(model: nn.Module, watch: Callable[[RankedBatch], None]) -> Iterator[list[str]]:
+    """Call ``watch`` whenever a ranking loss of the model is computed; yields the names of these losses.
+
+    Nothing is copied to the host, and nothing is added to the graph.
+    """
+
+    def watcher(name: str) -> Callable:
+        def after(module: RankingLoss, args: tuple, kwargs: dict, output: dict[str, Tensor]) -> None:
+            given: dict[str, Any] = {**dict(zip(('pred', 'target', 'weight'), args, strict=False)), **kwargs}
+            target = given['target']
+            labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
+            with torch.no_grad():
+                pred = given['pred'].detach()
+                targets = entry_targets(pred, labels, ious, given.get('weight'))
+                scale = module.loss_weight or 1.0
+                watch(RankedBatch(name, pred, targets, {key: value.detach() / scale for key, value in output.items()}))
+
+        return after
+
+    losses = {name: module for name, module in model.named_modules() if isinstance(module, RankingLoss)}
+    handles = [module.register_forward_hook(watcher(name), with_kwargs=True) for name, module in losses.items()]
+    try:
+        yield list(losses)
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,94 @@
+"""Draw the ranking of one batch: who stands above whom, and which bucket the negatives fall into (the paper's Fig. 1).
+
+python tools/plot_ranks.py CONFIG CHECKPOINT OUT.png [--cfg-options KEY=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from _runner import add_common_arguments, load_config, runner_from
+
+from bucketed_losses.evaluation.ranked_batch import RankedBatch, watch_ranking_losses
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+
+def rank_order(batch: RankedBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits from the highest down, with ignored ones left out; their targets; the bucket of each.
+
+    A bucket is what lies between two neighbouring positives: its number is how many positives are above.
+    """
+    taking_part = batch.targets >= 0
+    logits = batch.logits[taking_part].double().cpu()
+    targets = batch.targets[taking_part].cpu()
+    order = logits.argsort(descending=True, stable=True)
+    sorted_targets = targets[order].numpy()
+    return logits[order].numpy(), sorted_targets, np.cumsum(sorted_targets > 0)
+
+
+def draw(batches: list[RankedBatch], out: str | Path) -> None:
+    """Two panels for each loss: logits over ranks with the positives coloured by their IoU, and the buckets' sizes."""
+    figure, axes = plt.subplots(
+        len(batches), 2, figsize=(10, 3.4 * len(batches)), squeeze=False, layout='constrained', width_ratios=[2, 1]
+    )
+    for (left, right), batch in zip(axes, batches, strict=True):
+        logits, targets, bucket = rank_order(batch)
+        ranks = np.arange(1, len(logits) + 1)
+        positive = targets > 0
+        left.plot(ranks, logits, color='lightgrey', linewidth=3, label=f'{int((~positive).sum())} negatives', zorder=1)
+        dots = left.scatter(
+            ranks[positive], logits[positive], c=targets[positive], cmap='viridis', vmin=0, vmax=1, s=18, zorder=2
+        )
+        figure.colorbar(dots, ax=left, label='IoU of the positive')
+        errors = ', '.join(f'{name.removeprefix("loss_")} {value.item():.3f}' for name, value in batch.errors.items())
+        left.set(
+            xscale='log',
+            xlabel='rank',
+            ylabel='logit',
+            title=f'{batch.name}: {positive.sum()} positives, {errors}',
+        )
+        left.legend(frameon=False, loc='lower left')
+        sizes = np.bincount(bucket[~positive], minlength=int(positive.sum()) + 1)
+        right.bar(np.arange(len(sizes)), sizes, width=1.0, color='grey')
+        right.set(yscale='symlog', xlabel='bucket: positives above', ylabel='negatives in it')
+        for axis in (left, right):
+            axis.spines[['top', 'right']].set_visible(False)
+    figure.savefig(out, dpi=130)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description='Draw the ranking of one training batch')
+    parser.add_argument('config')
+    parser.add_argument('checkpoint')
+    parser.add_argument('out', help='PNG to write')
+    add_common_arguments(parser)
+    args = parser.parse_args(argv)
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    runner = runner_from(cfg)
+    batches: list[RankedBatch] = []
+    with watch_ranking_losses(runner.model, batches.append) as names:
+        if not names:
+            raise SystemExit(f'plot_ranks: no loss of {args.config} ranks; tools/swap_loss.py puts one in')
+        loader = runner.build_dataloader(cfg.train_dataloader, seed=cfg.get('randomness', {}).get('seed', 0))
+        runner.load_or_resume()
+        runner.model.train()
+        with torch.no_grad():
+            data = runner.model.data_preprocessor(next(iter(loader)), True)
+            runner.model(**data, mode='loss')
+    batches = [batch for batch in batches if (batch.targets > 0).any()]
+    if not batches:
+        raise SystemExit('plot_ranks: the batch has no positives; take one with objects')
+    draw(batches, args.out)
+    print(f'{len(batches)} rankings are in {args.out}')
+
+
+if __name__ == '__main__':
+    main()
