@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import _needs_mmdet  # noqa: F401
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 # Also for configs that do not name the package: registers its modules and lets MMEngine's checkpoints load safely.
 import bucketed_losses
+from bucketed_losses.engine.config_checks import check_files, check_names, check_not_empty
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +47,33 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def runner_from(cfg: Config) -> Runner:
-    """The runner of a config; in a distributed run this joins the other processes."""
+def runner_from(cfg: Config, loaders: Sequence[str]) -> Runner:
+    """The runner of a config; in a distributed run this joins the other processes.
+
+    Args:
+        cfg: The config.
+        loaders: Names of the data loaders that will be used; their files are looked for at once.
+
+    Raises:
+        SystemExit: a name in the config is not registered, or an annotation file is missing.
+    """
+    try:
+        check_names(cfg)
+        check_files(cfg, loaders)
+    except (KeyError, FileNotFoundError, ValueError) as error:
+        raise SystemExit(f'{cfg.filename or "config"}: {error.args[0]}') from error
     bucketed_losses.engine.launch_on_cpu(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def refuse_empty_data(runner: Runner, loops: Sequence[str]) -> Runner:
+    """The runner, with its loops built.
+
+    Raises:
+        SystemExit: a data set has no images.
+    """
+    try:
+        check_not_empty(runner, loops)
+    except ValueError as error:
+        raise SystemExit(f'{runner.cfg.filename}: {error}') from error
+    return runner

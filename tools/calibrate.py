@@ -59,7 +59,7 @@ def detect(cfg: Config) -> tuple[list[dict], Any]:
     take_score_threshold(cfg.model.get('test_cfg'), 'roi_head' in cfg.model)
     cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, dict(type='TestLoop')
     cfg.test_evaluator = dict(type='CollectDetections')
-    runner = runner_from(cfg)
+    runner = runner_from(cfg, ['test_dataloader'])
     runner.test()
     dataset = runner.test_dataloader.dataset
     while hasattr(dataset, 'dataset'):

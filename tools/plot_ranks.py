@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
-    runner = runner_from(cfg)
+    runner = runner_from(cfg, ['train_dataloader'])
     batches: list[RankedBatch] = []
     with watch_ranking_losses(runner.model, batches.append) as names:
         if not names:

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import _needs_mmdet  # noqa: F401
 from mmengine.config import Config
 from mmengine.utils import get_installed_path, is_installed
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from _runner import add_common_arguments, load_config, runner_from
+from _runner import add_common_arguments, load_config, refuse_empty_data, runner_from
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
@@ -44,7 +44,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
             cfg.default_hooks.visualization.test_out_dir = args.show_dir
     if args.tta:
         _use_tta(cfg, args.config)
-    runner = runner_from(cfg)
+    runner = runner_from(cfg, ['test_dataloader'])
     if args.out is not None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     return runner
@@ -64,7 +64,7 @@ def _use_tta(cfg: Config, name: str) -> None:
 @record  # torchrun reports the traceback of the process that failed first
 def main() -> None:
     setup_cache_size_limit_of_dynamo()
-    build_runner(parse_args()).test()
+    refuse_empty_data(build_runner(parse_args()), ['test']).test()
 
 
 if __name__ == '__main__':

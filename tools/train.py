@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from _runner import add_common_arguments, load_config, runner_from
+from _runner import add_common_arguments, load_config, refuse_empty_data, runner_from
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -49,7 +49,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         _resume(cfg, args.resume)
-    return runner_from(cfg)
+    return runner_from(cfg, ('train_dataloader', 'val_dataloader'))
 
 
 def _resume(cfg: Config, checkpoint: str) -> None:
@@ -79,7 +79,7 @@ def _use_amp(cfg: Config) -> None:
 
 @record  # torchrun reports the traceback of the process that failed first
 def main() -> None:
-    build_runner(parse_args()).train()
+    refuse_empty_data(build_runner(parse_args()), ['train']).train()
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper
 from .checkpoints import AtomicCheckpointHook, AtomicLocalBackend, newest_complete_checkpoint, why_incomplete
 from .config import replace_data_root
+from .config_checks import check_files, check_names, check_not_empty
 from .cpu_processes import launch_on_cpu
 from .epoch_seed_hook import EpochSeedHook
 from .invalid_loss_hook import InvalidLossHook
@@ -20,6 +21,9 @@ __all__ = [
     'PreemptionHook',
     'RankingVisualizationHook',
     'allow_mmengine_checkpoints',
+    'check_files',
+    'check_names',
+    'check_not_empty',
     'launch_on_cpu',
     'mend_evaluators',
     'newest_complete_checkpoint',

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from mmdet.models.backbones.swin import swin_converter
 from torch import Tensor
+
+from .conversion import Conversion
 
 # The original's name, as a regular expression, and ours. The first that matches from the start is taken.
 _RENAMES = [
@@ -43,38 +44,6 @@ _CO_DINO = re.compile(
 )
 
 
-@dataclass
-class Conversion:
-    """A converted state dict and the account of it.
-
-    Attributes:
-        state_dict: By this package's names; only entries that the model has, in its shapes.
-        mapped: ``(original name, our name)`` of each of them.
-        missing: Our names that the checkpoint gives nothing for.
-        left_over: Original names that the model has no place for.
-        misshaped: ``our name: what the checkpoint has, what the model has``, for each entry of another shape.
-    """
-
-    state_dict: dict[str, Tensor] = field(default_factory=dict)
-    mapped: list[tuple[str, str]] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    left_over: list[str] = field(default_factory=list)
-    misshaped: list[str] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every entry of the checkpoint has found its place and every place its entry."""
-        return not (self.missing or self.left_over or self.misshaped)
-
-    def report(self) -> str:
-        """Counts, then every name that is not simply mapped."""
-        problems = {'missing': self.missing, 'left over': self.left_over, 'of another shape': self.misshaped}
-        counts = ', '.join(f'{len(names)} {what}' for what, names in problems.items())
-        lines = [f'{len(self.mapped)} mapped, {counts}']
-        lines += [f'{what}: {name}' for what, names in problems.items() for name in names]
-        return '\n'.join(lines)
-
-
 def convert_co_detr(source: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Conversion:
     """Rename a state dict of the original Co-Deformable-DETR, or of BRS-DETR's fork of it.
 
@@ -100,23 +69,13 @@ def convert_co_detr(source: Mapping[str, Tensor], model: Mapping[str, Tensor]) -
             'this is no Co-DETR checkpoint: no name begins with query_head.transformer; the names begin with '
             f'{sorted({name.split(".")[0] for name in source})}'
         )
-    conversion, found = Conversion(), set()
+    conversion = Conversion()
     for name, value in source.items():
         ours, value = _converted(name, value)
-        if ours is None or ours not in model:
-            conversion.left_over.append(name)
-            continue
-        found.add(ours)
-        shape = model[ours].shape
-        if ours == _HEAD_EMBEDDING and value.shape == (shape[0], 1):
-            value = value.expand(shape).clone()
-        if value.shape != shape:
-            conversion.misshaped.append(f'{ours}: {tuple(value.shape)}, the model has {tuple(shape)}')
-            continue
-        conversion.mapped.append((name, ours))
-        conversion.state_dict[ours] = value
-    conversion.missing = [name for name in model if name not in found]
-    return conversion
+        if ours == _HEAD_EMBEDDING and ours in model and value.shape == (model[ours].shape[0], 1):
+            value = value.expand(model[ours].shape).clone()
+        conversion.put(name, ours, value, model)
+    return conversion.finish(model)
 
 
 def _converted(name: str, value: Tensor) -> tuple[str | None, Tensor]:

@@ -1,0 +1,58 @@
+"""What the command lines that convert checkpoints share."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import _needs_mmdet  # noqa: F401
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from bucketed_losses.engine.conversion import Conversion
+
+
+def run(tool: str, what: str, convert: Callable[..., Conversion], argv: list[str] | None) -> None:
+    """Convert a checkpoint of ``what`` for the model of a config, as the command line ``tool`` says."""
+    parser = argparse.ArgumentParser(description=f'Convert a checkpoint of {what}')
+    parser.add_argument('config', help='config of the detector that will load the result')
+    parser.add_argument('source', type=Path, help='the original checkpoint')
+    parser.add_argument('target', type=Path, help='file to write')
+    parser.add_argument('--partial', action='store_true', help='write it even if names are missing or left over')
+    args = parser.parse_args(argv)
+    if args.target.exists():
+        raise SystemExit(f'{tool}: {args.target} exists already')
+    checkpoint = _load(tool, args.source)
+    cfg = Config.fromfile(args.config)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    model = MODELS.build(cfg.model)  # for its names and shapes
+    try:
+        conversion = convert(checkpoint.get('state_dict', checkpoint), model.state_dict())
+    except ValueError as error:
+        raise SystemExit(f'{tool}: {args.source}: {error}') from error
+    print(conversion.report())
+    if not (conversion.complete or args.partial):
+        raise SystemExit(
+            f'{tool}: {args.source} and {args.config} do not belong together, name by name (see above); '
+            'nothing was written. --partial writes what fits'
+        )
+    meta: dict[str, Any] = {}
+    if classes := checkpoint.get('meta', {}).get('CLASSES'):
+        meta['dataset_meta'] = {'classes': tuple(classes)}
+    torch.save({'meta': meta, 'state_dict': conversion.state_dict}, args.target)
+    print(f'written to {args.target}')
+
+
+def _load(tool: str, path: Path) -> dict[str, Any]:
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except (FileNotFoundError, pickle.UnpicklingError, RuntimeError) as error:
+        raise SystemExit(f'{tool}: {path} cannot be loaded safely: {error}') from error
+    if not isinstance(checkpoint, dict):
+        raise SystemExit(f'{tool}: {path} holds a {type(checkpoint).__name__}, not a checkpoint')
+    return checkpoint
