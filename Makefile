@@ -1,6 +1,7 @@
 # make demo       set up everything and watch a detector learn with a ranking loss (CPU, minutes);
 #                 make demo PROCESSES=2 trains on two processes
-# make test       the test suite
+# make test       the test suite, on two processes; make test WORKERS=8 on more
+# make docs       the documentation site, in docs/_build/html; make linkcheck also asks for every external link
 # make test-slow  the tests that take minutes each
 # make test-slurm real jobs on a Slurm of one node, which is installed from Debian's packages where that is allowed
 # make lint       ruff and mypy           make format      let ruff format
@@ -8,8 +9,9 @@
 
 BIN := .venv/bin
 PROCESSES := 1
+WORKERS := 2
 
-.PHONY: setup demo test test-slow test-slurm lint format clean
+.PHONY: setup demo docs linkcheck test test-slow test-slurm lint format clean
 
 setup:
 	@tools/setup_env.sh
@@ -17,8 +19,14 @@ setup:
 demo: setup
 	$(BIN)/python tools/demo.py --processes $(PROCESSES)
 
+docs: setup
+	$(BIN)/python -m sphinx -W --keep-going -n -b html docs docs/_build/html
+
+linkcheck: setup
+	$(BIN)/python -m sphinx -W --keep-going -b linkcheck docs docs/_build/linkcheck
+
 test: setup
-	$(BIN)/python -m pytest -m 'not slow and not slurm' --cov=bucketed_losses --cov-report=term-missing:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not slurm' -n $(WORKERS) --dist loadfile --cov=bucketed_losses --cov-report=term-missing:skip-covered
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
@@ -39,4 +47,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv work_dirs data/shapes build dist *.egg-info .coverage
+	rm -rf .venv work_dirs data/shapes docs/_build build dist *.egg-info .coverage

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,18 +14,146 @@ import pytest
 import bucketed_losses
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-IDS = [page.name for page in PAGES]
+PAGES = [ROOT / 'README.md', *sorted(p for p in (ROOT / 'docs').rglob('*.md') if '_build' not in p.parts)]
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 BLOCKS = [
-    pytest.param(block, id=f'{page.name}-{index}')
+    pytest.param(block, id=f'{page.relative_to(ROOT)}-{index}')
     for page in PAGES
     for index, block in enumerate(re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL))
 ]
 
 
-@pytest.mark.parametrize('block', [block for block in BLOCKS if '_imports' not in block.values[0]])
+def is_config(block):
+    return any(word in block for word in ('_base_', '_imports'))
+
+
+@pytest.mark.parametrize('block', [block for block in BLOCKS if not is_config(block.values[0])])
 def test_python_runs(block):
+    if 'mmengine' in block:
+        pytest.importorskip('mmdet')
     exec(compile(block, 'docs', 'exec'), {})
+
+
+def test_examples_in_plain_pytorch_need_torch_only():
+    """Everything that MMDetection brings along cannot be imported there."""
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/pytorch.md').read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    without = """
+import importlib.util, sys
+for name in ('mmdet', 'mmcv', 'mmengine', 'numpy', 'scipy', 'torchvision', 'pycocotools'):
+    sys.modules[name] = None
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == 'mmdet' else find(name, *a)
+"""
+    code = without + '\n'.join(f'exec({block!r}, {{}})' for block in blocks)
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+
+
+# Shell blocks, run by bash with every program replaced by one that says what it was called with.
+PROGRAMS = [
+    'python',
+    '.venv/bin/python',
+    'pip',
+    'make',
+    'mim',
+    'sbatch',
+    'srun',
+    'scancel',
+    'torchrun',
+    'pytest',
+    'git',
+    'tensorboard',
+    'source',
+    'activate',
+    'tools/dist_train.sh',
+    'tools/dist_test.sh',
+    'tools/slurm_train.sh',
+    'tools/slurm_test.sh',
+    'mpirun',
+    'nvidia-smi',
+    'apt-get',
+]
+STUBS = '\n'.join(f"{name}() {{ printf '%s\\x1f' {name} \"$@\"; printf '\\x1e'; }}" for name in PROGRAMS)
+
+
+def calls_in(page):
+    """``(program, arguments)`` of everything that the shell blocks of a page would run."""
+    for block in re.findall(r'```bash\n(.*?)```', page.read_text(), re.DOTALL):
+        result = subprocess.run(['bash', '-c', f'{STUBS}\n{block}'], capture_output=True, text=True, cwd=ROOT)
+        assert 'not found' not in result.stderr and 'syntax error' not in result.stderr, (block, result.stderr)
+        for call in result.stdout.split('\x1e'):
+            if call.strip():
+                program, *arguments = call.strip('\n').split('\x1f')[:-1]
+                yield program.split('\n')[-1], arguments
+
+
+class Parsed(BaseException):
+    """The command line was accepted."""
+
+
+def parse_only(self, args=None, namespace=None):
+    self.parse_known_args(args, namespace)
+    _, unknown = self.parse_known_args(args, namespace)
+    if unknown:
+        self.error(f'unrecognized arguments: {unknown}')
+    raise Parsed
+
+
+def configs_of(call):
+    return [a for a in call if re.fullmatch(r'(configs|mmdet::)\S+\.py', a)]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=IDS)
+def test_commands_are_accepted(page, monkeypatch):
+    """Every command of the page reaches a tool that is there, with arguments that it takes and configs that exist."""
+    calls = list(calls_in(page))
+    targets = re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
+    monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse_only)
+    monkeypatch.chdir(ROOT)
+    for program, arguments in calls:
+        for config in configs_of(arguments):
+            if '::' not in config:
+                assert (ROOT / config).is_file(), config
+        if program == 'make':
+            assert all(a in targets or '=' in a for a in arguments), arguments
+        if program.endswith('.sh'):
+            assert (ROOT / program).is_file()
+        if program.endswith('python') and arguments[0].endswith('.py'):
+            pytest.importorskip('mmdet')
+            assert (ROOT / arguments[0]).is_file(), arguments
+            monkeypatch.setattr(sys, 'argv', arguments)
+            monkeypatch.syspath_prepend(str(ROOT / Path(arguments[0]).parent))
+            with pytest.raises(Parsed):
+                runpy.run_path(str(ROOT / arguments[0]), run_name='__main__')
+
+
+@pytest.mark.slow
+def test_readme_commands_as_pasted(tmp_path):
+    """In a fresh clone, one after the other: about six minutes, set-up aside."""
+    clone = tmp_path / 'clone'
+    subprocess.run(['git', 'clone', '-q', ROOT, clone], check=True)
+    (clone / '.venv').symlink_to(ROOT / '.venv')
+    blocks = re.findall(r'```bash\n(.*?)```', (clone / 'README.md').read_text(), re.DOTALL)
+    # The environment of this project stands in for the one that make would build.
+    make = f'make() {{ [ "$1" = demo ] && PYTHONPATH={clone} .venv/bin/python tools/demo.py; }}'
+    script = f'set -e\nexport PYTHONPATH={clone}\n{make}\n' + '\n'.join(blocks)
+    result = subprocess.run(['bash', '-c', script], cwd=clone, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('sphinx')
+    pytest.importorskip('myst_parser')
+    pytest.importorskip('furo')
+    command = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html', ROOT / 'docs', tmp_path]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for page in PAGES[1:]:
+        assert (tmp_path / page.relative_to(ROOT / 'docs')).with_suffix('.html').is_file()
+    reference = (tmp_path / 'reference.html').read_text()
+    for name in ('bucketed_losses.functional.bucketed_rs_loss', 'bucketed_losses.modules.RSLoss', 'swap_loss'):
+        assert name in reference
 
 
 @pytest.mark.parametrize('block', [block for block in BLOCKS if '_base_' in block.values[0]])
@@ -62,16 +194,16 @@ def test_anchors_exist(page):
 
 
 def public_names():
-    from bucketed_losses import functional, processes, step_sums
+    from bucketed_losses import functional, modules, processes, step_sums
 
     names = set(functional.__all__) | {'rank_positives', 'RankedPositives', 'identity_update', 'IdentityUpdate'}
     names |= {
         name
-        for module in (processes, step_sums)
+        for module in (modules, processes, step_sums)
         for name, value in vars(module).items()
         if not name.startswith('_') and getattr(value, '__module__', None) == module.__name__
     }
-    for module in (getattr(bucketed_losses, part, None) for part in ('datasets', 'engine', 'models')):
+    for module in (getattr(bucketed_losses, part, None) for part in ('datasets', 'engine', 'evaluation', 'models')):
         names |= set(getattr(module, '__all__', ()))
     return sorted(names)
 

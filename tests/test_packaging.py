@@ -116,4 +116,4 @@ def test_metadata():
     lines = requires('bucketed-losses')
     assert [line for line in lines if 'extra ==' not in line] == ['torch>=2.1']
     extras = {line.split('extra == ')[1].strip('"\'') for line in lines if 'extra ==' in line}
-    assert extras == {'mmdet', 'mim', 'lvis', 'cityscapes', 'demo', 'dev'}
+    assert extras == {'mmdet', 'mim', 'lvis', 'cityscapes', 'demo', 'dev', 'docs'}
