@@ -276,6 +276,14 @@ def test_bccd_configs_differ_in_the_loss_only(name):
             f'{data}/co-deformable-detr_efficientnet-lite0_brs_1xb4-12e_{data}',
         )
         for data in ('bccd', 'shapes')
+    ]
+    + [
+        (f'bccd/{name}_{stock}_1xb8-12e_bccd', f'bccd/{name}_brs_1xb8-12e_bccd')
+        for name, stock in (
+            ('fcos_efficientnet-lite0_fpn', 'focal'),
+            ('gfl_efficientnet-lite0_fpn', 'qfl'),
+            ('rtmdet_efficientnet-lite0', 'qfl'),
+        )
     ],
 )
 def test_pairs_that_are_compared_have_the_same_budget(stock, ranking):
