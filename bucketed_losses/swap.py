@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
 
+from . import needs_mmdet  # noqa: F401
 from .models.pairing import INSTEAD
 from .suggestions import nearest
 

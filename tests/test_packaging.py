@@ -66,6 +66,13 @@ print('gradient', logits.grad.tolist(), bucketed_losses.__version__, hasattr(buc
     assert result.stdout.startswith('gradient [') and result.stdout.endswith('False\n')
 
 
+@pytest.mark.parametrize('part', ['models', 'engine', 'datasets', 'evaluation'])
+def test_parts_that_need_mmdetection_say_what_to_install(torch_only_python, part):
+    program = f'import bucketed_losses.{part}'
+    result = subprocess.run([torch_only_python, '-c', program], capture_output=True, text=True, cwd='/')
+    assert 'ImportError: this part of bucketed_losses needs MMDetection: pip install' in result.stderr
+
+
 def test_functional_imports_torch_and_the_standard_library_only(torch_only_python):
     program = (
         'import sys, torch; before = set(sys.modules); import bucketed_losses.functional;'

@@ -1,5 +1,6 @@
 """Training helpers: checkpoints that load safely, runs that resume exactly, and launchers without a GPU."""
 
+from .. import needs_mmdet  # noqa: F401
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper
 from .checkpoints import AtomicCheckpointHook, AtomicLocalBackend, newest_complete_checkpoint, why_incomplete
 from .config import replace_data_root

@@ -1,5 +1,6 @@
 """What detections are worth: matches with the ground truth, calibration of their scores, ranks of a batch."""
 
+from .. import needs_mmdet  # noqa: F401
 from .calibration import (
     CalibrationReport,
     calibrated,

@@ -1,5 +1,6 @@
 """Losses, heads, Co-DETR and the demo backbone, laid out and registered as MMDetection's own ``mmdet.models``."""
 
+from .. import needs_mmdet  # noqa: F401
 from . import pairing
 from .backbones import EfficientNetLite0
 from .dense_heads import (
