@@ -41,9 +41,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import step_sums
-from .processes import ProcessGroup, gather_positives, num_processes
+from .processes import ProcessGroup, add_up, gather_positives, num_processes
 from .step_sums import (
     Band,
+    Buckets,
     LabelOrder,
     band_above,
     band_below,
@@ -56,7 +57,7 @@ from .step_sums import (
     sums_below,
 )
 
-__all__ = ['RankSort', 'ap_loss', 'bucketed_ap_loss', 'bucketed_rs_loss', 'rs_loss']
+__all__ = ['ALRP', 'RankSort', 'alrp_loss', 'ap_loss', 'bucketed_ap_loss', 'bucketed_rs_loss', 'dr_loss', 'rs_loss']
 
 
 class RankSort(NamedTuple):
@@ -162,6 +163,127 @@ def bucketed_rs_loss(
     return _rank_and_sort(logits, targets, delta, positives, group, exact=False, sort=True)
 
 
+class ALRP(NamedTuple):
+    """The two parts of aLRP Loss, scalars. Detectors weigh the second by a self-balancing factor and add them."""
+
+    classification: Tensor
+    localization: Tensor
+
+
+def alrp_loss(
+    logits: Tensor,
+    targets: Tensor,
+    box_errors: Tensor,
+    delta: float = 1.0,
+    positives: Tensor | None = None,
+    group: ProcessGroup | None = None,
+) -> ALRP:
+    """aLRP Loss, exact for every ``delta`` (Oksuz et al., A Ranking-based, Balanced Loss Function Unifying
+    Classification and Localisation in Object Detection, NeurIPS 2020).
+
+    With ``rank+(i) = 1 + sum_{k != i} H(x_ik)`` over the positives and ``rank(i) = rank+(i) + FP(i)``::
+
+        classification  mean_i FP(i) / rank(i)
+        localization    mean_i sum_{k: s_k >= s_i} e_k / rank(i),  rank detached
+
+    The logits' gradient is that of the whole error by error-driven update, ``-(sum_{k != i} H(x_ik) e_k + FP(i)) /
+    rank(i) / |P|`` for a positive with ``FP(i) > 1e-5``, handed to the negatives that outrank it in proportion to
+    ``H(x_ij)``; that of the localisation goes to the box errors alone.
+
+    Args:
+        logits: As in :func:`ap_loss`.
+        targets: Same shape: 0 negative, above 0 positive (its value does not matter), below 0 ignored.
+        box_errors: ``(P,)`` localisation errors e of the positives, 0 or more, in the order of ``positives``, or of the
+            flattened logits. Published: the GIoU loss of the box, ``(1 - GIoU) / (2 (1 - tau))`` with tau 0.5.
+        delta: Half-width of the smoothed step H, in logits.
+        positives, group: As in :func:`ap_loss`.
+
+    Returns:
+        Two scalars; 0 and connected without positives.
+
+    Raises:
+        TypeError, ValueError: as :func:`ap_loss`; or ``box_errors`` do not fit the positives.
+    """
+    _check_arguments(logits, targets, delta, positives)
+    if positives is None:
+        positives = (targets.detach().reshape(-1) > 0).nonzero().squeeze(1)
+    if not isinstance(box_errors, Tensor) or not box_errors.is_floating_point():
+        raise TypeError(f'box_errors must be a floating-point torch.Tensor, got {type(box_errors).__name__}')
+    if box_errors.shape != positives.shape:
+        raise ValueError(
+            f'box_errors must have the shape ({len(positives)},), one for each positive, got {tuple(box_errors.shape)}'
+        )
+    classification, shares = _ALRPLoss.apply(logits, targets, box_errors.detach(), float(delta), positives, group)
+    errors = box_errors.to(shares.dtype)
+    localization = (shares * errors).sum()
+    if group is not None:
+        # The value is that of all processes; the gradient is one's own, times what averaging will divide it by.
+        total = add_up(localization.detach().clone(), group)
+        localization = localization * num_processes(group)
+        localization = localization + (total - localization.detach())
+    return ALRP(classification, localization)
+
+
+def dr_loss(
+    logits: Tensor,
+    targets: Tensor,
+    margin: float = 0.5,
+    positive_temperature: float = 1.0,
+    negative_temperature: float = 0.1 / math.log(3.5),
+    smoothness: float = 6.0,
+    scale: float = 4.0,
+) -> Tensor:
+    """DR Loss (Qian et al., DR Loss: Improving Object Detection by Distributional Ranking, CVPR 2020).
+
+    The expected score of the positives, under the distribution that weighs the low ones, must exceed that of the
+    negatives, under the one that weighs the high ones, by a margin; p are sigmoid scores::
+
+        P+ = sum q+ p,  q+ ~ exp(-p / positive_temperature)     P- = sum q- p,  q- ~ exp(p / negative_temperature)
+        loss = scale * softplus(smoothness * (P- - P+ + margin)) / smoothness
+
+    Args:
+        logits: Any shape, any floating-point dtype, before the sigmoid; half precision is computed in float32.
+        targets: Same shape: 0 negative, above 0 positive (its value does not matter), below 0 ignored.
+        margin: gamma.
+        positive_temperature, negative_temperature: lambda+ and lambda-, above 0.
+        smoothness: L, above 0.
+        scale: tau.
+
+    Returns:
+        A scalar, differentiable by autograd. Without positives ``P+ = 1``; without negatives ``P- = 0``.
+
+    Raises:
+        TypeError, ValueError: as :func:`ap_loss`; or a temperature or the smoothness is not above 0.
+    """
+    _check_arguments(logits, targets, 0.0, None)
+    for name, value in (
+        ('positive_temperature', positive_temperature),
+        ('negative_temperature', negative_temperature),
+        ('smoothness', smoothness),
+    ):
+        if not value > 0:
+            raise ValueError(f'{name} must be above 0, got {value}')
+    x = logits if logits.dtype == torch.float64 else logits.float()
+    # Infinite logits have scores, but the loss of a network that makes them must not look sound.
+    poison = torch.where(targets < 0, 0, x.detach() + targets).mul(0).sum()
+    expected = []
+    for chosen, temperature, default in (
+        (targets > 0, -positive_temperature, 1.0),
+        (targets == 0, negative_temperature, 0.0),
+    ):
+        score = x[chosen].sigmoid()
+        if len(score) == 0:
+            expected.append(x.sum() * 0 + default)
+            continue
+        exponent = score / temperature
+        weights = (exponent - exponent.detach().max()).exp()
+        # Sums of many millions need more digits than their terms.
+        mean = (weights * score).sum(dtype=torch.float64) / weights.sum(dtype=torch.float64)
+        expected.append(mean.to(x.dtype))
+    high, low = expected[1], expected[0]
+    return scale * torch.nn.functional.softplus(high - low + margin, beta=smoothness) + poison
+
+
 class RankedPositives(NamedTuple):
     """What the positives say without the negatives; ``(P,)`` float64 in ascending order of their logits."""
 
@@ -243,6 +365,54 @@ def _sorting_errors(
     return torch.where(distributes, sorting, 0), torch.where(distributes, sorting / worse, 0)
 
 
+class CountedNegatives(NamedTuple):
+    """Negatives in buckets, as the positives see them."""
+
+    false_pos: Tensor
+    """FP(i) (Eq. 1, 13), ``(P,)`` float64."""
+    positives: Tensor
+    """``(P,)`` their logits, ascending, from the origin that sums are made at."""
+    means: Tensor
+    """``(B,)`` of the buckets, from the same origin."""
+    band: Band
+    """The positives around each mean for which H is fractional."""
+    buckets: Buckets
+    delta: float
+    exact: bool
+
+    def share(self, weights: Tensor, negatives: Sequence[Tensor]) -> list[Tensor]:
+        """``sum_i weights_i H(x_ij)`` for every negative, piece by piece; exact ones overwrite the negatives.
+
+        FP(i) is the same sum of steps, seen from the positives. In the paper all of a bucket get that of its mean;
+        inside an exact bucket it is linear in s_j.
+        """
+        sums = sums_below(self.positives, weights, self.means, self.band, self.delta)
+        return self.buckets.spread(negatives, sums, linear=self.exact and self.delta > 0)
+
+
+def count_negatives(
+    positives: RankedPositives,
+    negatives: Sequence[Tensor],
+    delta: float,
+    exact: bool,
+    group: ProcessGroup | None = None,
+) -> CountedNegatives:
+    """How many negatives stand above each positive; arguments as for :func:`identity_update`, nothing is used up."""
+    s = positives.logits - positives.origin
+    if exact and delta > 0:  # for delta = 0 both kinds of edges are the same
+        edges, band, band_of_positives = _edges_around(positives.logits, delta)
+        buckets = bucket_negatives(negatives, edges, group)
+        means = buckets.means - positives.origin
+    else:
+        # The floor is an edge too: the published code drops what is below it before it takes means.
+        edges = torch.cat([positives.floor.unsqueeze(0), positives.logits])
+        buckets = bucket_negatives(negatives, edges, group)
+        means = clamp_between(buckets.means, edges) - positives.origin
+        band, band_of_positives = band_above(means, s, delta), band_below(s, means, delta)
+    false_pos = sums_above(means, buckets.sizes, s, band, delta).values.clamp(min=0)
+    return CountedNegatives(false_pos, s, means, band_of_positives, buckets, delta, exact)
+
+
 def identity_update(
     positives: RankedPositives,
     negatives: Sequence[Tensor],
@@ -261,26 +431,12 @@ def identity_update(
         group: Processes with the same positives, and negatives of their own.
     """
     num_pos = len(positives.logits)
-    s = positives.logits - positives.origin
-    if exact and delta > 0:  # for delta = 0 both kinds of edges are the same
-        edges, band, band_of_positives = _edges_around(positives.logits, delta)
-        buckets = bucket_negatives(negatives, edges, group)
-        means = buckets.means - positives.origin
-    else:
-        # The floor is an edge too: the published code drops what is below it before it takes means.
-        edges = torch.cat([positives.floor.unsqueeze(0), positives.logits])
-        buckets = bucket_negatives(negatives, edges, group)
-        means = clamp_between(buckets.means, edges) - positives.origin
-        band, band_of_positives = band_above(means, s, delta), band_below(s, means, delta)
+    counted = count_negatives(positives, negatives, delta, exact, group)
+    ranks = positives.ranks + counted.false_pos
+    ranking_error = counted.false_pos / ranks  # l_R(i)
 
-    false_pos = sums_above(means, buckets.sizes, s, band, delta).values.clamp(min=0)  # FP(i), Eq. 13
-    ranks = positives.ranks + false_pos
-    ranking_error = false_pos / ranks  # l_R(i)
-
-    # A negative's gradient is sum_i H(x_ij) / rank(i) / |P| (Eq. 14, S.22): the same sum of steps, seen from the
-    # negatives. In the paper all of a bucket get that of its mean; inside an exact bucket it is linear in s_j.
-    update = sums_below(s, 1 / (num_pos * ranks), means, band_of_positives, delta)
-    negative_grads = buckets.spread(negatives, update, linear=exact and delta > 0)
+    # A negative's gradient is sum_i H(x_ij) / rank(i) / |P| (Eq. 14, S.22).
+    negative_grads = counted.share(1 / (num_pos * ranks), negatives)
 
     grads = torch.stack([-ranking_error, positives.sorting_grad]) / num_pos
     positive_grad = torch.empty_like(grads).index_copy(1, positives.order, grads)
@@ -319,14 +475,7 @@ class _RankingLoss(torch.autograd.Function):
         exact: bool,
         sort: bool,
     ) -> tuple[Tensor, Tensor]:
-        x = logits.detach().reshape(-1)
-        if x.dtype in (torch.float16, torch.bfloat16):
-            x = x.float()
-        t = targets.detach().reshape(-1)
-        # 0, or NaN where the loss must be: no comparison below may turn a non-finite logit into a finite loss.
-        poison = x.new_zeros(())
-        for x_piece, t_piece in pieces(x, t):
-            poison += torch.where(t_piece < 0, 0, x_piece + t_piece).mul_(0).sum()
+        x, t, poison = _flat(logits, targets)
         ctx.shape, ctx.dtype, ctx.num_processes = logits.shape, logits.dtype, num_processes(group)
         if is_pos is None:
             is_pos = (t > 0).nonzero().squeeze(1)  # host synchronisation 1: how many positives
@@ -338,9 +487,7 @@ class _RankingLoss(torch.autograd.Function):
             return poison, poison.clone()
 
         positives = rank_positives(gathered.logits, gathered.labels, delta, sort)
-        floor = round_up(positives.floor, x.dtype)
-        relevant = [_relevant_negatives(x_piece, t_piece, floor) for x_piece, t_piece in pieces(x, t)]
-        is_neg, negatives = zip(*relevant, strict=True)
+        is_neg, negatives = _negatives_above(positives.floor, x, t)
         update = identity_update(positives, negatives, delta, exact, group)
         own = update.positive_grad.narrow(1, gathered.start, len(is_pos))
         rank_grad, sort_grad = own.to(x.dtype) + poison
@@ -353,14 +500,103 @@ class _RankingLoss(torch.autograd.Function):
         is_pos, rank_grad, sort_grad, *saved = ctx.saved_tensors
         is_neg, negative_grads = saved[: len(saved) // 2], saved[len(saved) // 2 :]
         ranking, sorting = ranking * ctx.num_processes, sorting * ctx.num_processes
-        grad = rank_grad.new_zeros(ctx.shape.numel())
-        for (piece,), index, negative_grad in zip(pieces(grad), is_neg, negative_grads, strict=False):
-            if index is None:
-                torch.mul(negative_grad, ranking, out=piece)
-            else:
-                piece.scatter_(0, index, negative_grad * ranking)
-        grad.scatter_(0, is_pos, rank_grad * ranking + sort_grad * sorting)
-        return grad.reshape(ctx.shape).to(ctx.dtype), None, None, None, None, None, None
+        grad = _scattered(ctx, is_pos, rank_grad * ranking + sort_grad * sorting, is_neg, negative_grads, ranking)
+        return grad, None, None, None, None, None, None
+
+
+class _ALRPLoss(torch.autograd.Function):
+    """Value and logits' gradient of the classification part; and how much each box error counts in the other."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        errors: Tensor,
+        delta: float,
+        is_pos: Tensor,
+        group: ProcessGroup | None,
+    ) -> tuple[Tensor, Tensor]:
+        x, t, poison = _flat(logits, targets)
+        ctx.shape, ctx.dtype, ctx.num_processes = logits.shape, logits.dtype, num_processes(group)
+        gathered = gather_positives(x.index_select(0, is_pos), errors, poison + 0 * errors.sum(), group)
+        poison = gathered.poison.to(x.dtype)
+        if len(gathered.logits) == 0:
+            ctx.save_for_backward(is_pos, x.new_zeros(0))
+            shares = x.new_zeros(0)
+            ctx.mark_non_differentiable(shares)
+            return poison, shares
+        positives = rank_positives(gathered.logits, torch.ones_like(gathered.logits), delta, sort=False)
+        is_neg, negatives = _negatives_above(positives.floor, x, t)
+        counted = count_negatives(positives, negatives, delta, exact=True, group=group)
+        s, num_pos = counted.positives, len(counted.positives)
+
+        itself = 1.0 if delta == 0 else 0.5  # H(0), of which rank+ makes 1 and the errors 0
+        ranks = positives.ranks + (1 - itself) + counted.false_pos
+        ordered = gathered.labels.double().index_select(0, positives.order)
+        above = sums_above(s, ordered, s, band_above(s, s, delta), delta).values - itself * ordered
+        driven = counted.false_pos > 1e-5
+        error = torch.where(driven, (above + counted.false_pos) / (ranks * num_pos), 0)
+        negative_grads = counted.share(torch.where(driven, error / counted.false_pos, 0), negatives)
+
+        # mean_i sum_{k: s_k >= s_i} e_k / rank(i) is a sum over k, of e_k times what the i below k say.
+        below = torch.nn.functional.pad((1 / (ranks * num_pos)).cumsum(0), (1, 0))
+        counts = below.index_select(0, torch.searchsorted(positives.logits, positives.logits, right=True))
+        by_positive = torch.empty(2, num_pos, dtype=torch.float64, device=x.device)
+        by_positive = by_positive.index_copy(1, positives.order, torch.stack([-error, counts]))
+        own, shares = by_positive.narrow(1, gathered.start, len(is_pos)).to(x.dtype).unbind()
+        shares = shares + poison
+        ctx.save_for_backward(is_pos, own + poison, *is_neg, *negative_grads)
+        ctx.mark_non_differentiable(shares)
+        return (counted.false_pos / ranks).mean().to(x.dtype) + poison, shares
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, classification: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        is_pos, positive_grad, *saved = ctx.saved_tensors
+        is_neg, negative_grads = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        scale = classification * ctx.num_processes
+        grad = _scattered(ctx, is_pos, positive_grad * scale, is_neg, negative_grads, scale)
+        return grad, None, None, None, None, None
+
+
+def _flat(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits and targets ``(n,)``, at least float32; and a scalar 0, or NaN where the loss must be: no comparison may
+    turn a non-finite logit into a finite loss."""
+    x = logits.detach().reshape(-1)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    t = targets.detach().reshape(-1)
+    poison = x.new_zeros(())
+    for x_piece, t_piece in pieces(x, t):
+        poison += torch.where(t_piece < 0, 0, x_piece + t_piece).mul_(0).sum()
+    return x, t, poison
+
+
+def _negatives_above(floor: Tensor, x: Tensor, t: Tensor) -> tuple[list[Tensor | None], list[Tensor]]:
+    """:func:`_relevant_negatives` of every piece."""
+    floor = round_up(floor, x.dtype)
+    relevant = [_relevant_negatives(x_piece, t_piece, floor) for x_piece, t_piece in pieces(x, t)]
+    return [index for index, _ in relevant], [negatives for _, negatives in relevant]
+
+
+def _scattered(
+    ctx: Any,
+    is_pos: Tensor,
+    positive_grad: Tensor,
+    is_neg: Sequence[Tensor | None],
+    negative_grads: Sequence[Tensor],
+    scale: Tensor,
+) -> Tensor:
+    """The gradient of all logits: that of the positives, and ``scale`` times that of the negatives."""
+    grad = positive_grad.new_zeros(ctx.shape.numel())
+    for (piece,), index, negative_grad in zip(pieces(grad), is_neg, negative_grads, strict=False):
+        if index is None:
+            torch.mul(negative_grad, scale, out=piece)
+        else:
+            piece.scatter_(0, index, negative_grad * scale)
+    grad.scatter_(0, is_pos, positive_grad)
+    return grad.reshape(ctx.shape).to(ctx.dtype)
 
 
 def _relevant_negatives(logits: Tensor, targets: Tensor, floor: Tensor) -> tuple[Tensor | None, Tensor]:
