@@ -21,7 +21,14 @@ from . import needs_mmdet  # noqa: F401
 from .models.pairing import INSTEAD
 from .suggestions import nearest
 
-LOSSES = {'brs': 'BucketedRSLoss', 'rs': 'RSLoss', 'bap': 'BucketedAPLoss', 'ap': 'APLoss'}
+LOSSES = {
+    'brs': 'BucketedRSLoss',
+    'rs': 'RSLoss',
+    'bap': 'BucketedAPLoss',
+    'ap': 'APLoss',
+    'alrp': 'aLRPLoss',
+    'dr': 'DRLoss',
+}
 
 _BOX_HEADS = ('BBoxHead', 'Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead', 'ConvFCBBoxHead')
 _ROI_HEADS = {
@@ -99,7 +106,7 @@ def swap_loss(cfg: Config | MutableMapping, loss: str = 'brs') -> Swap:
 
     Args:
         cfg: An MMDetection config, as ``Config.fromfile`` reads it. It is not changed.
-        loss: 'brs', 'rs', 'bap' or 'ap'; or the name of a registered loss, e.g. 'BucketedRSLoss'.
+        loss: 'brs', 'rs', 'bap', 'ap', 'alrp' or 'dr'; or the name of a registered loss, e.g. 'BucketedRSLoss'.
 
     Returns:
         The new config, the list of changes and what a config that inherits ``cfg`` would have to say.
@@ -149,7 +156,7 @@ class _Swapper:
         self.cfg = cfg
         self.original = copy.deepcopy(cfg)
         self.loss = loss
-        self.sorts = loss.endswith('RSLoss')
+        self.balances = loss.endswith(('RSLoss', 'aLRPLoss'))
         self.changes: list[Change] = []
         self.notes: list[str] = []
 
@@ -278,7 +285,7 @@ class _Swapper:
             sampler = dict(_EVERY_ROI, add_gt_as_proposals=True if add is ABSENT else add)
             self.set((*stage, 'sampler'), sampler, 'all proposals are ranked: nothing is sampled')
         weights = self.get(*path, 'stage_loss_weights')
-        if self.sorts and isinstance(weights, list) and any(w != 1 for w in weights):
+        if self.balances and isinstance(weights, list) and any(w != 1 for w in weights):
             reason = "every stage's losses are balanced by themselves"
             self.set((*path, 'stage_loss_weights'), [1] * len(weights), reason)
 
@@ -346,9 +353,9 @@ class _Swapper:
         if kind not in _DECODED and (loss is not ABSENT or takes_coder):
             new: dict[str, Any] = dict(type='GIoULoss')
             reason = 'on decoded boxes; it is balanced, so its weight would cancel'
-            if not self.sorts:
+            if not self.balances:
                 new['loss_weight'] = box_weight
-                reason = 'on decoded boxes; AP losses do not balance it'
+                reason = 'on decoded boxes; this loss does not balance it'
             self.set((*path, 'loss_bbox'), new, reason)
         if takes_coder and self.get(*path, 'reg_decoded_bbox') is False:
             self.set((*path, 'reg_decoded_bbox'), True, 'the labels are the IoUs of decoded boxes')

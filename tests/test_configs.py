@@ -89,16 +89,16 @@ def load(name):
     return Config.fromfile(ROOT / f'configs/{name}.py')
 
 
-TWO_STAGE = [c for c in CONFIGS if 'rcnn' in c and ('brs' in c or '_rs_' in c)]
+TWO_STAGE = [c for c in CONFIGS if 'rcnn' in c and any(loss in c for loss in ('brs', '_rs_', '_alrp_'))]
 ONE_STAGE = [
     c for c in CONFIGS if c.split('/')[1] in ('atss', 'paa', 'retinanet') and c.count('_4xb4') and '_fpn_4' not in c
 ]
 
 
 def loss_of(config):
-    return {'ap': 'APLoss', 'bap': 'BucketedAPLoss', 'rs': 'RSLoss', 'brs': 'BucketedRSLoss'}[
-        config.split('_fpn_')[1].split('_')[0]
-    ]
+    names = {'ap': 'APLoss', 'bap': 'BucketedAPLoss', 'rs': 'RSLoss', 'brs': 'BucketedRSLoss'}
+    names |= {'alrp': 'aLRPLoss', 'dr': 'DRLoss'}
+    return names[config.split('_fpn_')[1].split('_')[0]]
 
 
 @pytest.mark.parametrize('config', TWO_STAGE)
@@ -149,7 +149,8 @@ def test_one_stage_settings_are_the_papers(config):
     assert list(head.bbox_coder.target_stds) == [0.1, 0.1, 0.2, 0.2]
     if kind == 'ATSS':
         assert head.loss_bbox.loss_weight == 2.0
-    assert cfg.optim_wrapper.optimizer.type == 'SGD' and cfg.optim_wrapper.optimizer.lr == 0.008
+    lr = 0.01 if '_dr_' in config else 0.008
+    assert cfg.optim_wrapper.optimizer.type == 'SGD' and cfg.optim_wrapper.optimizer.lr == lr
     assert cfg.train_dataloader.batch_size == 4 and cfg.auto_scale_lr.base_batch_size == 16
     assert cfg.train_cfg.max_epochs == 12 and cfg.param_scheduler[1].milestones == [8, 11]
 

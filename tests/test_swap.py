@@ -103,9 +103,9 @@ def test_nothing_else_changes_and_every_change_has_a_reason(loss):
             part[last] = change.old
     assert after == before
     assert {change.new['type'] for change in swap.changes if change.path.endswith('loss_cls')} == {LOSSES[loss]}
-    # AP losses are not self-balanced: their box loss has a weight.
+    # AP and DR losses are not self-balanced: their box loss has a weight.
     weights = {change.new.get('loss_weight') for change in swap.changes if change.path.endswith('loss_bbox')}
-    assert weights == ({None} if 'rs' in loss else {2.0, 10.0})
+    assert weights == ({None} if loss in ('brs', 'rs', 'alrp') else {2.0, 10.0})
 
 
 def test_settings_of_the_user_stay():
@@ -258,6 +258,8 @@ def quiet():
         ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'ap'),
         ('cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 'bap'),
         ('gfl/gfl_r50_fpn_1x_coco.py', 'rs'),
+        ('retinanet/retinanet_r50_fpn_1x_coco.py', 'dr'),
+        ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'alrp'),
         ('mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py', 'brs'),
         ('faster_rcnn/faster-rcnn_r50_fpn_fcos-rpn_1x_coco.py', 'brs'),
         ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'brs'),
@@ -267,7 +269,7 @@ def quiet():
 def test_swapped_configs_train_a_step(name, loss, quiet):
     kind, what, detail = swap_survey.outcome(swap_survey.CONFIGS / name, loss)
     assert what == swap_survey.TRAINED, (kind, detail)
-    assert ('loss_sort' in detail) == ('rs' in loss)
+    assert ('loss_sort' in detail) == ('rs' in loss) and ('loss_rank' in detail) == (loss not in ('alrp', 'dr'))
 
 
 TABLE = ROOT / 'docs/swapped_configs.csv'

@@ -1,6 +1,6 @@
 """Write the ranking-loss version of an MMDetection config.
 
-python tools/swap_loss.py CONFIG [--loss brs|rs|bap|ap] [-o OUT.py] [--print-diff]
+python tools/swap_loss.py CONFIG [--loss brs|rs|bap|ap|alrp|dr] [-o OUT.py] [--print-diff]
 
 CONFIG is a file, or a name such as mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py. OUT inherits it and states
 only the difference; without -o nothing is written and the difference is printed.

@@ -70,7 +70,7 @@ class RankingVisualizationHook(Hook):
         counts[1].scatter_add_(0, bins, (targets > 0).float())
         self._counts[batch.name] = self._counts.get(batch.name, 0) + counts
         for part, value in batch.errors.items():
-            kind = {'loss_rank': 'ranking_error', 'loss_sort': 'sorting_error'}[part]
+            kind = {'loss_rank': 'ranking_error', 'loss_sort': 'sorting_error'}.get(part, part)
             self._errors.setdefault(f'{kind}/{batch.name}', []).append(value)
 
     def after_train_epoch(self, runner: Runner) -> None:

@@ -19,7 +19,7 @@ from .dense_heads import (
     RankBasedRTMDetSepBNHead,
 )
 from .detectors import CalibratedDetector, CoDETR
-from .losses import APLoss, BucketedAPLoss, BucketedRSLoss, RSLoss
+from .losses import APLoss, BucketedAPLoss, BucketedRSLoss, DRLoss, RSLoss, aLRPLoss
 from .roi_heads import (
     CoStandardRoIHead,
     RankBasedBBoxHead,
@@ -41,6 +41,7 @@ __all__ = [
     'CoDETR',
     'CoDeformDETRHead',
     'CoStandardRoIHead',
+    'DRLoss',
     'EfficientNetLite0',
     'RSLoss',
     'RankBasedATSSHead',
@@ -62,5 +63,6 @@ __all__ = [
     'RankBasedRoIHead',
     'RankBasedShared2FCBBoxHead',
     'RankBasedShared4Conv1FCBBoxHead',
+    'aLRPLoss',
     'pairing',
 ]

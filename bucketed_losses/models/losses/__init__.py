@@ -1,5 +1,6 @@
 """Ranking losses as registered modules and the box weighting that goes with them."""
 
+from .alrp_loss import aLRPLoss
 from .box_weighting import (
     check_decodes_boxes,
     check_head_losses,
@@ -10,15 +11,18 @@ from .box_weighting import (
     score_weighted_box_loss,
     self_balance,
 )
+from .dr_loss import DRLoss
 from .ranking_losses import APLoss, BucketedAPLoss, BucketedRSLoss, ImageRows, RankingLoss, RSLoss
 
 __all__ = [
     'APLoss',
     'BucketedAPLoss',
     'BucketedRSLoss',
+    'DRLoss',
     'ImageRows',
     'RSLoss',
     'RankingLoss',
+    'aLRPLoss',
     'check_decodes_boxes',
     'check_head_losses',
     'check_ranks',

@@ -10,6 +10,7 @@ from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
+from .alrp_loss import aLRPLoss
 from .ranking_losses import ImageRows, RankingLoss
 
 
@@ -47,6 +48,13 @@ def ranking_and_box_losses(
         ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the others; all 0 and connected if there is no
         positive.
     """
+    if isinstance(loss_cls, aLRPLoss):
+        # MMDetection's losses of no boxes at all are not connected to them.
+        errors = boxes.sum(dim=1) * 0
+        if len(boxes):
+            errors = loss_bbox(boxes, target_boxes, reduction_override='none') / loss_bbox.loss_weight
+        losses = loss_cls.with_boxes(logits, labels, weights, positive, errors, images)
+        return {**losses, **(other_box_losses or {})}
     ious = boxes.new_zeros(len(logits))
     ious[positive] = bbox_overlaps(boxes.detach(), target_boxes, is_aligned=True)
     losses = loss_cls(logits, (labels, ious), weight=weights, positive=positive, images=images)
@@ -149,8 +157,8 @@ def check_ranks(head: nn.Module, instead: str) -> None:
     """
     if not isinstance(head.loss_cls, RankingLoss):
         raise ValueError(
-            f'{type(head).__name__}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss or '
-            f'BucketedRSLoss), got {type(head.loss_cls).__name__}; use {instead} with that loss'
+            f'{type(head).__name__}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss, '
+            f'BucketedRSLoss, aLRPLoss or DRLoss), got {type(head.loss_cls).__name__}; use {instead} with that loss'
         )
 
 

@@ -45,10 +45,11 @@ class RankingLoss(nn.Module):
         use_sigmoid: Must be True; accepted because MMDetection's dense heads read it from the loss's config.
     """
 
-    PARTS = ('loss_rank', 'loss_sort')
-    SCOPES = ('batch', 'global', 'image')
+    PARTS: tuple[str, ...] = ('loss_rank', 'loss_sort')
+    SCOPES: tuple[str, ...] = ('batch', 'global', 'image')
     balances_itself: bool
     needs_ious: bool
+    localizes = False  # whether it is the boxes' loss, too
     custom_cls_channels = True
     custom_activation = True
     custom_accuracy = True
