@@ -10,6 +10,7 @@
 BIN := .venv/bin
 PROCESSES := 1
 WORKERS := 2
+SITE := docs/_build/html
 
 .PHONY: setup demo docs linkcheck test test-slow test-slurm lint format clean
 
@@ -20,7 +21,8 @@ demo: setup
 	$(BIN)/python tools/demo.py --processes $(PROCESSES)
 
 docs: setup
-	$(BIN)/python -m sphinx -W --keep-going -n -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs $(SITE)
+	@echo 'The site is in $(SITE)'
 
 linkcheck: setup
 	$(BIN)/python -m sphinx -W --keep-going -b linkcheck docs docs/_build/linkcheck
