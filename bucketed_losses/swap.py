@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
+from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 
 from . import needs_mmdet  # noqa: F401
@@ -313,10 +314,11 @@ class _Swapper:
         if kind not in convertible:
             loss = self.get(*path, 'loss_cls')
             softmax = kind == 'SSDHead' or (isinstance(loss, dict) and not loss.get('use_sigmoid', False))
+            misspelt = nearest(kind, convertible) if MODELS.get(kind) is None else ''
             raise SwapError(
                 f'{where} is a {kind}, which has no ranking form'
                 + (' and scores by a softmax with background' if softmax and 'RoI' not in kind else '')
-                + f'; heads that have one: {", ".join(sorted(convertible))}'
+                + f'; heads that have one: {", ".join(sorted(convertible))}{misspelt}'
             )
         self.set((*path, 'type'), instead[kind], 'ranks all predictions of a batch, labelled by the IoU of their boxes')
 

@@ -157,6 +157,10 @@ def test_wrong_input_is_named():
         swap_loss(cfg, 'bsr')
     with pytest.raises(SwapError, match=r"did you mean 'BucketedRSLoss'"):
         swap_loss(cfg, 'BucketRSLoss')
+    misspelt = mmdet_config('atss/atss_r50_fpn_1x_coco.py')
+    misspelt.model.bbox_head.type = 'ATSHead'
+    with pytest.raises(SwapError, match=r"ATSHead, which has no ranking form.*did you mean 'ATSSHead'"):
+        swap_loss(misspelt)
     with pytest.raises(SwapError, match='no model'):
         swap_loss(dict(train_cfg=None))
     with pytest.raises(SwapError, match=r'ranking loss already: model.bbox_head.type is RankBasedATSSHead'):
