@@ -13,6 +13,7 @@ from mmengine.logging import MessageHub
 from test_alrp_dr import loop_alrp, loop_dr
 from test_dense_heads import METAS, build_head, features, instances, loss_of, objects_for, predictions_of
 
+from bucketed_losses.evaluation import watch_ranking_losses
 from bucketed_losses.models.losses import aLRPLoss
 
 HEADS = pytest.mark.parametrize('head_type', ['RankBasedATSSHead', 'RankBasedRetinaHead', 'RankBasedRPNHead'])
@@ -157,7 +158,8 @@ def call(loss, scale=1.0):
     pred = torch.randn(20, 2, generator=generator)
     labels = torch.full((20,), 2)
     labels[:4] = 1
-    return loss.with_boxes(pred, labels, None, torch.arange(4), scale * torch.tensor([0.5, 0.4, 0.3, 0.2]))
+    errors = scale * torch.tensor([0.5, 0.4, 0.3, 0.2])
+    return loss(pred, labels, positive=torch.arange(4), box_losses=errors)
 
 
 def test_the_balance_is_renewed_once_per_epoch_and_kept_in_the_state():
@@ -181,6 +183,15 @@ def test_the_balance_is_renewed_once_per_epoch_and_kept_in_the_state():
     before = loss.sums.clone()
     call(loss)
     assert torch.equal(loss.sums, before)
+
+
+@pytest.mark.parametrize('name', ['aLRPLoss', 'DRLoss'])
+def test_the_losses_can_be_watched(name):
+    head, seen = build_head(name), []
+    with watch_ranking_losses(head, seen.append):
+        losses = loss_of(head)
+    (batch,) = seen
+    assert (batch.targets > 0).any() and batch.errors['loss_cls'].item() == pytest.approx(losses['loss_cls'].item())
 
 
 def test_wrong_use_is_named():

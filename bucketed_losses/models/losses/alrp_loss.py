@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from mmdet.registry import MODELS
 from mmengine.logging import MessageHub
@@ -55,32 +53,35 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
         self.register_buffer('sums', torch.zeros(2))  # of classification and localisation, this epoch
         self.register_buffer('epoch', torch.tensor(-1))
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        raise ValueError(
-            'aLRPLoss: it needs the box loss of every positive; use a head of this package (RankBased...), which calls '
-            'with_boxes'
-        )
-
-    def with_boxes(
+    def forward(
         self,
         pred: Tensor,
-        labels: Tensor,
-        weight: Tensor | None,
-        positive: Tensor,
-        box_losses: Tensor,
+        target: Tensor | tuple[Tensor, Tensor],
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+        positive: Tensor | None = None,
         images: ImageRows | None = None,
+        box_losses: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Both parts, from the boxes as well.
+        """Both parts; arguments as for :meth:`RankingLoss.forward`, and the errors of the boxes.
 
         Args:
-            pred, weight, images: As for :meth:`RankingLoss.forward`.
-            labels: ``(n,)`` class indices, ``num_classes`` for background.
-            positive: ``(num_pos,)`` int64 rows of the positives that are not ignored.
-            box_losses: ``(num_pos,)`` GIoU losses of their boxes, not weighted.
+            positive: ``(num_pos,)`` int64 rows of the positives that are not ignored; needed.
+            box_losses: ``(num_pos,)`` GIoU losses of their boxes, not weighted; needed.
 
         Returns:
             ``loss_cls`` and ``loss_bbox``.
+
+        Raises:
+            ValueError: without ``positive`` or ``box_losses``, which heads of this package give.
         """
+        if positive is None or box_losses is None:
+            raise ValueError(
+                'aLRPLoss: it needs positive and box_losses, the box loss of every positive; use a head of this '
+                'package (RankBased...)'
+            )
+        labels = target[0] if isinstance(target, (tuple, list)) else target
         targets = entry_targets(pred, labels, None, weight)
         errors = box_losses / (2 * (1 - self.tau))
         if self.needs_images:

@@ -53,7 +53,7 @@ def ranking_and_box_losses(
         errors = boxes.sum(dim=1) * 0
         if len(boxes):
             errors = loss_bbox(boxes, target_boxes, reduction_override='none') / loss_bbox.loss_weight
-        losses = loss_cls.with_boxes(logits, labels, weights, positive, errors, images)
+        losses = loss_cls(logits, labels, weights, positive=positive, images=images, box_losses=errors)
         return {**losses, **(other_box_losses or {})}
     ious = boxes.new_zeros(len(logits))
     ious[positive] = bbox_overlaps(boxes.detach(), target_boxes, is_aligned=True)
