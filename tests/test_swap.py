@@ -281,7 +281,7 @@ TABLE = ROOT / 'docs/swapped_configs.csv'
 
 @pytest.mark.slow
 def test_every_config_of_mmdetection(tmp_path, quiet):
-    """45 minutes. The table of the docs is this test's, written by ``python tests/swap_survey.py``."""
+    """25 minutes. The table of the docs is this test's, written by ``python tests/swap_survey.py``."""
     with TABLE.open(newline='') as file:
         table = {row['config']: row for row in csv.DictReader(file)}
     files = swap_survey.configs()
