@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import _needs_mmdet  # noqa: F401
 import torch
+from _checkpoint import load_safely
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -27,7 +27,7 @@ def run(tool: str, what: str, convert: Callable[..., Conversion], argv: list[str
     args = parser.parse_args(argv)
     if args.target.exists():
         raise SystemExit(f'{tool}: {args.target} exists already')
-    checkpoint = _load(tool, args.source)
+    checkpoint = load_safely(tool, args.source)
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = MODELS.build(cfg.model)  # for its names and shapes
@@ -46,13 +46,3 @@ def run(tool: str, what: str, convert: Callable[..., Conversion], argv: list[str
         meta['dataset_meta'] = {'classes': tuple(classes)}
     torch.save({'meta': meta, 'state_dict': conversion.state_dict}, args.target)
     print(f'written to {args.target}')
-
-
-def _load(tool: str, path: Path) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (FileNotFoundError, pickle.UnpicklingError, RuntimeError) as error:
-        raise SystemExit(f'{tool}: {path} cannot be loaded safely: {error}') from error
-    if not isinstance(checkpoint, dict):
-        raise SystemExit(f'{tool}: {path} holds a {type(checkpoint).__name__}, not a checkpoint')
-    return checkpoint

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
+from _checkpoint import load_safely
 from _runner import add_common_arguments, load_config, runner_from
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -29,6 +29,7 @@ from bucketed_losses.evaluation import (
     average_precision,
     calibrated,
     calibration_errors,
+    coco_file,
     cross_validated,
     fit_calibration,
     load_annotations,
@@ -61,10 +62,7 @@ def detect(cfg: Config) -> tuple[list[dict], Any]:
     cfg.test_evaluator = dict(type='CollectDetections')
     runner = runner_from(cfg, ['test_dataloader'])
     runner.test()
-    dataset = runner.test_dataloader.dataset
-    while hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
-    return runner.test_evaluator.metrics[0].detections, dataset
+    return runner.test_evaluator.metrics[0].detections, runner.test_dataloader.dataset
 
 
 def annotations_of(dataset: Any) -> Any:
@@ -73,13 +71,10 @@ def annotations_of(dataset: Any) -> Any:
     Raises:
         SystemExit: they are not.
     """
-    file = str(getattr(dataset, 'ann_file', ''))
-    if not file.endswith('.json'):
-        raise SystemExit(
-            f'calibrate: the validation set must have COCO-style annotations, a .json file; {type(dataset).__name__} '
-            f'has {file or "none"}'
-        )
-    return load_annotations(file)
+    try:
+        return load_annotations(coco_file(dataset))
+    except ValueError as error:
+        raise SystemExit(f'calibrate: the validation set is needed for the fit: {error}') from error
 
 
 Panel = tuple[list[ClassMatches], CalibrationReport]
@@ -135,11 +130,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         SystemExit: it cannot be, or has maps already.
     """
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise SystemExit(f'calibrate: {path} cannot be loaded safely as a checkpoint: {error}') from error
-    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
+    checkpoint = load_safely('calibrate', path)
+    state = checkpoint.get('state_dict', checkpoint)
     if not state:
         raise SystemExit(f'calibrate: {path} is no checkpoint: it holds no state_dict')
     if any(key.startswith('calibration.') for key in state):

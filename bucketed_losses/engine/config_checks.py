@@ -29,9 +29,10 @@ def check_names(cfg: Config) -> None:
     for path, part in _named_parts(cfg.get('model', {}), 'model', 'model'):
         name = part['type']
         if isinstance(name, str) and '.' not in name and MODELS.get(name) is None:
+            suggestion = nearest(name, MODELS.module_dict) or '.'
             raise KeyError(
-                f'{path}.type: no module is registered as {name!r}{nearest(name, MODELS.module_dict)} A module of your '
-                'own is registered by the import of its file: name it in custom_imports'
+                f'{path}.type: no module is registered as {name!r}{suggestion} A module of your own '
+                'is registered by the import of its file: name it in custom_imports'
             )
 
 

@@ -120,19 +120,18 @@ class RankingVisualizationHook(Hook):
         self._collector.process(None, [sample.to_dict() for sample in outputs or ()])
 
     def _draw_curves(self, runner: Runner, dataset: Any) -> None:
-        from ..evaluation.matches import load_annotations, precision_recall
+        from ..evaluation.matches import coco_file, load_annotations, precision_recall
 
         if self._collector is None:
             return
         self._collector.evaluate(len(dataset))
-        classes = dataset.metainfo.get('classes', ())
-        while hasattr(dataset, 'dataset'):
-            dataset = dataset.dataset
-        file = str(getattr(dataset, 'ann_file', ''))
         if not is_main_process():
             return
-        if not file.endswith('.json'):
-            runner.logger.warning(f'no precision-recall curves: {type(dataset).__name__} has no COCO-style annotations')
+        classes = dataset.metainfo.get('classes', ())
+        try:
+            file = coco_file(dataset)
+        except ValueError as error:
+            runner.logger.warning(f'no precision-recall curves: {error}')
             return
         detections = self._collector.detections
         if not detections:
@@ -171,7 +170,7 @@ def draw_precision_recall(
         if len(classes) > 1:
             axis.plot(recall, by_class.mean(axis=1), color='black', label=f'mean {ap.mean():.3f}')
         axis.set(title=f'IoU {iou_thr:g}', xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
-        axis.legend(frameon=False, fontsize='small')
+        axis.legend(framealpha=0.8, edgecolor='none', fontsize='small')
     return _pixels(figure)
 
 

@@ -67,6 +67,20 @@ class CollectDetections(BaseMetric):
         return {'detections': float(len(self.detections))}
 
 
+def coco_file(dataset: Any) -> str:
+    """The file of a data set's COCO-style annotations, wrapped or not.
+
+    Raises:
+        ValueError: it has none.
+    """
+    while hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    file = str(getattr(dataset, 'ann_file', ''))
+    if not file.endswith('.json'):
+        raise ValueError(f'{type(dataset).__name__} has no COCO-style annotations, a .json file, but {file or "none"}')
+    return file
+
+
 def load_annotations(file: str | Path) -> COCO:
     """COCO annotations, without the report that pycocotools prints."""
     with contextlib.redirect_stdout(io.StringIO()):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from mmdet.models.dense_heads import GFLHead
 from mmdet.registry import MODELS
-from mmdet.utils import reduce_mean
 from torch import Tensor
 
-from ..losses import highest_probability
+from ..losses.box_weighting import score_weights
 from .ranking_mixin import RankingDenseHeadMixin
 
 
@@ -52,8 +51,7 @@ class RankBasedGFLHead(RankingDenseHeadMixin, GFLHead):
         self, priors: Tensor, predictions: Tensor, targets: Tensor, logits: Tensor
     ) -> dict[str, Tensor]:
         """``loss_dfl``, Distribution Focal Loss of the four sides."""
-        weights = highest_probability(logits)
-        total = reduce_mean(weights.sum()) if self.loss_cls.shared else weights.sum()
+        weights, total = score_weights(logits, self.loss_cls.shared)
         if len(priors) == 0:
             return {'loss_dfl': predictions.sum() * 0}
         centers, strides = priors[:, :2], priors[:, 2:]

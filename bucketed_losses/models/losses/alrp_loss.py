@@ -52,6 +52,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
         self.register_buffer('balance', torch.tensor(float(initial_balance)))
         self.register_buffer('sums', torch.zeros(2))  # of classification and localisation, this epoch
         self.register_buffer('epoch', torch.tensor(-1))
+        self.epoch_seen: int | None = None
 
     def forward(
         self,
@@ -118,9 +119,12 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
 
     def _keep_balance(self, parts: functional.ALRP, num_positives: int) -> None:
         epoch = MessageHub.get_current_instance().get_info('epoch', None)
-        if epoch is not None and int(self.epoch) != epoch:
-            self.epoch.fill_(epoch)
-            self.renew_balance()
+        if epoch is not None and epoch != self.epoch_seen:
+            # The buffer, which a resumed run brings along, is read once per epoch: a read makes a GPU's host wait.
+            self.epoch_seen = epoch
+            if int(self.epoch) != epoch:
+                self.epoch.fill_(epoch)
+                self.renew_balance()
         if num_positives:
             self.sums += torch.stack([part.detach() for part in parts]).to(self.sums)
 

@@ -83,11 +83,19 @@ def score_weighted_box_loss(
     Returns:
         A scalar; 0, connected to ``boxes``, if there are none.
     """
-    weights = highest_probability(class_logits)
-    total = reduce_mean(weights.sum()) if shared else weights.sum()
+    weights, total = score_weights(class_logits, shared)
     if len(boxes) == 0:
         return boxes.sum() * 0
     return loss_bbox(boxes, target_boxes, weight=weights, avg_factor=total)
+
+
+def score_weights(class_logits: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
+    """The :func:`highest_probability` of every positive, and what a mean over positives divides by.
+
+    With ``shared`` that is the mean over processes, one collective.
+    """
+    weights = highest_probability(class_logits)
+    return weights, reduce_mean(weights.sum()) if shared else weights.sum()
 
 
 def highest_probability(class_logits: Tensor) -> Tensor:

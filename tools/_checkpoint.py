@@ -1,0 +1,24 @@
+"""Loading a checkpoint safely, for the tools that read one themselves."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def load_safely(tool: str, path: Path) -> dict[str, Any]:
+    """The checkpoint, on the CPU.
+
+    Raises:
+        SystemExit: it is not there, holds more than tensors and plain data, or is no checkpoint; names ``tool``.
+    """
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except (FileNotFoundError, IsADirectoryError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise SystemExit(f'{tool}: {path} cannot be loaded safely: {error}') from error
+    if not isinstance(checkpoint, dict):
+        raise SystemExit(f'{tool}: {path} holds a {type(checkpoint).__name__}, not a checkpoint')
+    return checkpoint
