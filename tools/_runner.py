@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import _needs_mmdet  # noqa: F401
 from mmengine.config import Config, DictAction
@@ -36,15 +37,20 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
-    options = dict(args.cfg_options or {})
-    if 'data_root' in options:
-        bucketed_losses.engine.replace_data_root(cfg, str(options.pop('data_root')))
-    cfg.merge_from_dict(options)
+    apply_options(cfg, args.cfg_options or {})
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
+
+
+def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Override settings as ``--cfg-options`` does."""
+    rest = dict(options)
+    if 'data_root' in rest:
+        bucketed_losses.engine.replace_data_root(cfg, str(rest.pop('data_root')))
+    cfg.merge_from_dict(rest)
 
 
 def runner_from(cfg: Config, loaders: Sequence[str]) -> Runner:

@@ -1,10 +1,12 @@
 """Time, memory and operations of the ranking losses beside their peers, all in one run on the same tensors.
 
 python tools/benchmark_losses.py [--out DIR] [--large] [--scaling] [--profile] [--config CONFIG [--checkpoint FILE]]
+                                 [--losses NAME ...]
 
-Forward and backward of ours (AP, BAP, RS, BRS), of the published algorithms written plainly (the loop over positives of
-tests/loop_over_positives.py, the P x B matrices of tests/bucketed_by_matrices.py), of MMDetection's focal, quality
-focal and cross-entropy losses; beside them a sort of the logits and one read and write of them. Data:
+Forward and backward of ours (AP, BAP, RS, BRS, aLRP and DR Loss), of the published algorithms written plainly (the
+loop over positives of tests/loop_over_positives.py, the P x B matrices of tests/bucketed_by_matrices.py), of
+MMDetection's focal, quality focal and cross-entropy losses; beside them a sort of the logits and one read and write of
+them. Data:
 
     synthetic     the paper's (S.3.2): positives from N(-1, 1), negatives from N(1, 1), uniform IoUs
     trained-like  what a detector sees after its first epochs: positives from N(0, 1), negatives from N(-6, 1.5^2)
@@ -39,7 +41,7 @@ from typing import Any
 import mmdet
 import torch
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss, QualityFocalLoss
-from report_benchmark import COLUMNS, LOOPS, draw, percent, seconds, table
+from report_benchmark import COLUMNS, LOOPS, OTHERS, OURS, draw, percent, seconds, table
 from torch import Tensor
 from torch.autograd.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -68,6 +70,8 @@ class Case:
         self.positives = int((self.targets > 0).sum())
         self.leaf = self.logits.detach().requires_grad_()
         self.is_positive = (self.targets > 0).to(self.logits.dtype)
+        self.positive_entries = (self.targets > 0).nonzero().squeeze(1)
+        self.box_errors = (1 - self.targets[self.positive_entries]).requires_grad_()
 
     def with_positives(self, number: int) -> Case:
         """The same with all positives but the first ``number`` ignored: a loop over them is that much shorter."""
@@ -112,6 +116,15 @@ def losses() -> list[Loss]:
 
         return run
 
+    def alrp(case: Case) -> None:
+        # A positive's IoU gives the error of its box.
+        parts = functional.alrp_loss(case.leaf, case.targets, case.box_errors, AP_DELTA, case.positive_entries)
+        torch.stack(list(parts)).sum().backward()
+        case.box_errors.grad = None
+
+    def dr(case: Case) -> None:
+        functional.dr_loss(case.leaf, case.targets).backward()
+
     def mmdets(module: torch.nn.Module, target: Callable[[Case], Any]) -> Callable[[Case], None]:
         return lambda case: module(case.leaf.view(-1, 1), target(case)).backward()
 
@@ -130,6 +143,8 @@ def losses() -> list[Loss]:
         Loss('BAP', ours(functional.bucketed_ap_loss, AP_DELTA)),
         Loss('RS', ours(functional.rs_loss, RS_DELTA)),
         Loss('BRS', ours(functional.bucketed_rs_loss, RS_DELTA)),
+        Loss('aLRP', alrp),
+        Loss('DR', dr),
         Loss('focal', mmdets(FocalLoss(), scores)),
         Loss('quality focal', mmdets(QualityFocalLoss(), lambda case: (classes(case), case.is_positive))),
         Loss('cross-entropy', mmdets(CrossEntropyLoss(use_sigmoid=True), lambda case: case.is_positive.view(-1, 1))),
@@ -278,7 +293,8 @@ def measure(case: Case, contestants: list[Loss], repeats: int, max_seconds: floa
     for name, spent in times.items():
         rows[name].update(milliseconds=round(1000 * statistics.median(spent), 4), repeats=len(spent))
     for row in rows.values():
-        for column, peer in (('to_focal', 'focal'), ('to_loop', 'RS by loop' if 'RS' in row['loss'] else 'AP by loop')):
+        loop = 'RS by loop' if 'RS' in row['loss'] else 'AP by loop'
+        for column, peer in (('to_focal', 'focal'), ('to_loop', '' if row['loss'] in OTHERS else loop)):
             if peer in times and row['loss'] in times:
                 row[column] = round(row['milliseconds'] / rows[peer]['milliseconds'], 4)
     return list(rows.values())
@@ -317,6 +333,8 @@ def capture(config: str, checkpoint: str | None, path: Path, device: torch.devic
 
 def cases(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[Case, list[Loss]]]:
     everything = losses()
+    if args.losses:
+        everything = [loss for loss in everything if loss.name in ('focal', *args.losses)]
     sizes = [*args.sizes, *([10_000_000] if args.large else [])]
     for data in ('synthetic', 'trained-like'):
         for number in sizes:
@@ -325,7 +343,7 @@ def cases(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[Case
     if args.config:
         yield capture(args.config, args.checkpoint, args.out / 'captured.pt', device), everything
     if args.scaling:
-        cheap = [loss for loss in everything if loss.name in ('AP', 'BAP', 'RS', 'BRS', 'focal')]
+        cheap = [loss for loss in everything if loss.name in (*OURS, *OTHERS, 'focal')]
         for number in (100_000, 1_000_000, 10_000_000):
             yield synthetic(number, 1000, 'more negatives', device), cheap
         for positives in (1000, 10_000, 100_000):
@@ -335,6 +353,8 @@ def cases(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[Case
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark_losses'), help='folder to write to')
+    names = [loss.name for loss in losses()]
+    parser.add_argument('--losses', nargs='+', choices=names, metavar='NAME', help='these and focal loss alone')
     parser.add_argument('--sizes', nargs='+', type=int, default=[10_000, 100_000, 1_000_000], help='numbers of logits')
     parser.add_argument('--shares', nargs='+', type=float, default=SHARES, help='shares of positives')
     parser.add_argument('--large', action='store_true', help='10 million logits, too')
@@ -371,9 +391,9 @@ def main(argv: list[str] | None = None) -> None:
             print(f'\n{case.data}, {len(case.logits)} logits, {percent(case.positives / len(case.logits))} positives')
             print(table([{key: str(value) for key, value in row.items()} for row in measured]), flush=True)
             if args.profile:
-                for loss in contestants[:4]:
+                for loss in (loss for loss in contestants if loss.name in OURS):
                     print(f'{loss.name}: {time_by_operation(loss, case)}', flush=True)
-    draw(args.out / 'benchmark.csv', args.out / 'benchmark.png')
+    draw([args.out / 'benchmark.csv'], args.out / 'benchmark.png')
     print(f'\nwrote {args.out / "benchmark.csv"} and benchmark.png')
 
 

@@ -1,16 +1,19 @@
 """Seconds per training iteration and seconds in the classification losses (forward and backward), as Markdown.
 
-python tools/measure_loss_time.py CONFIG [CONFIG ...] [--iterations 20] [--with-loop] [--cfg-options KEY=VALUE ...]
+python tools/measure_loss_time.py CONFIG [CONFIG ...] [--iterations 20] [--with-loop] [--json FILE]
+                                  [--cfg-options KEY=VALUE ...]
 
 Configs take turns, iteration by iteration, so that a machine that drifts hits all alike; medians are printed. The
 losses of all heads (RPN and every stage included) are timed on the very inputs of each iteration, right after it, on
 their own. ``--with-loop`` times the loop over positives of tests/loop_over_positives.py on the same inputs, and adds
-what an iteration would take with it.
+what an iteration would take with it; that is for configs whose losses are AP, BAP, RS or BRS Loss. ``--json`` also
+writes what was measured to a file.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -24,7 +27,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from train import build_runner, parse_args
 
-from bucketed_losses.models.losses import RankingLoss
+from bucketed_losses.models.losses import APLoss, RSLoss
 from bucketed_losses.models.losses.ranking_losses import entry_targets
 
 TESTS = Path(__file__).resolve().parents[1] / 'tests'
@@ -70,6 +73,8 @@ class TimedRun:
         spent = looped = 0.0
         for module, (pred, *rest), kwargs in list(self.loss_calls):
             leaf = pred.detach().requires_grad_()
+            # aLRP Loss is given box losses, too, whose graph is used up.
+            kwargs = {name: _leaf(value) for name, value in kwargs.items()}
             _synchronise()
             start = time.perf_counter()
             # .forward, not __call__: this call is not to be remembered.
@@ -90,8 +95,11 @@ def targets_of_call(pred: Tensor, target: Any, weight: Tensor | None = None, **k
 
 def _time_of_loop(module: nn.Module, pred: Tensor, *rest: Any, **kwargs: Any) -> float:
     """Seconds of the published loop over positives for one call of a ranking loss."""
-    if not isinstance(module, RankingLoss):
-        raise SystemExit('measure_loss_time: --with-loop is for configs whose losses all rank')
+    if not isinstance(module, (APLoss, RSLoss)):  # the bucketed ones are their subclasses
+        raise SystemExit(
+            'measure_loss_time: --with-loop is for AP, BAP, RS and BRS Loss; there is no loop for '
+            f'{type(module).__name__}'
+        )
     from loop_over_positives import loop_over_positives
 
     start = time.perf_counter()
@@ -99,6 +107,11 @@ def _time_of_loop(module: nn.Module, pred: Tensor, *rest: Any, **kwargs: Any) ->
     loop_over_positives(pred.flatten(), targets.flatten(), module.delta, sort=module.needs_ious)
     _synchronise()
     return time.perf_counter() - start
+
+
+def _leaf(value: Any) -> Any:
+    needs_grad = isinstance(value, Tensor) and value.requires_grad
+    return value.detach().requires_grad_() if needs_grad else value
 
 
 def _total(loss: Any) -> Tensor:
@@ -116,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
     parser.add_argument('--iterations', type=int, default=20, help='measured iterations; 2 more warm up')
     parser.add_argument('--with-loop', action='store_true', help='time the loop over positives beside ours')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the medians there, in seconds')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     args = parser.parse_args(argv)
     if args.with_loop:
@@ -125,15 +139,27 @@ def main(argv: list[str] | None = None) -> None:
         for _ in range(args.iterations + 2):
             for run in runs.values():
                 run.step(args.with_loop)
+    medians = {
+        config: dict(
+            seconds_per_iteration=median(run.iteration_times[2:]),
+            seconds_in_losses=median(run.loss_times[2:]),
+            seconds_by_loops=median(run.loop_times[2:]) if args.with_loop else None,
+            iterations_per_epoch=len(run.loader),
+        )
+        for config, run in runs.items()
+    }
+    if args.json:
+        args.json.write_text(json.dumps(medians, indent=1))
     columns = ['config', 's per iteration', 'ms in the classification losses', 'share']
     if args.with_loop:
         columns += ['ms by loops', 's per iteration with loops', 'share of loops']
     print('| ' + ' | '.join(columns) + ' |')
     print('|---' * len(columns) + '|')
-    for config, run in runs.items():
-        iteration, loss, loop = (median(times[2:]) for times in (run.iteration_times, run.loss_times, run.loop_times))
+    for config, measured in medians.items():
+        iteration, loss = measured['seconds_per_iteration'], measured['seconds_in_losses']
         cells = [Path(config).stem, f'{iteration:.2f}', f'{1000 * loss:.1f}', f'{loss / iteration:.2%}']
         if args.with_loop:
+            loop = measured['seconds_by_loops']
             slow = iteration - loss + loop
             cells += [f'{1000 * loop:.0f}', f'{slow:.2f}', f'{loop / slow:.2%}']
         print('| ' + ' | '.join(cells) + ' |')

@@ -1,7 +1,8 @@
 """Tables and a figure of what tools/benchmark_losses.py measured, and the tables of docs/speed.md.
 
-python tools/report_benchmark.py BENCHMARK.csv [--figure OUT.png] [--page docs/speed.md]
+python tools/report_benchmark.py BENCHMARK.csv [MORE.csv ...] [--figure OUT.png] [--page docs/speed.md]
 
+MORE.csv are runs with other losses (``--losses``); what they divide by is the focal loss of their own run.
 ``--page`` rewrites what lies between the markers ``<!-- benchmark -->`` and ``<!-- end of benchmark -->``.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -20,6 +21,7 @@ COLUMNS = (
 )  # fmt: skip
 LOOPS = ('AP by loop', 'RS by loop')
 OURS = ('AP', 'BAP', 'RS', 'BRS')
+OTHERS = ('aLRP', 'DR')  # ours, too, with no loop of theirs to compare with
 SCALING = ('more negatives', 'more positives')
 # What we hold ourselves to: time over that of focal loss, at most, of AP and BAP, and of RS and BRS.
 GOALS = {
@@ -53,9 +55,26 @@ def short(number: float) -> str:
     return f'{number:.3g}'
 
 
-def read(path: str | Path) -> list[Row]:
-    with Path(path).open(newline='') as file:
-        return list(csv.DictReader(file))
+def read(*paths: str | Path) -> list[Row]:
+    """The rows of all files, case by case, the losses of further files after the first's of ours.
+
+    Raises:
+        SystemExit: they are from different machines.
+    """
+    cases: dict[tuple[str, ...], dict[str, Row]] = {}
+    machines = set()
+    for path in paths:
+        with Path(path).open(newline='') as file:
+            for row in csv.DictReader(file):
+                cases.setdefault((row['data'], row['logits'], row['positives']), {}).setdefault(row['loss'], row)
+                machines.add(tuple(row[key] for key in ('device', 'threads', 'torch', 'mmdet')))
+    if len(machines) > 1:
+        raise SystemExit(f'report_benchmark: times of different machines are not compared: {sorted(machines)}')
+
+    def place(row: Row) -> int:
+        return [*OURS, *OTHERS].index(row['loss']) if row['loss'] in (*OURS, *OTHERS) else len(OURS + OTHERS)
+
+    return [row for rows in cases.values() for row in sorted(rows.values(), key=place)]
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -135,9 +154,10 @@ def scaling(rows: list[Row]) -> str:
         'negatives, 100K to 10M logits at 1000 positives': ('logits', [r for r in rows if r['data'] == SCALING[0]]),
         'positives, 1K to 100K at 1M negatives': ('positives', [r for r in rows if r['data'] == SCALING[1]]),
     }
-    lines = ['| exponent of growth with | ' + ' | '.join((*OURS, 'focal')) + ' |', '|---' * 6 + '|']
+    names = [*OURS, *(name for name in OTHERS if any(r['loss'] == name for r in rows)), 'focal']
+    lines = ['| exponent of growth with | ' + ' | '.join(names) + ' |', '|---' * (1 + len(names)) + '|']
     for name, (over, chosen) in cases.items():
-        slopes = [f'{slope(chosen, loss, over):.2f}' for loss in (*OURS, 'focal')]
+        slopes = [f'{slope(chosen, loss, over):.2f}' for loss in names]
         lines.append('| ' + ' | '.join([name, *slopes]) + ' |')
     return '\n'.join(lines)
 
@@ -167,14 +187,14 @@ def page(rows: list[Row]) -> str:
     return '\n\n'.join(parts)
 
 
-def draw(source: str | Path, out: str | Path) -> None:
+def draw(sources: Sequence[str | Path], out: str | Path) -> None:
     """Time, memory and operations over the number of logits, log-log, one column per share of positives."""
     import matplotlib
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    rows = [r for r in read(source) if r['data'] == 'synthetic' and not r['note']]
+    rows = [r for r in read(*sources) if r['data'] == 'synthetic' and not r['note']]
     shares = sorted({percent(int(r['positives']) / int(r['logits'])) for r in rows}, key=lambda s: float(s.split()[0]))
     names = list(dict.fromkeys(r['loss'] for r in rows))
     colors = plt.get_cmap('tab20').colors
@@ -188,7 +208,8 @@ def draw(source: str | Path, out: str | Path) -> None:
                 if points:
                     axis.loglog(
                         *zip(*points, strict=True), label=name, color=colors[index], marker='o', markersize=3,
-                        linewidth=2.2 if name in OURS else 1.2, linestyle='-' if name in OURS else '--',
+                        linewidth=2.2 if name in (*OURS, *OTHERS) else 1.2,
+                        linestyle='-' if name in (*OURS, *OTHERS) else '--',
                     )  # fmt: skip
             axis.grid(alpha=0.3)
             if column == 0:
@@ -204,11 +225,11 @@ def draw(source: str | Path, out: str | Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument('csv', type=Path, metavar='BENCHMARK.csv')
+    parser.add_argument('csv', type=Path, nargs='+', metavar='BENCHMARK.csv')
     parser.add_argument('--figure', type=Path, help='PNG to write')
     parser.add_argument('--page', type=Path, help='Markdown page to rewrite between its markers')
     args = parser.parse_args(argv)
-    text = page(read(args.csv))
+    text = page(read(*args.csv))
     if args.figure:
         draw(args.csv, args.figure)
     if args.page is None:
