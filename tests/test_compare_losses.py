@@ -541,11 +541,28 @@ def test_a_study_with_several_processes_per_training(small, tmp_path):
 
 @pytest.mark.slow
 def test_equal_time_and_two_jobs(small, tmp_path):
+    measured = dict(seconds_per_iteration=1.0, seconds_in_losses=0.1, seconds_by_loops=1.2, iterations_per_epoch=4)
+    losses = ['rs', 'brs', 'rs, loops timed', 'brs, loops timed']
+    _study.Study(tmp_path / 'study').write_times('ATSS', dict.fromkeys(losses, measured))
     command = study_command(
         tmp_path / 'study', small, '--losses', 'rs', 'brs', '--equal-time', '--jobs', '2', '--seeds', '1'
     )
     code, output = call(command)
     assert code == 0, output
-    page = (tmp_path / 'study/study.md').read_text()
-    (epochs,) = re.findall(r'\|  \| BRS \| (\d+) epochs \| [\d.]+ \|[^|]*\|[^|]*\|[^|]*\|$', page, re.MULTILINE)[1:]
-    assert int(epochs) >= 2
+    assert 'time per iteration' not in output, 'measured already'
+    # 2 epochs, and 1.0 - 0.1 + 1.2 = 2.1 times as long
+    assert '| BRS | 4 epochs | 1.00 |' in (tmp_path / 'study/study.md').read_text()
+    (last,) = (tmp_path / 'study/runs/ATSS').glob('brs-in-equal-time_1/epoch_4.pth')
+    assert [path.name for path in sorted(last.parent.glob('weights/**/*.pth'))] == ['1.pth', '2.pth', '4.pth']
+
+
+def test_progress_follows_the_logs(made_up, tmp_path, capsys):
+    study = comparison(tmp_path, '--losses', 'stock', 'brs', '--jobs', '2')
+    study.study = made_up
+    runs = [compare_losses.Run(detector(name='A'), 'brs', seed) for seed in (0, 7)]
+    study.waiting, study.running = runs, runs[:1]
+    # 600 s per run are known; the first has reached its 7th of 12 epochs, the other has not begun.
+    with (study.folder(runs[0]) / 'now/vis_data/scalars.json').open('a') as file:
+        file.write('\n{"loss": 1.0, "step": 99, "epoch": 7}')
+    study._print_progress()
+    assert capsys.readouterr().out == '    A brs seed 0: 50%; about 8 min left of the study\n'

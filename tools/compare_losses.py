@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ from typing import Any, TextIO
 
 import _needs_mmdet  # noqa: F401
 import torch
+from _logs import read_scalars
 from _runner import apply_options
 from _study import DIVERGED, EQUAL_TIME, FAILED, FINISHED, STOCK, Study, describe_losses, read_metrics, write_report
 from mmdet.registry import DATASETS
@@ -50,6 +51,7 @@ from bucketed_losses.swap import LOSSES, SwapError, swap_loss
 
 TOOLS = Path(__file__).resolve().parent
 NOTHING_DETECTED = 'testing results of the whole dataset is empty'  # as MMDetection's metrics say it
+PROGRESS_SECONDS = 60
 DATA_KEYS = [f'{part}_{kind}' for part in ('train', 'val', 'test') for kind in ('dataloader', 'evaluator')]
 
 
@@ -210,6 +212,7 @@ class Comparison:
         self.guard = threading.Lock()
         self.started = self.total = 0
         self.waiting: list[Run] = []
+        self.running: list[Run] = []
 
     # Before anything is trained
 
@@ -306,7 +309,13 @@ class Comparison:
             seed = self.args.seeds['brs'][0]
             first = Config.fromfile(self.config(Run(detector, 'brs', seed)))
             _, budget = budget_of(first)
-            run = Run(detector, 'brs', seed, int(budget * by_loop / fast['seconds_per_iteration']))
+            longer = int(budget * by_loop / fast['seconds_per_iteration'])
+            if longer <= budget:
+                print(
+                    f'{detector.name}: RS looping over the positives takes no longer; no run in equal time', flush=True
+                )
+                continue
+            run = Run(detector, 'brs', seed, longer)
             self.write_config(run)
             runs.append(run)
         return runs
@@ -334,13 +343,30 @@ class Comparison:
 
         with ThreadPoolExecutor(self.args.jobs) as pool:
             futures = [pool.submit(one, run) for run in waiting]
-            for future in futures:
-                future.result()
+            while wait(futures, timeout=PROGRESS_SECONDS).not_done:
+                self._print_progress()
+        for future in futures:
+            future.result()
+
+    def _print_progress(self) -> None:
+        with self.guard:
+            running = [f'{run}: {self._done_of(run):.0%}' for run in self.running]
+            print(f'    {", ".join(running)}; {self._time_left()}', flush=True)
+
+    def _done_of(self, run: Run) -> float:
+        """The share of a run that is trained, by its log."""
+        try:
+            last = read_scalars(self.folder(run))[0][-1]
+        except (FileNotFoundError, IndexError, json.JSONDecodeError):
+            return 0.0
+        by_epoch = self.study.counts_epochs(run.detector.name, run.label)
+        return (last['epoch'] - 1 if by_epoch else last['step']) / self.study.budget(run.detector.name, run.label)
 
     def _train(self, run: Run, slot: int) -> None:
         folder = self.folder(run)
         with self.guard:
             self.started += 1
+            self.running.append(run)
             left = self._time_left()
             print(f'[{self.started}/{self.total}] {run}: training; {left}', flush=True)
         log = folder / 'train.log'
@@ -356,6 +382,8 @@ class Comparison:
             command = [sys.executable, *launch, *tool, '--launcher', 'pytorch']
         start = time.monotonic()
         code, peak = self._call(command, log, environment(slot, self.args.jobs, self.args.gpus))
+        with self.guard:
+            self.running.remove(run)
         if self.stopping.is_set():
             return
         with log.open(errors='replace') as file:
@@ -405,7 +433,8 @@ class Comparison:
                 by_epoch = self.study.counts_epochs(run.detector.name, run.label)
                 pace = times['seconds_per_iteration'] * (times['iterations_per_epoch'] if by_epoch else 1)
             if pace is not None:
-                seconds += pace * self.study.budget(run.detector.name, run.label)
+                left = 1 - self._done_of(run) if run in self.running else 1.0
+                seconds += left * pace * self.study.budget(run.detector.name, run.label)
             else:
                 return 'time left not known yet'
         minutes = round(seconds / self.args.jobs / 60)
@@ -462,10 +491,11 @@ class Comparison:
         return process.returncode, _megabytes(usage)
 
     def stop(self) -> None:
-        """Let trainings save a checkpoint and end."""
+        """Let trainings save a checkpoint and end; the second time, kill them."""
+        number = signal.SIGKILL if self.stopping.is_set() else signal.SIGTERM
         self.stopping.set()
         for process in list(self.processes):
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
 
 
 def _megabytes(usage: resource.struct_rusage) -> float:
@@ -581,7 +611,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
         failed = [run for run in runs if not comparison.study.is_done(run.detector.name, run.label, run.seed)]
         for run in failed:
-            print(f'{run} failed: {comparison.study.result(run.detector.name, run.label, run.seed)["detail"]}')
+            result = comparison.study.result(run.detector.name, run.label, run.seed) or {'detail': 'it was not run'}
+            print(f'{run} failed: {result["detail"]}')
         print(f'The comparison is in {args.study / "study.md"} and study.csv')
         return 1 if failed else 0
 

@@ -69,8 +69,9 @@ def gradient_shares(logits: Tensor, targets: Tensor) -> dict[str, float]:
     shares = {}
     for name, loss in LOSSES.items():
         leaf = logits.clone().requires_grad_()
-        torch.stack([part.sum() for part in tree_leaves(loss(leaf, targets))]).sum().backward()
-        size = leaf.grad.abs().double()
+        total = torch.stack([part.sum() for part in tree_leaves(loss(leaf, targets))]).sum()
+        (grad,) = torch.autograd.grad(total, leaf)
+        size = grad.abs().double()
         shares[name] = float(size[targets > 0].sum() / size.sum())
     return shares
 

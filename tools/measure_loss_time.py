@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
         for _ in range(args.iterations + 2):
             for run in runs.values():
                 run.step(args.with_loop)
-    medians = {
+    medians: dict[str, dict[str, Any]] = {
         config: dict(
             seconds_per_iteration=median(run.iteration_times[2:]),
             seconds_in_losses=median(run.loss_times[2:]),
