@@ -32,7 +32,7 @@ SHAPES = 'shapes.py'
 
 
 def detector(path=ATSS, name='ATSS'):
-    return compare_losses.Detector(name, path)
+    return compare_losses.Detector(name, str(path))
 
 
 def config(loss, seed=0, path=ATSS, data=None, options=(), epochs=None):
@@ -126,6 +126,13 @@ def test_data_without_classes_or_loaders_are_named(tmp_path):
         config('brs', data=empty)
 
 
+def test_configs_of_mmdetection_are_taken_by_name(tmp_path):
+    name = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+    cfg = compare_losses.make_config(compare_losses.Run(detector(name), 'brs', 0), None, {})
+    assert cfg.model.bbox_head.loss_cls.type == 'BucketedRSLoss'
+    assert cfg.default_hooks.checkpoint.max_keep_ckpts == 2, 'of each of many runs'
+
+
 # Command line
 
 
@@ -154,8 +161,6 @@ def test_first_seeds_of_all_losses_come_first(tmp_path):
         (['--seeds', 'dr=1'], 'got .dr=1'),
         (['--losses', 'brs', '--equal-time'], 'name both among the losses'),
         (['--jobs', '0'], 'must be 1 or more'),
-        (['--data', 'nowhere.py'], 'nowhere.py is no config file'),
-        (['--detectors', 'nowhere.py'], 'nowhere.py is no config file'),
         (['--detectors', f'a/b={ATSS}'], 'named by letters'),
         (['--detectors', f'A={ATSS}', f'A={FASTER}'], 'two detectors have one name, of A, A'),
     ],
@@ -181,6 +186,15 @@ def test_a_loss_that_a_detector_cannot_carry_is_refused_before_anything_is_train
         comparison(tmp_path, '--losses', 'dr', detectors=(no_head,)).plan()
     no_model = tmp_path / 'empty.py'
     no_model.write_text('x = 1\n')
+    for path, message in (
+        ('nowhere.py', 'compare_losses: nowhere.py: there is no file nowhere.py'),
+        ('mmdet::atss/atss_r50_fpn_2x_coco.py', r'there is no file .*atss_r50_fpn_1x_coco'),
+        ('nothing::atss.py', 'the package nothing is not installed'),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            comparison(tmp_path, '--losses', 'stock', detectors=(path,)).plan()
+    with pytest.raises(SystemExit, match=r'--data: there is no file nowhere\.py'):
+        comparison(tmp_path, '--data', 'nowhere.py').plan()
     with pytest.raises(SystemExit, match='has no model'):
         comparison(tmp_path, '--losses', 'stock', detectors=(no_model,)).plan()
 

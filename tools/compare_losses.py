@@ -4,9 +4,10 @@ python tools/compare_losses.py STUDY --detectors [NAME=]CONFIG [[NAME=]CONFIG ..
                                [--losses stock ap bap rs brs alrp dr] [--seeds 0 stock=0,1,2 brs=0,1,2]
                                [--equal-time] [--jobs 1] [--gpus 1] [--cfg-options KEY=VALUE ...]
 
-CONFIG is a config with the detector's own losses ('stock'); every other loss is put into it as tools/swap_loss.py does,
-and nothing else differs: data, budget, schedule, seed. DATA_CONFIG is a config of a data set, whose loaders and
-evaluators take the place of the detectors' own, and whose number of classes theirs. The steps of a study:
+CONFIG is a config with the detector's own losses ('stock'), a file or a name such as
+mmdet::atss/atss_r50_fpn_1x_coco.py; every other loss is put into it as tools/swap_loss.py does, and nothing else
+differs: data, budget, schedule, seed. DATA_CONFIG is a config of a data set, whose loaders and evaluators take the place
+of the detectors' own, and whose number of classes theirs. The steps of a study:
 
     1. time per iteration and in the losses, the losses of a detector taking turns (tools/measure_loss_time.py)
     2. training, a run after the other (tools/train.py), or --jobs of them at once; the first seed of every loss first
@@ -46,6 +47,7 @@ from _runner import apply_options
 from _study import DIVERGED, EQUAL_TIME, FAILED, FINISHED, STOCK, Study, describe_losses, read_metrics, write_report
 from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict, DictAction
+from swap_loss import find_config, load
 
 from bucketed_losses.swap import LOSSES, SwapError, swap_loss
 
@@ -67,7 +69,14 @@ class Detector:
     """A detector with its own losses, in a config."""
 
     name: str
-    config: Path
+    config: str
+    """A file, or PACKAGE::PATH."""
+
+    def load(self) -> Config:
+        try:
+            return load(find_config(self.config))[0]
+        except SystemExit as error:
+            raise Refusal(str(error).removeprefix('swap_loss: ')) from error
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ def make_config(run: Run, data: Path | None, options: Mapping[str, Any]) -> Conf
     Raises:
         SwapError: the detector cannot carry the loss.
     """
-    cfg = Config.fromfile(run.detector.config)
+    cfg = run.detector.load()
     for key in ('model', 'train_cfg'):
         if key not in cfg:
             raise Refusal(f'{run.detector.config} has no {key}: it is no config that trains a detector')
@@ -148,6 +157,8 @@ def make_config(run: Run, data: Path | None, options: Mapping[str, Any]) -> Conf
 
 def _put_data(cfg: Config, data: Path) -> None:
     """Replace the data of a detector, and its number of classes by theirs."""
+    if not data.is_file():
+        raise Refusal(f'--data: there is no file {data}')
     source = Config.fromfile(data)
     missing = [key for key in ('train_dataloader', 'val_dataloader', 'val_evaluator') if key not in source]
     if missing:
@@ -539,10 +550,8 @@ def environment(slot: int, jobs: int, gpus: int) -> dict[str, str]:
 
 def parse_detector(text: str) -> Detector:
     name, separator, path = text.partition('=')
-    config = Path(path if separator else text)
-    if not config.is_file():
-        raise argparse.ArgumentTypeError(f'{config} is no config file')
-    if not re.fullmatch(r'[\w.+() -]+', name := name if separator else config.stem):
+    config = path if separator else text
+    if not re.fullmatch(r'[\w.+() -]+', name := name if separator else Path(config.rpartition('::')[2]).stem):
         raise argparse.ArgumentTypeError(f'a detector is named by letters, digits and spaces, got {name!r}')
     return Detector(name, config)
 
@@ -587,8 +596,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     names = [detector.name for detector in args.detectors]
     if len(set(names)) < len(names):
         parser.error(f'two detectors have one name, of {", ".join(names)}: give NAME=CONFIG')
-    if args.data is not None and not args.data.is_file():
-        parser.error(f'--data: {args.data} is no config file')
     return args
 
 
