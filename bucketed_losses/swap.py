@@ -221,6 +221,11 @@ class _Swapper:
             two_stage = True
             self._rpn(('model', 'rpn_head'), ('model', 'train_cfg', 'rpn'))
         self._learning_rate(two_stage)
+        if self.loss == 'aLRPLoss' and self.get('train_cfg', 'max_iters') is not ABSENT:
+            self.notes.append(
+                'training is counted in iterations: give each aLRPLoss the renew_interval of its balance, the iterations '
+                'that go once through the data'
+            )
         self._imports()
 
     def _refuse_if_ranked(self, path: str, part: Any) -> None:

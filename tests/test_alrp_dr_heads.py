@@ -185,6 +185,23 @@ def test_the_balance_is_renewed_once_per_epoch_and_kept_in_the_state():
     assert torch.equal(loss.sums, before)
 
 
+def test_the_balance_is_renewed_by_iterations_where_there_are_no_epochs():
+    hub = MessageHub.get_instance('a training')
+    hub.update_info('epoch', 0)
+    loss, never = aLRPLoss(initial_balance=10.0, renew_interval=3), aLRPLoss(initial_balance=10.0)
+    balances = []
+    for iteration in range(7):
+        hub.update_info('iter', iteration)
+        # Errors that shrink: another balance each time.
+        call(never, 1 / (1 + iteration))
+        call(loss, 1 / (1 + iteration))
+        balances.append(loss.balance.item())
+    assert balances[:3] == [10] * 3 and len(set(balances[3:6])) == 1 and len(set(balances)) == 3
+    assert never.balance == 10
+    with pytest.raises(ValueError, match='renew_interval must be 1 or more iterations, or None, got 0'):
+        aLRPLoss(renew_interval=0)
+
+
 @pytest.mark.parametrize('name', ['aLRPLoss', 'DRLoss'])
 def test_the_losses_can_be_watched(name):
     head, seen = build_head(name), []

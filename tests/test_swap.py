@@ -133,6 +133,14 @@ def test_adamw_keeps_its_learning_rate():
     assert any('AdamW' in note for note in swap.notes)
 
 
+def test_alrp_in_a_schedule_of_iterations():
+    cfg = Config.fromfile(ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_focal_1xb8-12e_bccd.py')
+    assert not any('renew_interval' in note for note in swap_loss(cfg, 'alrp').notes)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=100)
+    assert any('renew_interval' in note for note in swap_loss(cfg, 'alrp').notes)
+    assert not any('renew_interval' in note for note in swap_loss(cfg, 'brs').notes)
+
+
 @pytest.mark.parametrize(
     ('name', 'words'),
     [

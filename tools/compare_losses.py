@@ -6,8 +6,8 @@ python tools/compare_losses.py STUDY --detectors [NAME=]CONFIG [[NAME=]CONFIG ..
 
 CONFIG is a config with the detector's own losses ('stock'), a file or a name such as
 mmdet::atss/atss_r50_fpn_1x_coco.py; every other loss is put into it as tools/swap_loss.py does, and nothing else
-differs: data, budget, schedule, seed. DATA_CONFIG is a config of a data set, whose loaders and evaluators take the place
-of the detectors' own, and whose number of classes theirs. The steps of a study:
+differs: data, budget, schedule, seed. DATA_CONFIG is a config of a data set, whose loaders and evaluators take the
+place of the detectors' own, and whose number of classes theirs. The steps of a study:
 
     1. time per iteration and in the losses, the losses of a detector taking turns (tools/measure_loss_time.py)
     2. training, a run after the other (tools/train.py), or --jobs of them at once; the first seed of every loss first
@@ -129,7 +129,11 @@ def make_config(run: Run, data: Path | None, options: Mapping[str, Any]) -> Conf
         _put_data(cfg, data)
     apply_options(cfg, options)
     if run.loss != STOCK:
-        cfg = swap_loss(cfg, run.loss).cfg
+        swap = swap_loss(cfg, run.loss)
+        cfg = swap.cfg
+        for note in swap.notes:
+            if 'renew_interval' in note:
+                print(f'{run}: {note}', flush=True)
     cfg.randomness = {**cfg.get('randomness', {}), 'seed': run.seed}
     if run.epochs:
         _stretch(cfg, run.epochs)

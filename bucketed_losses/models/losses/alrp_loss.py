@@ -26,6 +26,8 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
         use_sigmoid, scope: As for :class:`RankingLoss`.
         tau: IoU from which a detection is right: errors are ``box loss / (2 (1 - tau))``. In [0, 1).
         initial_balance: The self-balancing weight of the first epoch.
+        renew_interval: Iterations after which the weight is renewed, instead of epochs. Iteration-based training, which
+            MMEngine takes for a single epoch, needs it: iterations that go once through the data.
     """
 
     PARTS = ('loss_cls',)
@@ -44,11 +46,15 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
         scope: str = 'batch',
         tau: float = 0.5,
         initial_balance: float = 50.0,
+        renew_interval: int | None = None,
     ) -> None:
         super().__init__(delta, loss_weight, False, use_sigmoid, scope)
         if not 0 <= tau < 1:
             raise ValueError(f'aLRPLoss: tau must lie in [0, 1), got {tau}')
+        if renew_interval is not None and renew_interval < 1:
+            raise ValueError(f'aLRPLoss: renew_interval must be 1 or more iterations, or None, got {renew_interval}')
         self.tau = tau
+        self.renew_interval = renew_interval
         self.register_buffer('balance', torch.tensor(float(initial_balance)))
         self.register_buffer('sums', torch.zeros(2))  # of classification and localisation, this epoch
         self.register_buffer('epoch', torch.tensor(-1))
@@ -118,7 +124,10 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
         return functional.ALRP(*(torch.stack(list(part)).mean() for part in zip(*parts, strict=True)))
 
     def _keep_balance(self, parts: functional.ALRP, num_positives: int) -> None:
-        epoch = MessageHub.get_current_instance().get_info('epoch', None)
+        hub = MessageHub.get_current_instance()
+        epoch = hub.get_info('epoch' if self.renew_interval is None else 'iter', None)
+        if epoch is not None and self.renew_interval is not None:
+            epoch //= self.renew_interval
         if epoch is not None and epoch != self.epoch_seen:
             # The buffer, which a resumed run brings along, is read once per epoch: a read makes a GPU's host wait.
             self.epoch_seen = epoch
@@ -131,7 +140,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
     def renew_balance(self) -> None:
         """Take the self-balancing weight from what was seen since the last time, and begin anew.
 
-        Called at every epoch of MMEngine's; a training loop of one's own may call it.
+        Called at every epoch of MMEngine's, or every ``renew_interval`` iterations; a training loop of one's own may call it.
         """
         classification, localization = self.sums
         if localization > 0:
