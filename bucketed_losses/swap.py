@@ -223,8 +223,8 @@ class _Swapper:
         self._learning_rate(two_stage)
         if self.loss == 'aLRPLoss' and self.get('train_cfg', 'max_iters') is not ABSENT:
             self.notes.append(
-                'training is counted in iterations: give each aLRPLoss the renew_interval of its balance, the iterations '
-                'that go once through the data'
+                'training is counted in iterations: give each aLRPLoss the renew_interval of its balance, the '
+                'iterations that go once through the data'
             )
         self._imports()
 

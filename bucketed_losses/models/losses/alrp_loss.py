@@ -140,7 +140,8 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
     def renew_balance(self) -> None:
         """Take the self-balancing weight from what was seen since the last time, and begin anew.
 
-        Called at every epoch of MMEngine's, or every ``renew_interval`` iterations; a training loop of one's own may call it.
+        Called at every epoch of MMEngine's, or every ``renew_interval`` iterations; a training loop of one's own may
+        call it.
         """
         classification, localization = self.sums
         if localization > 0:
