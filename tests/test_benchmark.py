@@ -15,6 +15,7 @@ import benchmark_losses as benchmark
 import report_benchmark as report
 
 ROOT = Path(__file__).resolve().parents[1]
+FILES = [ROOT / 'docs/figures' / name for name in ('benchmark.csv', 'benchmark_alrp_dr.csv')]
 LOSSES = {loss.name: loss for loss in benchmark.losses()}
 CPU = torch.device('cpu')
 
@@ -198,7 +199,30 @@ def test_seconds(value, text):
 def test_the_page_says_what_the_csv_says():
     text = (ROOT / 'docs/speed.md').read_text()
     generated = text.split(report.MARKERS[0])[1].split(report.MARKERS[1])[0]
-    assert generated.strip() == report.page(report.read(ROOT / 'docs/figures/benchmark.csv')).strip()
+    assert generated.strip() == report.page(report.read(*FILES)).strip()
+
+
+def test_more_files_add_losses_and_keep_their_own_ratios(tmp_path):
+    first, more = (report.read(path) for path in FILES)
+    together = report.read(*FILES)
+    case = [row for row in together if (row['data'], row['logits'], row['positives']) == ('synthetic', '10000', '10')]
+    assert [row['loss'] for row in case][:7] == [*report.OURS, *report.OTHERS, 'focal']
+    assert len(together) == len(first) + sum(row['loss'] in report.OTHERS for row in more)
+    assert [row for row in together if row['loss'] in report.OTHERS] == [r for r in more if r['loss'] in report.OTHERS]
+    assert [row for row in together if row['loss'] == 'focal'] == [row for row in first if row['loss'] == 'focal']
+    other = tmp_path / 'other.csv'
+    other.write_text(FILES[1].read_text().replace('AMD', 'other'))
+    with pytest.raises(SystemExit, match='different machines'):
+        report.read(FILES[0], other)
+
+
+def test_command_line_takes_some_losses(tmp_path, capsys):
+    options = ['--sizes', '2000', '--shares', '0.01', '--repeats', '1', '--device', 'cpu', '--losses', 'DR']
+    benchmark.main(['--out', str(tmp_path), *options])
+    assert {row['loss'] for row in report.read(tmp_path / 'benchmark.csv')} == {'DR', 'focal'}
+    with pytest.raises(SystemExit):
+        benchmark.main(['--out', str(tmp_path), '--losses', 'dr'])
+    assert 'invalid choice' in capsys.readouterr().err
 
 
 def test_profile_loss_share(shapes_root, capsys, monkeypatch):
