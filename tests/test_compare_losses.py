@@ -293,7 +293,7 @@ def made_up(tmp_path):
              seconds_since_start=60, jobs=1)
     )  # fmt: skip
     measured = dict(seconds_in_losses=0.01, seconds_by_loops=0.5, iterations_per_epoch=10)
-    times = {'stock': 1.0, 'brs': 1.05, 'rs, loops timed': 1.0, 'brs, loops timed': 1.0}
+    times = {'stock': 1.0, 'brs': 1.05, 'rs, loops timed': 1.1, 'brs, loops timed': 0.9}
     study.write_times('A', {loss: dict(seconds_per_iteration=s, **measured) for loss, s in times.items()})
     for source in ('stock', 'brs'):
         places = {'bbox_head.loss_cls': dict(positives=10, negatives=2000, shares={'Focal': 0.1, 'BRS': 0.5})}

@@ -104,6 +104,18 @@ class Study:
     def write_times(self, detector: str, times: Mapping[str, Any]) -> None:
         _write(self.root / 'times' / f'{detector}.json', times)
 
+    def equal_time(self, detector: str) -> tuple[float, float] | None:
+        """Seconds per iteration of RS Loss by the published loop and of BRS Loss; None if they were not measured.
+
+        Outside of the losses both do the same, so the mean of both is taken there.
+        """
+        times = self.times(detector)
+        rs, brs = times.get('rs, loops timed'), times.get('brs, loops timed')
+        if not rs or not brs:
+            return None
+        elsewhere = mean(t['seconds_per_iteration'] - t['seconds_in_losses'] for t in (rs, brs))
+        return elsewhere + rs['seconds_by_loops'], elsewhere + brs['seconds_in_losses']
+
     def budget(self, detector: str, label: str) -> int:
         """Epochs or iterations of a run."""
         return int(self.entries[detector]['losses'][label]['budget'].split()[0])
@@ -338,10 +350,8 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[Any]], merge: bool = Fa
 def _equal_time(study: Study, groups: Sequence[tuple], detectors: Sequence[str]) -> list[str]:
     lines = []
     for detector in detectors:
-        times = study.times(detector)
-        slow, fast = times['rs, loops timed'], times['brs, loops timed']
-        by_loop = slow['seconds_per_iteration'] - slow['seconds_in_losses'] + slow['seconds_by_loops']
-        own = {'rs': by_loop, 'brs': fast['seconds_per_iteration'], EQUAL_TIME: fast['seconds_per_iteration']}
+        by_loop, fast = study.equal_time(detector) or (float('nan'),) * 2
+        own = {'rs': by_loop, 'brs': fast, EQUAL_TIME: fast}
         for label, name in (('rs', 'RS'), ('brs', 'BRS'), (EQUAL_TIME, 'BRS')):
             group = next(
                 (group for first, group in groups if (first['detector'], first['label']) == (detector, label)), None

@@ -316,15 +316,14 @@ class Comparison:
         """BRS Loss for as long as RS Loss takes when it loops over the positives (the paper's Table 4)."""
         runs = []
         for detector in self.detectors if self.args.equal_time else ():
-            times = self.study.times(detector.name)
-            slow, fast = times.get('rs, loops timed'), times.get('brs, loops timed')
-            if not slow or not fast:
+            seconds = self.study.equal_time(detector.name)
+            if seconds is None:
                 continue
-            by_loop = slow['seconds_per_iteration'] - slow['seconds_in_losses'] + slow['seconds_by_loops']
+            by_loop, fast = seconds
             seed = self.args.seeds['brs'][0]
             first = Config.fromfile(self.config(Run(detector, 'brs', seed)))
             _, budget = budget_of(first)
-            longer = int(budget * by_loop / fast['seconds_per_iteration'])
+            longer = int(budget * by_loop / fast)
             if longer <= budget:
                 print(
                     f'{detector.name}: RS looping over the positives takes no longer; no run in equal time', flush=True
