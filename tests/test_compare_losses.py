@@ -86,6 +86,11 @@ def test_a_stretched_schedule_keeps_its_shape():
     ]))  # fmt: skip
     compare_losses._stretch(steps, 36)
     assert steps.param_scheduler[0].milestones == [24, 33] and steps.param_scheduler[0].end == 36
+    linear = Config(dict(train_cfg=dict(max_epochs=10), param_scheduler=dict(
+        type='LinearLR', start_factor=1.0, end_factor=0.01, end=10,
+    )))  # fmt: skip
+    compare_losses._stretch(linear, 20)
+    assert linear.param_scheduler.end == 20, 'no warm-up'
     iterations = Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=100), param_scheduler=[
         dict(type='LinearLR', begin=0, end=10, by_epoch=False),
         dict(type='MultiStepLR', begin=0, end=100, milestones=[80], by_epoch=False),
@@ -556,14 +561,15 @@ def test_a_study_with_several_processes_per_training(small, tmp_path):
 @pytest.mark.slow
 def test_equal_time_and_two_jobs(small, tmp_path):
     measured = dict(seconds_per_iteration=1.0, seconds_in_losses=0.1, seconds_by_loops=1.2, iterations_per_epoch=4)
-    losses = ['rs', 'brs', 'rs, loops timed', 'brs, loops timed']
-    _study.Study(tmp_path / 'study').write_times('ATSS', dict.fromkeys(losses, measured))
+    once = dict.fromkeys(['rs', 'brs'], {**measured, 'seconds_by_loops': None})
+    by_loops = dict.fromkeys(['rs, loops timed', 'brs, loops timed'], measured)
+    _study.Study(tmp_path / 'study').write_times('ATSS', {**once, **by_loops})
     command = study_command(
         tmp_path / 'study', small, '--losses', 'rs', 'brs', '--equal-time', '--jobs', '2', '--seeds', '1'
     )
     code, output = call(command)
     assert code == 0, output
-    assert 'time per iteration' not in output, 'measured already'
+    assert 'time per iteration' not in output and 'time of the published loop' not in output, 'measured already'
     # 2 epochs, and 1.0 - 0.1 + 1.2 = 2.1 times as long
     assert '| BRS | 4 epochs | 1.00 |' in (tmp_path / 'study/study.md').read_text()
     (last,) = (tmp_path / 'study/runs/ATSS').glob('brs-in-equal-time_1/epoch_4.pth')

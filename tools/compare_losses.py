@@ -200,15 +200,18 @@ def budget_of(cfg: Config) -> tuple[bool, int]:
 
 
 def _stretch(cfg: Config, budget: int) -> None:
-    """Give a config another number of epochs; schedules are stretched, warm-ups counted in iterations are not."""
+    """Give a config another number of epochs; schedules are stretched, warm-ups are not."""
     by_epoch, old = budget_of(cfg)
     cfg.train_cfg['max_epochs' if by_epoch else 'max_iters'] = budget
     schedulers = cfg.get('param_scheduler') or []
     for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
         if scheduler.get('by_epoch', True) != by_epoch:
             continue
-        for key in ('begin', 'end', 'T_max'):
-            if key in scheduler and (key != 'end' or scheduler.get('type') != 'LinearLR'):
+        warms_up = scheduler.get('type') == 'LinearLR' and scheduler.get('start_factor', 1 / 3) < scheduler.get(
+            'end_factor', 1.0
+        )
+        for key in () if warms_up else ('begin', 'end', 'T_max'):
+            if key in scheduler:
                 scheduler[key] = round(scheduler[key] * budget / old)
         if 'milestones' in scheduler:
             scheduler.milestones = [round(step * budget / old) for step in scheduler.milestones]
@@ -280,7 +283,6 @@ class Comparison:
         for detector in self.detectors:
             known = self.study.times(detector.name)
             missing = [loss for loss in self.args.losses if loss not in known]
-            loops = self.args.equal_time and not known.get('rs', {}).get('seconds_by_loops')
             if missing:
                 print(f'{detector.name}: time per iteration of {", ".join(self.args.losses)}', flush=True)
                 measured = self._times_of(detector, self.args.losses)
@@ -288,7 +290,7 @@ class Comparison:
                     for loss in self.args.losses:
                         measured |= self._times_of(detector, [loss])
                 self.study.write_times(detector.name, known | measured)
-            if loops:
+            if self.args.equal_time and 'rs, loops timed' not in known:
                 print(f'{detector.name}: time of the published loop over positives', flush=True)
                 measured = self._times_of(detector, ['rs', 'brs'], '--with-loop')
                 self.study.write_times(
