@@ -561,7 +561,7 @@ def test_a_study_with_several_processes_per_training(small, tmp_path):
 @pytest.mark.slow
 def test_equal_time_and_two_jobs(small, tmp_path):
     measured = dict(seconds_per_iteration=1.0, seconds_in_losses=0.1, seconds_by_loops=1.2, iterations_per_epoch=4)
-    once = dict.fromkeys(['rs', 'brs'], {**measured, 'seconds_by_loops': None})
+    once = {loss: {**measured, 'seconds_by_loops': None} for loss in ('rs', 'brs')}
     by_loops = dict.fromkeys(['rs, loops timed', 'brs, loops timed'], measured)
     _study.Study(tmp_path / 'study').write_times('ATSS', {**once, **by_loops})
     command = study_command(
