@@ -420,6 +420,43 @@ def test_more_negatives_move_score_based_losses_only():
         assert many[name] == pytest.approx(few[name], abs=1e-3)
 
 
+class Classifier(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.fc_cls = torch.nn.Linear(2, channels)
+        self.loss_cls = torch.nn.BatchNorm1d(1)  # a loss with a state
+
+
+def test_weights_of_another_loss_are_taken_and_of_another_model_refused(tmp_path):
+    weights = torch.nn.ModuleDict({'head': Classifier(3)}).state_dict()
+    weights['head.centerness.weight'] = torch.ones(1)
+    del weights['head.loss_cls.running_mean']
+    model = torch.nn.ModuleDict({'head': Classifier(3)})
+    torch.save({'state_dict': weights}, tmp_path / 'focal.pth')
+    gradient_shares.load_weights(model, str(tmp_path / 'focal.pth'))
+    assert torch.equal(model['head'].fc_cls.weight, weights['head.fc_cls.weight'])
+    softmax = torch.nn.ModuleDict({'head': Classifier(4)})
+    with pytest.raises(SystemExit, match=r'fc_cls.weight of shape \(4, 2\) has the shape \(3, 2\) there'):
+        gradient_shares.load_weights(softmax, str(tmp_path / 'focal.pth'))
+    with pytest.raises(SystemExit, match=r'other.weight of shape .* is not there'):
+        gradient_shares.load_weights(torch.nn.ModuleDict({'other': torch.nn.Linear(1, 1)}), str(tmp_path / 'focal.pth'))
+
+
+def test_gradient_shares_names_what_is_wrong(tmp_path, shapes_root, monkeypatch):
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    checkpoint = tmp_path / 'weights.pth'
+    torch.save({}, checkpoint)
+    for arguments, message in (
+        (['nowhere.py', str(checkpoint)], 'nowhere.py does not exist'),
+        ([str(MASK), 'nowhere.pth'], 'nowhere.pth does not exist'),
+        ([str(MASK), str(checkpoint), '--batches', '0'], '--batches must be 1 or more, got 0'),
+        ([str(MASK), str(checkpoint)], 'has no ranking loss; tools/swap_loss.py gives it one'),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            gradient_shares.main([*arguments, '--json', str(tmp_path / 'out.json')])
+    assert not (tmp_path / 'out.json').exists()
+
+
 # Real runs
 
 
