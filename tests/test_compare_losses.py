@@ -370,6 +370,16 @@ def test_metrics_of_other_data_sets(logged, expected, tmp_path):
     assert _study.read_metrics(tmp_path) == [(7, expected)]
 
 
+def test_the_line_that_a_killed_run_was_writing_is_passed_over(tmp_path):
+    (tmp_path / 'vis_data').mkdir()
+    file = tmp_path / 'vis_data/scalars.json'
+    file.write_text('{"coco/bbox_mAP": 0.5, "step": 1}\n{"coco/bbox_mAP": 0.')
+    assert _study.read_metrics(tmp_path) == [(1, {'AP': 0.5})]
+    file.write_text('{"coco/bbox\n{"coco/bbox_mAP": 0.5, "step": 1}\n')
+    with pytest.raises(json.JSONDecodeError):
+        _study.read_metrics(tmp_path)
+
+
 @pytest.mark.parametrize(
     ('model', 'expected'),
     [

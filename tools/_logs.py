@@ -27,8 +27,14 @@ def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
     train: dict[int, dict] = {}
     val: dict[int, dict] = {}
     for file in files:
-        for line in file.read_text().splitlines():
-            record = json.loads(line)
+        lines = file.read_text().splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                if number == len(lines):  # a killed run was writing it
+                    break
+                raise
             # A resumed run repeats what came after its checkpoint: the later record counts.
             (train if 'loss' in record else val)[record['step']] = record
     return [train[step] for step in sorted(train)], [val[step] for step in sorted(val)]
