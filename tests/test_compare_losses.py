@@ -22,6 +22,7 @@ pytest.importorskip('efficientnet_lite_pytorch', reason='the demo backbone: pip 
 import _study
 import compare_losses
 import gradient_shares
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -430,26 +431,35 @@ def test_more_negatives_move_score_based_losses_only():
         assert many[name] == pytest.approx(few[name], abs=1e-3)
 
 
-class Classifier(torch.nn.Module):
+class Head(torch.nn.Module):
     def __init__(self, channels):
         super().__init__()
         self.fc_cls = torch.nn.Linear(2, channels)
-        self.loss_cls = torch.nn.BatchNorm1d(1)  # a loss with a state
+        self.loss_cls = MODELS.build(dict(type='aLRPLoss'))  # with a state of its own
 
 
-def test_weights_of_another_loss_are_taken_and_of_another_model_refused(tmp_path):
-    weights = torch.nn.ModuleDict({'head': Classifier(3)}).state_dict()
-    weights['head.centerness.weight'] = torch.ones(1)
-    del weights['head.loss_cls.running_mean']
-    model = torch.nn.ModuleDict({'head': Classifier(3)})
-    torch.save({'state_dict': weights}, tmp_path / 'focal.pth')
-    gradient_shares.load_weights(model, str(tmp_path / 'focal.pth'))
-    assert torch.equal(model['head'].fc_cls.weight, weights['head.fc_cls.weight'])
-    softmax = torch.nn.ModuleDict({'head': Classifier(4)})
-    with pytest.raises(SystemExit, match=r'fc_cls.weight of shape \(4, 2\) has the shape \(3, 2\) there'):
-        gradient_shares.load_weights(softmax, str(tmp_path / 'focal.pth'))
-    with pytest.raises(SystemExit, match=r'other.weight of shape .* is not there'):
-        gradient_shares.load_weights(torch.nn.ModuleDict({'other': torch.nn.Linear(1, 1)}), str(tmp_path / 'focal.pth'))
+def detector_of(rpn, rcnn):
+    return torch.nn.ModuleDict({'neck': torch.nn.Linear(1, 2), 'rpn_head': Head(rpn), 'roi_head': Head(rcnn)})
+
+
+def test_weights_of_another_loss_are_taken_where_they_fit(tmp_path):
+    weights = detector_of(1, 4).state_dict()
+    weights['rpn_head.centerness.weight'] = torch.ones(1)
+    del weights['rpn_head.loss_cls.balance']
+    file = str(tmp_path / 'stock.pth')
+    torch.save({'state_dict': weights}, file)
+    same = detector_of(1, 4)
+    assert gradient_shares.load_weights(same, file) == []
+    assert torch.equal(same['roi_head'].fc_cls.weight, weights['roi_head.fc_cls.weight'])
+    ranked = detector_of(1, 3)
+    assert gradient_shares.load_weights(ranked, file) == ['roi_head'], 'that was a softmax'
+    assert torch.equal(ranked['rpn_head'].fc_cls.weight, weights['rpn_head.fc_cls.weight'])
+    with pytest.raises(SystemExit, match=r'rpn_head.fc_cls.weight of shape \(2, 2\) has the shape \(1, 2\) there'):
+        gradient_shares.load_weights(detector_of(2, 3), file)
+    wider = detector_of(1, 4)
+    wider['backbone'] = torch.nn.Linear(1, 1)
+    with pytest.raises(SystemExit, match=r'backbone.weight of shape \(1, 1\) is not there'):
+        gradient_shares.load_weights(wider, file)
 
 
 def test_gradient_shares_names_what_is_wrong(tmp_path, shapes_root, monkeypatch):
@@ -580,9 +590,11 @@ def test_a_run_that_fails_is_told_and_tried_again(small, tmp_path):
 def test_a_killed_study_loses_nothing_and_its_orphan_keeps_others_out(small, tmp_path):
     folder = tmp_path / 'study'
     command = study_command(folder, small, '--losses', 'stock', 'brs')
+    log = folder / 'runs/ATSS/brs_0/train.log'
     for _ in range(2):
+        before = log.stat().st_size if log.is_file() else 0
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        wait_for(lambda: (folder / 'runs/ATSS/brs_0/train.log').is_file(), process)
+        wait_for(lambda before=before: log.is_file() and log.stat().st_size > before, process)
         process.kill()
         process.wait()
         results = sorted(folder.glob('runs/ATSS/*/result.json'))
@@ -602,7 +614,7 @@ def test_a_killed_study_loses_nothing_and_its_orphan_keeps_others_out(small, tmp
 def test_a_study_with_several_processes_per_training(small, tmp_path):
     code, output = call(study_command(tmp_path / 'study', small, '--losses', 'brs', '--gpus', '2'))
     assert code == 0, output
-    assert 'gloo' in (tmp_path / 'study/runs/ATSS/brs_0/train.log').read_text()
+    assert 'GPU number: 2' in (tmp_path / 'study/runs/ATSS/brs_0/train.log').read_text(), 'as MMEngine calls processes'
 
 
 @pytest.mark.slow

@@ -76,32 +76,39 @@ def gradient_shares(logits: Tensor, targets: Tensor) -> dict[str, float]:
     return shares
 
 
-def load_weights(model: nn.Module, checkpoint: str) -> None:
-    """Weights into a model that may lack branches of the other; its ranked classifiers must be there.
+def load_weights(model: nn.Module, checkpoint: str) -> list[str]:
+    """Weights into a model that may have other branches; returns the heads that they do not fit.
+
+    A softmax classifier has a channel more than a ranked one, so stock R-CNN heads do not fit, while their RPN does.
 
     Raises:
-        SystemExit: the checkpoint has no such weights, or of another shape.
+        SystemExit: no head fits, or something that all heads look at does not.
     """
     loaded = _load_checkpoint(checkpoint, map_location='cpu')
     weights = loaded.get('state_dict', loaded)
     own = model.state_dict()
     fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
-    # A loss may have a state of its own. Anything else is part of what makes the logits.
+    # A loss may have a state of its own.
     missing = [key for key in own if key not in fitting and '.loss_' not in key]
-    if missing:
-        key = missing[0]
+    heads = [name.rpartition('.')[0] for name, part in model.named_modules() if isinstance(part, RankingLoss)]
+    left_out = [head for head in heads if any(key.startswith(f'{head}.') for key in missing)]
+    shared = [key for key in missing if not key.startswith(tuple(f'{head}.' for head in heads))]
+    if shared or len(left_out) == len(heads):
+        key = (shared or missing)[0]
         there = f'has the shape {tuple(weights[key].shape)} there' if key in weights else 'is not there'
         raise SystemExit(
             f'gradient_shares: {checkpoint} is of another model: {key} of shape {tuple(own[key].shape)} {there}'
-            f'{" (a softmax has a channel for background)" if key in weights and "cls" in key else ""}'
         )
     model.load_state_dict(fitting, strict=False)
+    return left_out
 
 
 def shares_of(runner: Runner, checkpoint: str, batches: Sequence) -> dict[str, dict]:
     """By ranking loss of the model: shares of every loss, mean over batches, and mean numbers of entries."""
     model = runner.model
-    load_weights(model, checkpoint)
+    left_out = load_weights(model, checkpoint)
+    if left_out:
+        print(f'{checkpoint} does not fit {", ".join(left_out)}: left out')
     model.train()
     captured: dict[str, list[RankedBatch]] = defaultdict(list)
     with torch.no_grad(), watch_ranking_losses(model, lambda batch: captured[batch.name].append(batch)):
@@ -111,7 +118,7 @@ def shares_of(runner: Runner, checkpoint: str, batches: Sequence) -> dict[str, d
     found = {}
     for name, ranked in captured.items():
         with_positives = [batch for batch in ranked if (batch.targets > 0).any()]
-        if not with_positives:
+        if not with_positives or name.rpartition('.')[0] in left_out:
             continue
         shares = [gradient_shares(batch.logits, batch.targets) for batch in with_positives]
         found[name] = dict(
