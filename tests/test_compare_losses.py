@@ -608,8 +608,8 @@ def test_a_killed_study_loses_nothing_and_its_orphan_keeps_others_out(small, tmp
         process.wait()
         code, output = call(command)
         assert code == 1 and 'a training that it left behind' in output
-        (orphan,) = trainings_in(folder)
-        os.kill(orphan, signal.SIGKILL)
+        for orphan in trainings_in(folder):
+            os.kill(orphan, signal.SIGKILL)
         assert (folder / 'runs/ATSS/stock_0/result.json').is_file()
         assert not (folder / 'runs/ATSS/brs_0/result.json').is_file()
     code, output = call(command)
@@ -653,3 +653,39 @@ def test_progress_follows_the_logs(made_up, tmp_path, capsys):
         file.write('\n{"loss": 1.0, "step": 99, "epoch": 7}')
     study._print_progress()
     assert capsys.readouterr().out == '    A brs seed 0: 50%; about 8 min left of the study\n'
+
+
+# The study in the docs
+
+
+def test_the_published_page_says_what_its_csv_says():
+    folder = ROOT / 'docs/study'
+    page = (folder / 'study.md').read_text()
+    with (folder / 'study.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    means = {}
+    for row in rows:
+        assert row['outcome'] in ('finished', 'diverged')
+        means.setdefault((row['detector'], row['loss']), []).append(row)
+    tables = page.split('## ')
+    detector = ''
+    seen = set()
+    for line in re.findall(r'^\| (.+) \|$', tables[1], re.MULTILINE)[1:]:
+        cells = [cell.strip() for cell in line.split('|')]
+        detector = cells[0] or detector
+        group = means[detector, cells[1]]
+        seen.add((detector, cells[1]))
+        assert cells[7] == ', '.join(row['seed'] for row in group)
+        if all(row['outcome'] == 'finished' for row in group):
+            values = [float(row['AP']) for row in group]
+            assert cells[4].split(' ± ')[0] == f'{sum(values) / len(values):.3f}'
+        assert cells[2] == f'{float(group[0]["seconds per iteration"]):.2f}'
+    assert seen == set(means)
+    wanted = {
+        'ATSS': {'Focal+GIoU', 'AP', 'BAP', 'RS', 'BRS', 'aLRP', 'DR', 'BRS, time of RS by loop'},
+        'Faster R-CNN': {'CE+L1', 'RS', 'BRS', 'aLRP'},
+        'RetinaNet': {'Focal+L1', 'DR', 'aLRP', 'BRS'},
+    }
+    assert seen == {(name, loss) for name, losses in wanted.items() for loss in losses}
+    for loss in ('Focal+GIoU', 'BRS'):
+        assert len(means['ATSS', loss]) == 3
