@@ -515,7 +515,7 @@ def wait_for(condition, process):
 
 
 def test_a_study_that_is_stopped_goes_on_where_it_was(small, tmp_path):
-    folder = tmp_path / 'study'
+    folder = tmp_path / 'a study, of two'
     command = study_command(folder, small, '--losses', 'stock', 'brs')
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

@@ -389,9 +389,11 @@ class Comparison:
         begin = log.stat().st_size if log.is_file() else 0
         folder.mkdir(parents=True, exist_ok=True)
         cfg = Config.fromfile(self.config(run))
-        tool = [str(TOOLS / 'train.py'), str(self.config(run)), '--work-dir', str(folder), '--resume']
-        # Not in the file: a study may be moved.
-        tool += ['--cfg-options', f'custom_hooks.{len(cfg.custom_hooks) - 1}.out_dir={folder / "weights"}']
+        # The file where the runner will write its own version; the study's has no place, so that it may be moved.
+        cfg.custom_hooks[-1].out_dir = str(folder / 'weights')
+        config = folder / self.config(run).name
+        cfg.dump(config)
+        tool = [str(TOOLS / 'train.py'), str(config), '--work-dir', str(folder), '--resume']
         command = [sys.executable, *tool]
         if self.args.gpus > 1:
             launch = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={self.args.gpus}']
