@@ -217,6 +217,8 @@ def test_wrong_use_is_named():
             build_head(name, 'ATSSHead')
     with pytest.raises(ValueError, match='box loss of every positive'):
         aLRPLoss()(torch.zeros(3, 2), torch.zeros(3).long())
+    with pytest.raises(ValueError, match=r"aLRPLoss: reduction_override must be None.*got 'none'"):
+        aLRPLoss()(torch.zeros(3, 2), torch.zeros(3).long(), reduction_override='none')
     with pytest.raises(ValueError, match=r'tau must lie in \[0, 1\), got 1'):
         aLRPLoss(tau=1)
     with pytest.raises(ValueError, match='scope must be one of batch, image'):

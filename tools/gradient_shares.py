@@ -25,11 +25,11 @@ from statistics import mean
 
 import _needs_mmdet  # noqa: F401
 import torch
+from _checkpoint import load_safely
 from _runner import apply_options, runner_from
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -84,7 +84,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> list[str]:
     Raises:
         SystemExit: no head fits, or something that all heads look at does not.
     """
-    loaded = _load_checkpoint(checkpoint, map_location='cpu')
+    loaded = load_safely('gradient_shares', Path(checkpoint))
     weights = loaded.get('state_dict', loaded)
     own = model.state_dict()
     fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}

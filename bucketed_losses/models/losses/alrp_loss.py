@@ -83,6 +83,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
         Raises:
             ValueError: without ``positive`` or ``box_losses``, which heads of this package give.
         """
+        self._check_reduction(reduction_override)
         if positive is None or box_losses is None:
             raise ValueError(
                 'aLRPLoss: it needs positive and box_losses, the box loss of every positive; use a head of this '

@@ -130,11 +130,7 @@ class RankingLoss(nn.Module):
         Returns:
             Scalars by log name: ``loss_rank`` and, for RS losses, ``loss_sort``.
         """
-        if reduction_override not in (None, 'mean', 'sum'):
-            raise ValueError(
-                f'{type(self).__name__}: reduction_override must be None, "mean" or "sum", got {reduction_override!r}; '
-                'a ranking loss compares entries with each other and has no value per entry'
-            )
+        self._check_reduction(reduction_override)
         labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
         targets = entry_targets(pred, labels, ious, weight)
         if self.needs_images:
@@ -144,6 +140,13 @@ class RankingLoss(nn.Module):
                 positive = positive * pred.size(1) + labels[positive]
             losses = self.rank(pred, targets, positive)
         return {name: self.loss_weight * value for name, value in losses.items()}
+
+    def _check_reduction(self, reduction_override: str | None) -> None:
+        if reduction_override not in (None, 'mean', 'sum'):
+            raise ValueError(
+                f'{type(self).__name__}: reduction_override must be None, "mean" or "sum", got {reduction_override!r}; '
+                'a ranking loss compares entries with each other and has no value per entry'
+            )
 
     def _rank_images(self, pred: Tensor, targets: Tensor, images: ImageRows | None) -> dict[str, Tensor]:
         if images is None:
