@@ -393,7 +393,7 @@ def main(argv: list[str] | None = None) -> None:
             if args.profile:
                 for loss in (loss for loss in contestants if loss.name in OURS):
                     print(f'{loss.name}: {time_by_operation(loss, case)}', flush=True)
-    draw([args.out / 'benchmark.csv'], args.out / 'benchmark.png')
+    draw(args.out / 'benchmark.csv', args.out / 'benchmark.png')
     print(f'\nwrote {args.out / "benchmark.csv"} and benchmark.png')
 
 

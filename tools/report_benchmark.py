@@ -2,7 +2,8 @@
 
 python tools/report_benchmark.py BENCHMARK.csv [MORE.csv ...] [--figure OUT.png] [--page docs/speed.md]
 
-MORE.csv are runs with other losses (``--losses``); what they divide by is the focal loss of their own run.
+MORE.csv are runs with other losses (``--losses``); what they divide by is the focal loss of their own run. The
+figure, which shows times, is of the first file alone.
 ``--page`` rewrites what lies between the markers ``<!-- benchmark -->`` and ``<!-- end of benchmark -->``.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -187,14 +188,14 @@ def page(rows: list[Row]) -> str:
     return '\n\n'.join(parts)
 
 
-def draw(sources: Sequence[str | Path], out: str | Path) -> None:
+def draw(source: str | Path, out: str | Path) -> None:
     """Time, memory and operations over the number of logits, log-log, one column per share of positives."""
     import matplotlib
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    rows = [r for r in read(*sources) if r['data'] == 'synthetic' and not r['note']]
+    rows = [r for r in read(source) if r['data'] == 'synthetic' and not r['note']]
     shares = sorted({percent(int(r['positives']) / int(r['logits'])) for r in rows}, key=lambda s: float(s.split()[0]))
     names = list(dict.fromkeys(r['loss'] for r in rows))
     colors = plt.get_cmap('tab20').colors
@@ -231,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     text = page(read(*args.csv))
     if args.figure:
-        draw(args.csv, args.figure)
+        draw(args.csv[0], args.figure)  # times of one run
     if args.page is None:
         print(text)
         return
