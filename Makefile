@@ -1,52 +1,72 @@
 # make demo       set up everything and watch a detector learn with a ranking loss (CPU, minutes);
 #                 make demo PROCESSES=2 trains on two processes
 # make test       the test suite, on two processes; make test WORKERS=8 on more
+# make test-stack the tests that every stack passes: the core, a step of each detector, the tools
 # make docs       the documentation site, in docs/_build/html; make linkcheck also asks for every external link
 # make test-slow  the tests that take minutes each
 # make test-slurm real jobs on a Slurm of one node, which is installed from Debian's packages where that is allowed
 # make lint       ruff and mypy           make format      let ruff format
-# make setup      the environment alone   make clean       remove it and all results
+# make setup      the environment alone   make clean       remove all environments and results
+#
+# Options of all of them:
+#   STACK=openmmlab    another environment (requirements/stacks.ini); the default is current
+#   PYTHON=python3.12  another interpreter; the default is the newest that the stack supports
 
-BIN := .venv/bin
+STACK := current
+VENV := $(if $(filter current,$(STACK)),.venv,.venv-$(STACK))
+BIN := $(VENV)/bin
 PROCESSES := 1
 WORKERS := 2
 SITE := docs/_build/html
+SETUP := @tools/setup_env.sh --stack $(STACK) --groups
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: setup demo docs linkcheck test test-slow test-slurm lint format clean
+.PHONY: setup demo docs linkcheck test test-stack test-slow test-slurm lint format clean
 
 setup:
-	@tools/setup_env.sh
+	$(SETUP) run
 
 demo: setup
-	$(BIN)/python tools/demo.py --processes $(PROCESSES)
+	@$(BIN)/python tools/demo.py --processes $(PROCESSES)
 
-docs: setup
+docs:
+	$(SETUP) run docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs $(SITE)
 	@echo 'The site is in $(SITE)'
 
-linkcheck: setup
+linkcheck:
+	$(SETUP) run docs
 	$(BIN)/python -m sphinx -W --keep-going -b linkcheck docs docs/_build/linkcheck
 
-test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not slurm' -n $(WORKERS) --dist loadfile --cov=bucketed_losses --cov-report=term-missing:skip-covered
+test:
+	$(SETUP) run test docs
+	$(PYTEST) -m 'not slow and not slurm' --cov=bucketed_losses --cov-report=term-missing:skip-covered
 
-test-slow: setup
+test-stack:
+	$(SETUP) run test
+	$(PYTEST) -m 'stack and not slow'
+
+test-slow:
+	$(SETUP) run test docs
 	$(BIN)/python -m pytest -m slow
 
-test-slurm: setup
+test-slurm:
+	$(SETUP) run test
 	@command -v slurmctld >/dev/null || [ -x /usr/sbin/slurmctld ] || \
 		{ apt-get update -q && apt-get install -y -q --no-install-recommends slurm-wlm munge; } || \
 		echo 'slurm-wlm and munge cannot be installed here; the tests below say what is missing' >&2
 	$(BIN)/python -m pytest -m slurm
 
-lint: setup
+lint:
+	$(SETUP) run test lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup
+format:
+	$(SETUP) lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv work_dirs data/shapes docs/_build build dist *.egg-info .coverage
+	rm -rf .venv .venv-* work_dirs data/shapes docs/_build build dist *.egg-info .coverage

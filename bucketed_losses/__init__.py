@@ -1,21 +1,68 @@
 """Ranking-based losses for object detectors, in near-linear time.
 
-``bucketed_losses.functional`` needs torch alone. Where MMDetection is installed, importing this package also registers
-its losses, heads, backbone and data sets in MMDetection's registries; in a config::
+``import bucketed_losses`` needs torch alone and changes nothing in the process:
 
-    custom_imports = dict(imports=['bucketed_losses'])
+* :mod:`bucketed_losses.functional`: the losses as functions of tensors;
+* :mod:`bucketed_losses.modules`: the same as :class:`torch.nn.Module`;
+* :mod:`bucketed_losses.doctor`: a report on the environment (``python -m bucketed_losses.doctor``, without torch too).
+
+Everything that needs MMDetection is in :mod:`bucketed_losses.mmdet`. Importing that sub-package registers its losses,
+heads and data sets in MMDetection's registries. In a config::
+
+    custom_imports = dict(imports=['bucketed_losses.mmdet'])
 """
 
-from importlib.util import find_spec
+from __future__ import annotations
 
-from . import functional
-from .functional import RankSort
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .version import __version__
 
-__all__ = ['RankSort', '__version__', 'functional']
+if TYPE_CHECKING:
+    from . import functional, modules
+    from .functional import RankSort
 
-if find_spec('mmdet') is not None:
-    from . import datasets, engine, evaluation, models
-    from .swap import swap_here, swap_loss
+__all__ = ['RankSort', '__version__', 'functional', 'modules']
 
-    __all__ += ['datasets', 'engine', 'evaluation', 'models', 'swap_here', 'swap_loss']
+_PARTS_OF_THE_PLUGIN = ('datasets', 'engine', 'evaluation', 'models', 'swap_here', 'swap_loss')
+
+
+def __getattr__(name: str) -> Any:
+    """Import parts when they are used: the losses need torch, the plug-in needs MMDetection."""
+    if name in ('functional', 'modules', 'mmdet'):
+        return import_module(f'{__name__}.{name}')
+    if name == 'RankSort':
+        return import_module(f'{__name__}.functional').RankSort
+    if name in _PARTS_OF_THE_PLUGIN:
+        return getattr(import_module(f'{__name__}.mmdet'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def _is_custom_import_of_a_config() -> bool:
+    """Whether MMEngine imports this package, and not a part of it, because a config names it in ``custom_imports``."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        caller = frame.f_back
+        if caller.f_code.co_name == 'import_modules_from_strings' and frame.f_code.co_name == 'import_module':
+            return frame.f_locals.get('name') == __name__
+        frame = caller
+    return False
+
+
+if 'mmengine.utils.misc' in sys.modules and _is_custom_import_of_a_config():
+    # Until version 0.1, configs registered the plug-in by the name of the whole package.
+    import warnings
+
+    warnings.warn(
+        "custom_imports = dict(imports=['bucketed_losses']) is deprecated: write "
+        "custom_imports = dict(imports=['bucketed_losses.mmdet']) in the config",
+        FutureWarning,
+        stacklevel=2,
+    )
+    import_module(f'{__name__}.mmdet')

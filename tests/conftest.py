@@ -30,7 +30,7 @@ def bccd_root() -> str:
 def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A very small set of drawn shapes."""
     pytest.importorskip('mmdet')
-    from bucketed_losses.datasets.shapes import ShapesSpec, make_shapes
+    from bucketed_losses.mmdet.datasets.shapes import ShapesSpec, make_shapes
 
     return make_shapes(tmp_path_factory.mktemp('data') / 'shapes', ShapesSpec(num_train=8, num_val=4, size=96))
 

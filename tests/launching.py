@@ -17,7 +17,7 @@ def write_config(folder: Path, lines: str = '') -> Path:
     path = folder / 'small.py'
     path.write_text(
         f"_base_ = '{ROOT / BASE}'\n"
-        "custom_imports = dict(imports=['bucketed_losses', 'record_weights'])\n"
+        "custom_imports = dict(imports=['bucketed_losses.mmdet', 'record_weights'])\n"
         "custom_hooks = [dict(type='EpochSeedHook'), dict(type='RecordWeights')]\n"
         'train_dataloader = dict(batch_size=2)\n'
         'train_cfg = dict(max_epochs=1, val_interval=1)\n'

@@ -28,8 +28,8 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from mmengine.utils import get_installed_path
 
-from bucketed_losses.models.losses import RankingLoss
-from bucketed_losses.swap import SwapError, swap_loss
+from bucketed_losses.mmdet.models.losses import RankingLoss
+from bucketed_losses.mmdet.swap import SwapError, swap_loss
 
 CONFIGS = Path(get_installed_path('mmdet'), '.mim', 'configs')
 # The detectors of the paper, by what their configs call them.

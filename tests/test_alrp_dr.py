@@ -15,6 +15,8 @@ from torch import Tensor
 
 from bucketed_losses.functional import alrp_loss, dr_loss
 
+pytestmark = pytest.mark.stack
+
 DELTAS = (0.0, 0.3, 1.0)
 
 

@@ -13,8 +13,8 @@ from mmengine.logging import MessageHub
 from test_alrp_dr import loop_alrp, loop_dr
 from test_dense_heads import METAS, build_head, features, instances, loss_of, objects_for, predictions_of
 
-from bucketed_losses.evaluation import watch_ranking_losses
-from bucketed_losses.models.losses import aLRPLoss
+from bucketed_losses.mmdet.evaluation import watch_ranking_losses
+from bucketed_losses.mmdet.models.losses import aLRPLoss
 
 HEADS = pytest.mark.parametrize('head_type', ['RankBasedATSSHead', 'RankBasedRetinaHead', 'RankBasedRPNHead'])
 

@@ -16,7 +16,7 @@ from test_configs import build, small_inputs
 from test_dense_heads import HEADS, METAS, NAMES, build_head, features, objects_for
 
 from bucketed_losses import functional
-from bucketed_losses.models.losses import RankingLoss
+from bucketed_losses.mmdet.models.losses import RankingLoss
 
 ROOT = Path(__file__).resolve().parents[1]
 HALF = pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])

@@ -15,7 +15,7 @@ pytest.importorskip('sklearn')
 
 from pycocotools.coco import COCO
 
-from bucketed_losses.evaluation import (
+from bucketed_losses.mmdet.evaluation import (
     ClassMatches,
     average_precision,
     calibrated,
@@ -25,7 +25,7 @@ from bucketed_losses.evaluation import (
     match_detections,
     reliability,
 )
-from bucketed_losses.models.detectors import ScoreCalibration, take_score_threshold
+from bucketed_losses.mmdet.models.detectors import ScoreCalibration, take_score_threshold
 
 CLASSES = ('cat', 'dog')
 

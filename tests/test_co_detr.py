@@ -24,8 +24,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from bucketed_losses.models.dense_heads import QueryTargets
-from bucketed_losses.models.detectors import draw_auxiliary_queries
+from bucketed_losses.mmdet.models.dense_heads import QueryTargets
+from bucketed_losses.mmdet.models.detectors import draw_auxiliary_queries
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = 'configs/co_detr/co-deformable-detr_r50_8xb2-12e_coco.py'

@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 from bucketed_losses import functional as F
 from bucketed_losses import step_sums
 
+pytestmark = pytest.mark.stack
+
 
 class LargestTensor(TorchDispatchMode):
     """Remembers the number of elements of the largest storage that any operation made."""

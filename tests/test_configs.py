@@ -62,9 +62,14 @@ def small_inputs(cfg, num_items=(3, 2)):
 SLOW = ('r101', 'swin-l', 'detr_r50_8xb2-36e', '/rs-detr')
 
 
-@pytest.mark.parametrize(
-    'config', [pytest.param(c, marks=pytest.mark.slow) if any(part in c for part in SLOW) else c for c in CONFIGS]
-)
+def marks_of(config):
+    """The small BRS configs, one of each detector, are tested on every stack."""
+    if any(part in config for part in SLOW):
+        return [pytest.mark.slow]
+    return [pytest.mark.stack] if 'lite0' in config and '_brs_' in config else []
+
+
+@pytest.mark.parametrize('config', [pytest.param(config, marks=marks_of(config)) for config in CONFIGS])
 def test_config_trains_and_predicts(config):
     cfg = Config.fromfile(ROOT / config)
     model = build(cfg)
@@ -334,7 +339,7 @@ def test_stock_faster_rcnn_with_one_line_changed(name):
     """A stock R-CNN head trains with nothing but its loss_cls changed: AP losses need no IoUs."""
     cfg = Config.fromstring(
         "_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'\n"
-        "custom_imports = dict(imports=['bucketed_losses'])\n"
+        "custom_imports = dict(imports=['bucketed_losses.mmdet'])\n"
         f"model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(_delete_=True, type='{name}'))))\n",
         '.py',
     )

@@ -15,7 +15,7 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
-import bucketed_losses  # noqa: F401  (registers the head)
+import bucketed_losses.mmdet  # noqa: F401  (registers the head)
 
 NUM_CLASSES = 3
 NAMES = ('APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss')

@@ -14,6 +14,8 @@ from reference import loop_bucketed_ranking, loop_rs_loss
 from bucketed_losses import functional as F
 from bucketed_losses import step_sums
 
+pytestmark = pytest.mark.stack
+
 GOLDEN = np.load(Path(__file__).parent / 'data/published_values.npz')
 GOLDEN_CASES = sorted({key.split('/')[0] for key in GOLDEN.files})
 

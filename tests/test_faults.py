@@ -25,8 +25,8 @@ from mmdet.registry import DATASETS
 from mmengine.registry import HOOKS
 from test_tools import Malicious
 
-from bucketed_losses.datasets.checked_coco import box_problem
-from bucketed_losses.engine import AtomicLocalBackend, newest_complete_checkpoint, why_incomplete
+from bucketed_losses.mmdet.datasets.checked_coco import box_problem
+from bucketed_losses.mmdet.engine import AtomicLocalBackend, newest_complete_checkpoint, safe_load, why_incomplete
 
 PYTHON = Path(sys.executable)
 
@@ -44,7 +44,7 @@ def run(command, shapes_root, check=True, **more):
 
 
 def assert_same_weights(*paths):
-    first, *others = (torch.load(path, weights_only=True)['state_dict'] for path in paths)
+    first, *others = (safe_load(path)['state_dict'] for path in paths)
     for other in others:
         assert first.keys() == other.keys()
         for name, value in first.items():
@@ -56,7 +56,8 @@ def logged(monkeypatch):
     """What is logged, whichever logger other tests have left."""
     messages = []
     for module in ('datasets.checked_coco', 'engine.preemption_hook', 'engine.checkpoints'):
-        monkeypatch.setattr(f'bucketed_losses.{module}.print_log', lambda message, *args: messages.append(message))
+        name = f'bucketed_losses.mmdet.{module}.print_log'
+        monkeypatch.setattr(name, lambda message, *args: messages.append(message))
     return messages
 
 
@@ -143,6 +144,7 @@ def test_nothing_to_resume(tmp_path):
     assert newest_complete_checkpoint(tmp_path) == str(elsewhere / '1.pth')
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize('explicit', [False, True])
 def test_a_malicious_checkpoint_is_not_resumed(explicit, two_epochs, shapes_root, tmp_path):
     """Not executed, and not passed over in silence either."""
@@ -178,6 +180,7 @@ def wait_for(text, log, process):
         time.sleep(0.01)
 
 
+@pytest.mark.stack
 def test_sigterm_saves_and_resume_goes_on_in_the_middle_of_an_epoch(two_epochs, shapes_root, tmp_path):
     """To the process and its data loader's workers, as Slurm sends it."""
     config, finished, _ = two_epochs
@@ -187,7 +190,7 @@ def test_sigterm_saves_and_resume_goes_on_in_the_middle_of_an_epoch(two_epochs, 
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(120) == 0, log.read_text()[-3000:]
     assert 'Stopped by a signal after iteration' in log.read_text()
-    saved = torch.load(work_dir / 'preempted.pth', weights_only=True)['meta']
+    saved = safe_load(work_dir / 'preempted.pth')['meta']
     assert 1 <= saved['iter'] < 8
     output = run(train(config, work_dir, '--resume'), shapes_root)
     assert f'resumed epoch: {saved["epoch"]}, iter: {saved["iter"]}' in output
@@ -243,7 +246,7 @@ def test_wrong_preemption_arguments(arguments, message):
 
 
 def test_requeue(tmp_path, monkeypatch, logged):
-    from bucketed_losses.engine.preemption_hook import _requeue
+    from bucketed_losses.mmdet.engine.preemption_hook import _requeue
 
     monkeypatch.delenv('SLURM_JOB_ID', raising=False)
     _requeue()
@@ -291,7 +294,7 @@ def test_weights_that_are_no_numbers_are_not_saved():
 
 
 def test_images_of_a_batch_are_found_in_every_form():
-    from bucketed_losses.engine.invalid_loss_hook import image_files
+    from bucketed_losses.mmdet.engine.invalid_loss_hook import image_files
 
     a, b = (SimpleNamespace(img_path=f'{name}.jpg') for name in 'ab')
     assert image_files({'inputs': [], 'data_samples': [a, b]}) == ['a.jpg', 'b.jpg']
@@ -315,7 +318,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     """Larger than this process may write: what the system says of a full disk or an exceeded quota."""
     program = (
         'import resource, signal, sys\n'
-        'from bucketed_losses.engine import AtomicLocalBackend\n'
+        'from bucketed_losses.mmdet.engine import AtomicLocalBackend\n'
         'backend = AtomicLocalBackend()\n'
         'backend.put(b"old", sys.argv[1])\n'
         'signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'

@@ -8,6 +8,8 @@ from cases import LOSSES, random_case, value_and_grad
 
 from bucketed_losses import functional as F
 
+pytestmark = pytest.mark.stack
+
 ALL = pytest.mark.parametrize('loss', [LOSSES[name] for name in sorted(LOSSES)], ids=sorted(LOSSES))
 
 

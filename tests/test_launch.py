@@ -113,7 +113,7 @@ def test_slurm_environment_of_several_nodes(nodelist, local, rank, world, hostna
     import torch.distributed as dist
     from mmengine.config import Config
 
-    from bucketed_losses.engine import launch_on_cpu
+    from bucketed_losses.mmdet.engine import launch_on_cpu
 
     scontrol = tmp_path / 'scontrol'  # which node comes first is Slurm's own knowledge
     scontrol.write_text(f'#!/bin/sh\n[ "$3" = "{nodelist}" ] && printf "{hostname}\\nlater\\n"\n')

@@ -14,8 +14,10 @@ pytest.importorskip('mmdet')
 
 from mmengine.config import Config
 
-from bucketed_losses.engine import check_files, check_names
-from bucketed_losses.suggestions import nearest
+from bucketed_losses.mmdet.engine import check_files, check_names
+from bucketed_losses.mmdet.suggestions import nearest
+
+pytestmark = pytest.mark.stack
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ROOT / 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py'
@@ -116,4 +118,5 @@ runpy.run_path('tools/{tool}.py', run_name='__main__')
 """
     result = run(code)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
-    assert 'This tool needs mmdet: pip install "bucketed-losses[mmdet]"' in result.stderr
+    assert 'needs mmdet: pip install "bucketed-losses[mmdet]"' in result.stderr
+    assert 'bucketed-losses[onedl]' in result.stderr and 'python -m bucketed_losses.doctor' in result.stderr

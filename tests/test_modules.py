@@ -11,6 +11,8 @@ import torch
 
 from bucketed_losses import functional, modules
 
+pytestmark = pytest.mark.stack
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip('mmdet')
 
-from bucketed_losses.engine import mend_evaluators, numpy_names
+from bucketed_losses.mmdet.engine import mend_evaluators, numpy_names
 
 
 @pytest.fixture

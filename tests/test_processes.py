@@ -10,6 +10,8 @@ import torch.distributed as dist
 from cases import DELTAS, LOSSES, random_case, value_and_grad
 from gloo import CountCollectives, on_processes
 
+pytestmark = pytest.mark.stack
+
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason='PyTorch was built without distributed support')
 
 NAMED = {

@@ -15,7 +15,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from bucketed_losses.engine.published_checkpoints import convert_published
+from bucketed_losses.mmdet.engine import safe_load
+from bucketed_losses.mmdet.engine.published_checkpoints import convert_published
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
@@ -155,6 +156,6 @@ def test_the_tool(tmp_path):
     result = subprocess.run([*arguments, tmp_path / 'ours.pth'], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert '0 missing, 0 left over, 0 of another shape' in result.stdout
-    ours = torch.load(tmp_path / 'ours.pth', weights_only=True)
+    ours = safe_load(tmp_path / 'ours.pth')
     assert ours['meta'] == {'dataset_meta': {'classes': ('a', 'b')}}
     model.load_state_dict(ours['state_dict'], strict=True)

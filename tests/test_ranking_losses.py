@@ -14,8 +14,8 @@ from synchronisations import CountSynchronisations
 
 from bucketed_losses import functional as F
 from bucketed_losses import step_sums
-from bucketed_losses.models.losses import score_weighted_box_loss, self_balance
-from bucketed_losses.models.losses.ranking_losses import entry_targets
+from bucketed_losses.mmdet.models.losses import score_weighted_box_loss, self_balance
+from bucketed_losses.mmdet.models.losses.ranking_losses import entry_targets
 
 NAMES = {
     'APLoss': F.ap_loss,

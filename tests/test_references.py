@@ -11,6 +11,8 @@ from reference import loop_rs_loss
 
 from bucketed_losses import functional as F
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.mark.parametrize('tied', [False, True], ids=['distinct', 'tied'])
 @pytest.mark.parametrize('delta', DELTAS)

@@ -17,7 +17,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
-import bucketed_losses  # noqa: F401  (registers the heads)
+import bucketed_losses.mmdet  # noqa: F401  (registers the heads)
 
 NUM_CLASSES = 3
 EACH = pytest.mark.parametrize('name', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])

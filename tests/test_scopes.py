@@ -19,7 +19,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from test_configs import bbox_heads, build
 
-from bucketed_losses.models.losses import ImageRows, RankingLoss
+from bucketed_losses.mmdet.models.losses import ImageRows, RankingLoss
 
 ROOT = Path(__file__).resolve().parents[1]
 DETECTORS = {

@@ -12,7 +12,9 @@ import numpy as np
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from bucketed_losses.datasets.shapes import CLASSES, ShapesSpec, make_shapes
+from bucketed_losses.mmdet.datasets.shapes import CLASSES, ShapesSpec, make_shapes
+
+pytestmark = pytest.mark.stack
 
 SPEC = ShapesSpec(num_train=40, num_val=3, size=128, seed=5)
 
@@ -65,7 +67,7 @@ def test_a_finished_set_is_kept_and_never_deleted(tmp_path):
 
 
 def test_an_interrupted_set_does_not_appear(tmp_path, monkeypatch):
-    from bucketed_losses.datasets import shapes
+    from bucketed_losses.mmdet.datasets import shapes
 
     def interrupted(*args):
         raise KeyboardInterrupt

@@ -20,8 +20,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools import mask as mask_utils
 
-import bucketed_losses  # noqa: F401  (mends the toolkits)
-from bucketed_losses.datasets.shapes_formats import CITYSCAPES_IDS, shapes_to_cityscapes, shapes_to_lvis
+import bucketed_losses.mmdet  # noqa: F401  (mends the toolkits)
+from bucketed_losses.mmdet.datasets.shapes_formats import CITYSCAPES_IDS, shapes_to_cityscapes, shapes_to_lvis
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
@@ -52,7 +52,7 @@ def packages(request):
 
 
 def load(layout, sets):
-    from bucketed_losses.engine import replace_data_root
+    from bucketed_losses.mmdet.engine import replace_data_root
 
     cfg = Config.fromfile(ROOT / CONFIGS[layout])
     init_default_scope('mmdet')

@@ -25,6 +25,8 @@ from bucketed_losses.step_sums import (
     sums_below,
 )
 
+pytestmark = pytest.mark.stack
+
 grid = st.lists(st.integers(-12, 12), min_size=1, max_size=30)
 
 

@@ -15,7 +15,7 @@ import swap_survey
 from mmengine.config import Config
 
 import bucketed_losses
-from bucketed_losses.swap import LOSSES, SwapError, swap_loss
+from bucketed_losses.mmdet.swap import LOSSES, SwapError, swap_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
@@ -97,7 +97,7 @@ def test_nothing_else_changes_and_every_change_has_a_reason(loss):
         for key in path:
             part = part[key]
         assert part[last] == change.new
-        if change.old is bucketed_losses.swap.ABSENT:
+        if change.old is bucketed_losses.mmdet.swap.ABSENT:
             del part[last]
         else:
             part[last] = change.old
@@ -120,7 +120,7 @@ def test_settings_of_the_user_stay():
         }
     )
     swapped = swap_loss(cfg).cfg
-    assert swapped.custom_imports == dict(imports=['json', 'bucketed_losses'], allow_failed_imports=False)
+    assert swapped.custom_imports == dict(imports=['json', 'bucketed_losses.mmdet'], allow_failed_imports=False)
     assert swapped.optim_wrapper.optimizer.lr == pytest.approx(0.002)
     assert swapped.model.bbox_head.num_classes == 7
     assert swapped.model.bbox_head.loss_bbox == dict(type='DIoULoss', loss_weight=3.0)
@@ -238,6 +238,7 @@ def test_tool_names_wrong_files(tmp_path, capsys):
     assert (tmp_path / 'a.py').read_text() == 'precious'
 
 
+@pytest.mark.stack
 def test_one_line_in_a_config(tmp_path):
     file = tmp_path / 'own.py'
     line = "__import__('bucketed_losses').swap_here(globals(), 'brs')\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -16,7 +17,8 @@ import torch
 
 pytest.importorskip('mmdet')
 
-import bucketed_losses
+from bucketed_losses.mmdet import engine
+from bucketed_losses.mmdet.engine import safe_load
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py'
@@ -46,6 +48,7 @@ def trained(shapes_root, tmp_path_factory):
     return work_dir, output
 
 
+@pytest.mark.stack
 def test_train_logs_the_parts_of_the_loss_and_ap(trained):
     work_dir, output = trained
     for name in ('loss_rank', 'loss_sort', 'loss_bbox', 'coco/bbox_mAP', 'disc_precision'):
@@ -57,6 +60,7 @@ def test_train_logs_the_parts_of_the_loss_and_ap(trained):
             assert record['loss_bbox'] == pytest.approx(record['loss_rank'] + record['loss_sort'], rel=1e-4)
 
 
+@pytest.mark.stack
 def test_a_killed_run_resumes_to_the_same_weights(trained, shapes_root, tmp_path):
     arguments = command('train', CONFIG, '--work-dir', tmp_path, '--cfg-options', *SMALL)
     process = subprocess.Popen(
@@ -74,14 +78,13 @@ def test_a_killed_run_resumes_to_the_same_weights(trained, shapes_root, tmp_path
 
     output = run([*arguments, '--resume'], shapes_root)
     assert 'resumed epoch: 1' in output
-    expected, resumed = (
-        torch.load(folder / 'epoch_2.pth', weights_only=True)['state_dict'] for folder in (trained[0], tmp_path)
-    )
+    expected, resumed = (safe_load(folder / 'epoch_2.pth')['state_dict'] for folder in (trained[0], tmp_path))
     assert expected.keys() == resumed.keys()
     for key in expected:
         assert torch.equal(expected[key], resumed[key]), key
 
 
+@pytest.mark.stack
 def test_test_py_evaluates_a_checkpoint(trained, shapes_root, tmp_path):
     checkpoint, out = trained[0] / 'epoch_2.pth', tmp_path / 'out.pkl'
     output = run(
@@ -164,6 +167,7 @@ def test_plot_curves(trained, tmp_path):
     assert (tmp_path / 'curves.png').stat().st_size > (tmp_path / 'ap.png').stat().st_size > 10_000
 
 
+@pytest.mark.stack
 def test_demo(shapes_root, tmp_path):
     output = run(command('demo', '--work-dir', tmp_path, '--cfg-options', *SMALL), shapes_root)
     assert 'Average Precision' in output
@@ -265,6 +269,7 @@ class Prying:
         return getattr, (HistoryBuffer, '__init__')
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize('content', [Malicious(), Prying()], ids=['calls os.system', 'pries with getattr'])
 def test_malicious_checkpoints_are_refused(content, tmp_path, monkeypatch):
     from mmengine.runner import load_checkpoint
@@ -280,9 +285,73 @@ def test_a_config_without_data_root_is_named():
     from mmengine.config import Config
 
     with pytest.raises(KeyError, match='no top-level data_root'):
-        bucketed_losses.engine.replace_data_root(Config({'model': {}}), 'elsewhere')
+        engine.replace_data_root(Config({'model': {}}), 'elsewhere')
 
 
+@pytest.mark.stack
 def test_allowing_checkpoints_twice_is_harmless():
-    bucketed_losses.engine.allow_mmengine_checkpoints()
-    assert getattr not in torch.serialization.get_safe_globals()
+    engine.load_checkpoints_safely()
+    engine.load_checkpoints_safely()
+    if hasattr(torch.serialization, 'get_safe_globals'):
+        assert getattr not in torch.serialization.get_safe_globals()
+
+
+class SetsAttributes:
+    """Gives a function of torch's that every checkpoint may name a new attribute."""
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, (), {'planted': True}
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize('content', [Malicious(), Prying(), SetsAttributes()], ids=['runs', 'pries', 'sets'])
+@pytest.mark.parametrize('form', ['path', 'legacy format', 'open file', 'memory-mapped', 'by MMEngine'])
+def test_no_form_of_a_malicious_checkpoint_loads(content, form, tmp_path, monkeypatch):
+    from mmengine.runner import CheckpointLoader
+
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / 'malicious.pth'
+    torch.save({'state_dict': {}, 'x': content}, path, _use_new_zipfile_serialization=form != 'legacy format')
+    with pytest.raises((pickle.UnpicklingError, TypeError)):
+        if form == 'by MMEngine':
+            CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+        elif form == 'open file':
+            with path.open('rb') as file:
+                safe_load(file)
+        else:
+            safe_load(path, mmap=True if form == 'memory-mapped' else None)
+    assert not (tmp_path / 'executed').exists() and not hasattr(torch._utils._rebuild_tensor_v2, 'planted')
+
+
+@pytest.mark.stack
+def test_torchscript_is_no_checkpoint(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / 'scripted.pth')
+    with pytest.raises((pickle.UnpicklingError, RuntimeError), match='TorchScript'):
+        safe_load(tmp_path / 'scripted.pth')
+
+
+@pytest.mark.stack
+def test_what_checkpoints_hold_loads(tmp_path):
+    """Tensors of every kind, plain containers, arrays, and MMEngine's log history, in both formats."""
+    import numpy as np
+    from mmengine.logging import HistoryBuffer
+
+    history = HistoryBuffer()
+    for value in (1.0, 2.0):
+        history.update(np.float64(value))
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))])
+    content = {
+        'state_dict': torch.nn.BatchNorm1d(2).state_dict(),
+        'half': torch.ones(2, dtype=torch.bfloat16),
+        'optimizer': optimizer.state_dict(),
+        'message_hub': {'log_scalars': {'train/loss': history}},
+        'numpy': [np.arange(3), np.float32(1.5), np.int64(2), np.bool_(True)],
+        'meta': {'iter': 3, 'time': 'now', 'classes': ('a', 'b')},
+    }
+    for new in (True, False):
+        torch.save(content, tmp_path / 'good.pth', _use_new_zipfile_serialization=new)
+        loaded = safe_load(tmp_path / 'good.pth')
+        assert loaded['message_hub']['log_scalars']['train/loss'].mean() == 1.5
+        assert loaded['meta'] == content['meta'] and loaded['numpy'][0].tolist() == [0, 1, 2]
+        assert torch.equal(loaded['half'], content['half'])
+        assert list(loaded['state_dict']) == list(content['state_dict'])

@@ -6,7 +6,9 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
+import _needs_mmdet  # noqa: F401
+
+from bucketed_losses.mmdet.engine import safe_load
 
 
 def load_safely(tool: str, path: Path) -> dict[str, Any]:
@@ -16,7 +18,7 @@ def load_safely(tool: str, path: Path) -> dict[str, Any]:
         SystemExit: it is not there, holds more than tensors and plain data, or is no checkpoint; names ``tool``.
     """
     try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        checkpoint = safe_load(path, map_location='cpu')
     except (FileNotFoundError, IsADirectoryError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise SystemExit(f'{tool}: {path} cannot be loaded safely: {error}') from error
     if not isinstance(checkpoint, dict):

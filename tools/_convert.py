@@ -14,7 +14,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from bucketed_losses.engine.conversion import Conversion
+from bucketed_losses.mmdet.engine.conversion import Conversion
 
 
 def run(tool: str, what: str, convert: Callable[..., Conversion], argv: list[str] | None) -> None:

@@ -14,8 +14,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 # Also for configs that do not name the package: registers its modules and lets MMEngine's checkpoints load safely.
-import bucketed_losses
-from bucketed_losses.engine.config_checks import check_files, check_names, check_not_empty
+from bucketed_losses.mmdet import engine
+from bucketed_losses.mmdet.engine.config_checks import check_files, check_names, check_not_empty
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """Override settings as ``--cfg-options`` does."""
     rest = dict(options)
     if 'data_root' in rest:
-        bucketed_losses.engine.replace_data_root(cfg, str(rest.pop('data_root')))
+        engine.replace_data_root(cfg, str(rest.pop('data_root')))
     cfg.merge_from_dict(rest)
 
 
@@ -68,7 +68,7 @@ def runner_from(cfg: Config, loaders: Sequence[str]) -> Runner:
         check_files(cfg, loaders)
     except (KeyError, FileNotFoundError, ValueError) as error:
         raise SystemExit(f'{cfg.filename or "config"}: {error.args[0]}') from error
-    bucketed_losses.engine.launch_on_cpu(cfg)
+    engine.launch_on_cpu(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

@@ -23,7 +23,7 @@ from _runner import add_common_arguments, load_config, runner_from
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from bucketed_losses.evaluation import (
+from bucketed_losses.mmdet.evaluation import (
     CalibrationReport,
     ClassMatches,
     average_precision,
@@ -36,8 +36,8 @@ from bucketed_losses.evaluation import (
     match_detections,
     reliability,
 )
-from bucketed_losses.evaluation.calibration import METHODS
-from bucketed_losses.models.detectors import ScoreCalibration, take_score_threshold
+from bucketed_losses.mmdet.evaluation.calibration import METHODS
+from bucketed_losses.mmdet.models.detectors import ScoreCalibration, take_score_threshold
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -116,7 +116,7 @@ def write_config(config: str, detector: str, two_stage: bool, calibration: Score
     threshold = 'rcnn=dict(score_thr=0.0)' if two_stage else 'score_thr=0.0'
     out.write_text(
         f'"""Written by tools/calibrate.py: scores are precisions, and so is score_thr."""\n\n_base_ = {base!r}\n\n'
-        "custom_imports = dict(imports=['bucketed_losses'])\n"
+        "custom_imports = dict(imports=['bucketed_losses.mmdet'])\n"
         "model = dict(\n    type='CalibratedDetector',\n"
         f'    detector={detector!r},\n    calibration=dict(num_classes={num_classes}, num_knots={num_knots}),\n'
         f'    # Set it as for any detector: 0.5 keeps what is more likely right than wrong.\n'

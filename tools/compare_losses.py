@@ -49,7 +49,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict, DictAction
 from swap_loss import find_config, load
 
-from bucketed_losses.swap import LOSSES, SwapError, swap_loss
+from bucketed_losses.mmdet.swap import LOSSES, SwapError, swap_loss
 
 TOOLS = Path(__file__).resolve().parent
 NOTHING_DETECTED = 'testing results of the whole dataset is empty'  # as MMDetection's metrics say it

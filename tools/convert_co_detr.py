@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from _convert import run
 
-from bucketed_losses.engine.co_detr_checkpoints import convert_co_detr
+from bucketed_losses.mmdet.engine.co_detr_checkpoints import convert_co_detr
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from _convert import run
 
-from bucketed_losses.engine.published_checkpoints import convert_published
+from bucketed_losses.mmdet.engine.published_checkpoints import convert_published
 
 
 def main(argv: list[str] | None = None) -> None:

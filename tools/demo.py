@@ -1,15 +1,19 @@
-"""The main job on the embedded data: train BRS-ATSS on drawn shapes on the CPU, print its AP, leave pictures.
+"""Train BRS-ATSS on drawn shapes on the CPU, print its AP, and leave pictures of the detections and the training.
 
-python tools/demo.py [--work-dir work_dirs/demo] [--processes N] [--cfg-options KEY=VALUE ...]
+python tools/demo.py [--work-dir work_dirs/demo] [--processes N] [--verbose] [--cfg-options KEY=VALUE ...]
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import mmcv
 import torch
@@ -17,14 +21,19 @@ from make_shapes import main as make_shapes
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.dist import collect_results, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from plot_curves import plot_curves
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 from train import build_runner
 from train import parse_args as parse_train_args
 
-from bucketed_losses.datasets.shapes import is_shapes
+from bucketed_losses.mmdet.datasets.shapes import is_shapes
 
 BATCH_SIZE = 8
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,18 +100,79 @@ def draw_detections(samples: list[DetDataSample], thresholds: list[float], meta:
         visualizer.add_datasample('detections', image, sample, pred_score_thr=0.0, out_file=out_file)
 
 
+class Progress(Hook):
+    """A progress bar of the training with the time that is left, and a line for every validation."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn('  {task.description}'), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self.bar = RichProgress(*columns, console=console, transient=True)
+        self.console = console
+        self.ap = math.nan
+
+    def before_train(self, runner: Runner) -> None:
+        self.task = self.bar.add_task('training', total=runner.max_iters)
+        self.bar.start()
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        description = f'epoch {runner.epoch + 1} of {runner.max_epochs}'
+        self.bar.update(self.task, completed=runner.iter + 1, description=description)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self.ap = (metrics or {}).get('coco/bbox_mAP', math.nan)
+        self.console.print(f'  after epoch {runner.epoch} of {runner.max_epochs}: AP {self.ap:.3f}', highlight=False)
+
+    def after_train(self, runner: Runner) -> None:
+        self.bar.stop()
+
+
+@contextmanager
+def output_in(log: Path | None) -> Iterator[None]:
+    """Send what libraries print, log and warn to a file; nothing changes without one.
+
+    If an error occurs, the end of the file is shown.
+    """
+    if log is None:
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open('w') as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            yield
+        except Exception:
+            file.flush()
+            print(''.join(log.read_text().splitlines(keepends=True)[-20:]), file=sys.__stderr__)
+            raise
+        finally:
+            # MMEngine keeps writing to the streams of its first message.
+            for handler in MMLogger.get_current_instance().handlers:
+                if getattr(handler, 'stream', None) is file:
+                    handler.setStream(sys.__stdout__)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--work-dir', default=str(ROOT / 'work_dirs/demo'), help='logs, checkpoints, pictures')
-    parser.add_argument('--processes', type=int, default=1, help='train on so many processes, with torchrun')
+    parser.add_argument(
+        '--work-dir', default=str(ROOT / 'work_dirs/demo'), help='folder for logs, checkpoints, pictures'
+    )
+    parser.add_argument('--processes', type=int, default=1, help='number of training processes, started by torchrun')
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none', help='pytorch: started by torchrun')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
+    parser.add_argument('--verbose', action='store_true', help="show MMEngine's output instead of a progress bar")
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
+    work_dir = Path(args.work_dir)
+    # Only the first process writes to the terminal and to the log.
+    is_first = os.environ.get('RANK', '0') == '0' or args.launcher == 'none'
+    log = None if args.verbose else work_dir / 'demo.log' if is_first else Path(os.devnull)
+    console = Console(file=sys.stdout if is_first else open(os.devnull, 'w'))  # noqa: SIM115, PTH123
 
     data_root = os.environ.setdefault('SHAPES_ROOT', str(ROOT / 'data/shapes'))
     if not is_shapes(data_root):
-        make_shapes([data_root])
+        console.print(f'Drawing the data set in {data_root}', highlight=False)
+        with output_in(log):
+            make_shapes([data_root])
 
     if args.processes > 1 and args.launcher == 'none':
         torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={args.processes}']
@@ -112,21 +182,33 @@ def main(argv: list[str] | None = None) -> None:
     batch_size = max(BATCH_SIZE // int(os.environ.get('WORLD_SIZE', '1')), 1) if args.launcher != 'none' else BATCH_SIZE
     options = ['--cfg-options', f'train_dataloader.batch_size={batch_size}', *args.cfg_options]
     command = [str(CONFIG), '--work-dir', args.work_dir, '--launcher', args.launcher, *options]
-    runner = build_runner(parse_train_args(command))
-    runner.train()
-
-    work_dir = Path(args.work_dir)
-    samples = predict(runner)
-    if not is_main_process():
-        return
-    thresholds = best_f1_thresholds(COCO(f'{data_root}/annotations/val.json'), samples)
-    meta = runner.val_dataloader.dataset.metainfo
-    draw_detections(samples[:8], thresholds, meta, work_dir / 'detections')
-    # Curves of this run alone, whatever else the folder holds.
-    plot_curves({'BRS-ATSS on drawn shapes': [runner.log_dir]}, work_dir / 'curves.png')
+    where = f' (the output of MMEngine is in {log})' if log else ''
+    console.print(f'Training ATSS with Bucketed RS Loss on drawn shapes{where}', highlight=False, soft_wrap=True)
+    progress = Progress(console)
+    with output_in(log):
+        runner = build_runner(parse_train_args(command))
+        if log:
+            runner.register_hook(progress)
+        runner.train()
+        samples = predict(runner)
+        if not is_main_process():
+            return
+        thresholds = best_f1_thresholds(COCO(f'{data_root}/annotations/val.json'), samples)
+        meta = runner.val_dataloader.dataset.metainfo
+        draw_detections(samples[:8], thresholds, meta, work_dir / 'detections')
+        # Curves of this run alone, whatever else the folder holds.
+        plot_curves({'BRS-ATSS on drawn shapes': [runner.log_dir]}, work_dir / 'curves.png')
     drawn = ', '.join(f'{name} {score:.2f}' for name, score in zip(meta['classes'], thresholds, strict=True))
-    print(f'Detections beside ground truth: {work_dir}/detections/*.png (drawn from the score of best F1: {drawn})')
-    print(f'Curves: {work_dir}/curves.png')
+    if log:
+        print(f'AP {progress.ap:.3f} on {len(samples)} validation images')
+    print(f'Detections (right) next to the ground truth (left): {work_dir}/detections/*.png')
+    print(f'  drawn from the score of best F1: {drawn}')
+    print(f'Curves of the losses and of AP: {work_dir}/curves.png')
+    print('Try next: put a ranking loss into a config of MMDetection and see what changes:')
+    print(
+        f'  {Path(sys.executable).parent}/python tools/swap_loss.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py '
+        '--loss brs -o work_dirs/retinanet_brs.py --print-diff'
+    )
 
 
 if __name__ == '__main__':

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bucketed_losses import functional
-from bucketed_losses.evaluation import RankedBatch, watch_ranking_losses
-from bucketed_losses.models.losses import RankingLoss
+from bucketed_losses.mmdet.evaluation import RankedBatch, watch_ranking_losses
+from bucketed_losses.mmdet.models.losses import RankingLoss
 
 
 def _score_based(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:

@@ -12,8 +12,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from bucketed_losses.datasets.shapes import ShapesSpec, make_shapes
-from bucketed_losses.datasets.shapes_formats import shapes_to_cityscapes, shapes_to_lvis
+from bucketed_losses.mmdet.datasets.shapes import ShapesSpec, make_shapes
+from bucketed_losses.mmdet.datasets.shapes_formats import shapes_to_cityscapes, shapes_to_lvis
 
 CONVERTERS = {'lvis': shapes_to_lvis, 'cityscapes': shapes_to_cityscapes}
 

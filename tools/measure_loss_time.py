@@ -27,8 +27,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from train import build_runner, parse_args
 
-from bucketed_losses.models.losses import APLoss, RSLoss
-from bucketed_losses.models.losses.ranking_losses import entry_targets
+from bucketed_losses.mmdet.models.losses import APLoss, RSLoss
+from bucketed_losses.mmdet.models.losses.ranking_losses import entry_targets
 
 TESTS = Path(__file__).resolve().parents[1] / 'tests'
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from _runner import add_common_arguments, load_config, runner_from
 
-from bucketed_losses.evaluation.ranked_batch import RankedBatch, watch_ranking_losses
+from bucketed_losses.mmdet.evaluation.ranked_batch import RankedBatch, watch_ranking_losses
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt

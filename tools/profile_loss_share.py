@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from train import parse_args
 
-from bucketed_losses.models.losses import RankingLoss
+from bucketed_losses.mmdet.models.losses import RankingLoss
 
 LOSS, BACKWARD, STEP = 'ranking losses', '_RankingLossBackward', 'training step'
 

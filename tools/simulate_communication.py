@@ -29,7 +29,7 @@ from profile_loss_share import HeadsOnCOCOSize
 from torch import nn
 
 from bucketed_losses.functional import identity_update, rank_positives
-from bucketed_losses.models.losses import RankingLoss
+from bucketed_losses.mmdet.models.losses import RankingLoss
 from bucketed_losses.step_sums import pieces
 
 

@@ -17,7 +17,7 @@ import _needs_mmdet  # noqa: F401
 from mmengine.config import Config
 from mmengine.utils import get_installed_path, is_installed
 
-from bucketed_losses.swap import LOSSES, Swap, SwapError, swap_loss
+from bucketed_losses.mmdet.swap import LOSSES, Swap, SwapError, swap_loss
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
@@ -44,7 +44,7 @@ def find_config(name: str) -> Path:
 
 
 def _similar(file: Path) -> str:
-    from bucketed_losses.suggestions import nearest
+    from bucketed_losses.mmdet.suggestions import nearest
 
     return nearest(file.name, [other.name for other in file.parent.glob('*') if other.suffix in SUFFIXES])
 

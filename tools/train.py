@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from bucketed_losses.engine import newest_complete_checkpoint, why_incomplete
+from bucketed_losses.mmdet.engine import newest_complete_checkpoint, why_incomplete
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

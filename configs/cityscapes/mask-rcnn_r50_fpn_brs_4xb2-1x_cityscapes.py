@@ -1,6 +1,6 @@
 _base_ = ['mmdet::cityscapes/mask-rcnn_r50_fpn_1x_cityscapes.py', '../_base_/models/rank_based_rcnn.py']
 
-custom_imports = dict(imports=['bucketed_losses'])
+custom_imports = dict(imports=['bucketed_losses.mmdet'])
 custom_hooks = [dict(type='NumClassCheckHook'), dict(type='InvalidLossHook')]
 default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))
 

@@ -7,7 +7,7 @@ MMDetection's Deformable DETR.
 
 _base_ = 'mmdet::deformable_detr/deformable-detr-refine-twostage_r50_16xb2-50e_coco.py'
 
-custom_imports = dict(imports=['bucketed_losses'], allow_failed_imports=False)
+custom_imports = dict(imports=['bucketed_losses.mmdet'], allow_failed_imports=False)
 
 num_dec_layers = 6
 lambda_2 = 2.0

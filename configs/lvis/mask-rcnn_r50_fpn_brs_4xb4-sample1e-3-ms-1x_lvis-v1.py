@@ -1,6 +1,6 @@
 _base_ = ['mmdet::lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1.py', '../_base_/models/rank_based_rcnn.py']
 
-custom_imports = dict(imports=['bucketed_losses'])
+custom_imports = dict(imports=['bucketed_losses.mmdet'])
 custom_hooks = [dict(type='NumClassCheckHook'), dict(type='InvalidLossHook')]
 default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))
 

@@ -1,6 +1,6 @@
 _base_ = 'mmdet::paa/paa_r50_fpn_1x_coco.py'
 
-custom_imports = dict(imports=['bucketed_losses'])
+custom_imports = dict(imports=['bucketed_losses.mmdet'])
 custom_hooks = [dict(type='NumClassCheckHook'), dict(type='InvalidLossHook')]
 default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))
 

@@ -3,7 +3,7 @@
 Loss and head are those of stock ATSS; the anchors have the three scales that ranking-based ATSS was published with.
 """
 
-custom_imports = dict(imports=['bucketed_losses'])
+custom_imports = dict(imports=['bucketed_losses.mmdet'])
 
 model = dict(
     type='ATSS',

@@ -3,7 +3,7 @@
 Heads and losses are those of Co-DETR: focal, L1 and GIoU in the decoder, softmax R-CNN on sampled RoIs, ATSS.
 """
 
-custom_imports = dict(imports=['bucketed_losses'])
+custom_imports = dict(imports=['bucketed_losses.mmdet'])
 
 num_dec_layers = 3
 lambda_2 = 2.0

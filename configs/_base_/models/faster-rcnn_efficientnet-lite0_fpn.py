@@ -3,7 +3,7 @@
 
 _base_ = 'mmdet::_base_/models/faster-rcnn_r50_fpn.py'
 
-custom_imports = dict(imports=['bucketed_losses'])
+custom_imports = dict(imports=['bucketed_losses.mmdet'])
 
 model = dict(
     data_preprocessor=dict(mean=[127.0, 127.0, 127.0], std=[128.0, 128.0, 128.0]),

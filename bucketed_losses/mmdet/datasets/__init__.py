@@ -1,0 +1,18 @@
+"""The two small data sets of the CPU-sized configs, and MMDetection's COCO-format ones with checks."""
+
+from .checked_coco import (
+    CheckedAnnotationsMixin,
+    CheckedCityscapesDataset,
+    CheckedCocoDataset,
+    CheckedLVISV1Dataset,
+)
+from .small_coco import BCCDDataset, ShapesDataset
+
+__all__ = [
+    'BCCDDataset',
+    'CheckedAnnotationsMixin',
+    'CheckedCityscapesDataset',
+    'CheckedCocoDataset',
+    'CheckedLVISV1Dataset',
+    'ShapesDataset',
+]

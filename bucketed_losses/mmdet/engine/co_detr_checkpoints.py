@@ -1,0 +1,88 @@
+"""Co-Deformable-DETR checkpoints of the original repository (MMDetection 2) under the names of this package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from mmdet.models.backbones.swin import swin_converter
+from torch import Tensor
+
+from .conversion import Conversion
+
+# The original's name, as a regular expression, and ours. The first that matches from the start is taken.
+_RENAMES = [
+    (re.compile(pattern), ours)
+    for pattern, ours in (
+        (r'(backbone|neck|rpn_head)\.', r'\1.'),
+        (r'roi_head\.(\d+)\.', r'roi_heads.\1.'),
+        (r'bbox_head\.(\d+)\.', r'dense_heads.\1.'),
+        (r'query_head\.(cls_branches|reg_branches)\.', r'bbox_head.\1.'),
+        (r'query_head\.(query_embedding|downsample)\.', r'\1.'),
+        (r'query_head\.transformer\.level_embeds$', 'level_embed'),
+        (r'query_head\.transformer\.encoder\.layers\.(\d+)\.attentions\.0\.', r'encoder.layers.\1.self_attn.'),
+        (r'query_head\.transformer\.decoder\.layers\.(\d+)\.attentions\.0\.', r'decoder.layers.\1.self_attn.'),
+        (r'query_head\.transformer\.decoder\.layers\.(\d+)\.attentions\.1\.', r'decoder.layers.\1.cross_attn.'),
+        (r'query_head\.transformer\.(encoder|decoder)\.layers\.(\d+)\.ffns\.0\.', r'\1.layers.\2.ffn.'),
+        (r'query_head\.transformer\.(encoder|decoder)\.layers\.(\d+)\.norms\.', r'\1.layers.\2.norms.'),
+        (r'query_head\.transformer\.enc_output\.', 'memory_trans_fc.'),
+        (r'query_head\.transformer\.enc_output_norm\.', 'memory_trans_norm.'),
+        (r'query_head\.transformer\.pos_trans\.', 'pos_trans_fc.'),
+        (r'query_head\.transformer\.pos_trans_norm\.', 'pos_trans_norm.'),
+        (r'query_head\.transformer\.reference_points\.', 'reference_points_fc.'),
+        (r'query_head\.transformer\.aux_pos_trans\.', 'auxiliary_queries.pos_trans_fc.'),
+        (r'query_head\.transformer\.aux_pos_trans_norm\.', 'auxiliary_queries.pos_trans_norm.'),
+        (r'query_head\.transformer\.pos_feats_trans\.', 'auxiliary_queries.feature_trans_fc.'),
+        (r'query_head\.transformer\.pos_feats_norm\.', 'auxiliary_queries.feature_trans_norm.'),
+        (r'query_head\.transformer\.head_pos_embed\.', 'auxiliary_queries.head_embedding.'),
+    )
+]
+_HEAD_EMBEDDING = 'auxiliary_queries.head_embedding.weight'
+# What only Co-DINO has: content queries in the transformer, denoising, a position network and a norm in the decoder.
+_CO_DINO = re.compile(
+    r'query_head\.(label_embedding|transformer\.query_embed|transformer\.decoder\.(ref_point_head|norm\.))'
+)
+
+
+def convert_co_detr(source: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Conversion:
+    """Rename a state dict of the original Co-Deformable-DETR, or of BRS-DETR's fork of it.
+
+    The original's head embedding is one number per auxiliary head, broadcast over the channels; it is repeated over
+    them. Its Swin Transformers are reordered by MMDetection's own ``swin_converter``.
+
+    Args:
+        source: The checkpoint's ``state_dict``.
+        model: ``state_dict()`` of the :class:`~bucketed_losses.mmdet.models.detectors.CoDETR` to be loaded.
+
+    Raises:
+        ValueError: ``source`` is a Co-DINO, already of this package, or no Co-DETR at all.
+    """
+    if dino := sorted(name for name in source if _CO_DINO.match(name)):
+        raise ValueError(
+            f'this is a Co-DINO checkpoint ({dino[0]}), not a Co-Deformable-DETR; its decoder is another one, so it '
+            "cannot be converted: MMDetection's projects/CO-DETR has that detector"
+        )
+    if 'memory_trans_fc.weight' in source:
+        raise ValueError("this checkpoint has this package's names already (memory_trans_fc.weight); load it as it is")
+    if not any(name.startswith('query_head.transformer.') for name in source):
+        raise ValueError(
+            'this is no Co-DETR checkpoint: no name begins with query_head.transformer; the names begin with '
+            f'{sorted({name.split(".")[0] for name in source})}'
+        )
+    conversion = Conversion()
+    for name, value in source.items():
+        ours, value = _converted(name, value)
+        if ours == _HEAD_EMBEDDING and ours in model and value.shape == (model[ours].shape[0], 1):
+            value = value.expand(model[ours].shape).clone()
+        conversion.put(name, ours, value, model)
+    return conversion.finish(model)
+
+
+def _converted(name: str, value: Tensor) -> tuple[str | None, Tensor]:
+    """Our name, or None if there is none, and the value in our order."""
+    if re.match(r'backbone\.(layers\.\d+\.(blocks|downsample)|patch_embed)\.', name):  # a Swin Transformer
+        return next(iter(swin_converter({name.removeprefix('backbone.'): value}).items()))
+    for pattern, ours in _RENAMES:
+        if pattern.match(name):
+            return pattern.sub(ours, name, count=1), value
+    return None, value

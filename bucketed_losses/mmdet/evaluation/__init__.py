@@ -1,0 +1,38 @@
+"""What detections are worth: matches with the ground truth, calibration of their scores, ranks of a batch."""
+
+from .calibration import (
+    CalibrationReport,
+    calibrated,
+    calibration_errors,
+    cross_validated,
+    fit_calibration,
+    reliability,
+)
+from .matches import (
+    ClassMatches,
+    CollectDetections,
+    average_precision,
+    coco_file,
+    load_annotations,
+    match_detections,
+    precision_recall,
+)
+from .ranked_batch import RankedBatch, watch_ranking_losses
+
+__all__ = [
+    'CalibrationReport',
+    'ClassMatches',
+    'CollectDetections',
+    'RankedBatch',
+    'average_precision',
+    'calibrated',
+    'calibration_errors',
+    'coco_file',
+    'cross_validated',
+    'fit_calibration',
+    'load_annotations',
+    'match_detections',
+    'precision_recall',
+    'reliability',
+    'watch_ranking_losses',
+]

@@ -1,0 +1,184 @@
+"""Scores that mean something: maps from score to precision, fitted on matched detections, and how wrong scores are.
+
+D-ECE, here on the score alone: Kueppers et al., Multivariate Confidence Calibration for Object Detection, CVPR
+Workshops 2020. LaECE: Oksuz et al., Towards Building Self-Aware Object Detectors via Reliable Uncertainty
+Quantification and Calibration, CVPR 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from ..models.detectors.calibrated_detector import ScoreCalibration
+from .matches import ClassMatches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+METHODS = ('isotonic', 'platt')
+# Knots of a Platt map, evenly spread over the logits it was fitted on.
+_PLATT_KNOTS = 201
+
+
+class CalibrationReport(NamedTuple):
+    """Calibration errors, 0 at best.
+
+    Attributes:
+        d_ece: Over bins of all detections, the mean distance between score and precision.
+        la_ece: The mean over classes of the distance between score and precision times mean IoU.
+    """
+
+    d_ece: float
+    la_ece: float
+
+
+def fit_calibration(
+    matches: Sequence[ClassMatches], method: str = 'isotonic', min_matches: int = 50
+) -> tuple[ScoreCalibration, list[bool]]:
+    """Fit a map from score to precision for each class.
+
+    Args:
+        matches: Per class, from :func:`~bucketed_losses.mmdet.evaluation.match_detections`.
+        method: 'isotonic', scikit-learn's isotonic regression; or 'platt', its logistic regression on the logit.
+        min_matches: A class with fewer right or fewer wrong detections takes the map of all classes together.
+
+    Returns:
+        The maps, and for each class whether it has one of its own.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+        ValueError: an unknown method; or no right or no wrong detection at all.
+    """
+    if method not in METHODS:
+        raise ValueError(f'method must be one of {", ".join(METHODS)}, got {method!r}')
+    scores = np.concatenate([m.scores for m in matches])
+    correct = np.concatenate([m.correct for m in matches])
+    if correct.all() or not correct.any():
+        raise ValueError(
+            f'{int(correct.sum())} of {len(correct)} detections are right: a map from score to precision needs both '
+            'right and wrong ones; is this the checkpoint of this config?'
+        )
+    fit = _isotonic if method == 'isotonic' else _platt
+    pooled = fit(scores, correct)
+    own = [min(m.correct.sum(), (~m.correct).sum()) >= min_matches for m in matches]
+    maps = [fit(m.scores, m.correct) if mine else pooled for m, mine in zip(matches, own, strict=True)]
+    num_knots = max(len(knots) for knots, _ in maps)
+    calibration = ScoreCalibration(len(matches), num_knots)
+    for row, (knots, values) in enumerate(maps):
+        missing = num_knots - len(knots)
+        calibration.knots[row] = torch.from_numpy(np.pad(knots, (0, missing), mode='edge'))
+        calibration.values[row] = torch.from_numpy(np.pad(values, (0, missing), mode='edge'))
+    return calibration, [bool(mine) for mine in own]
+
+
+def _isotonic(scores: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    isotonic, _ = _scikit_learn()
+    regression = isotonic(y_min=0, y_max=1, increasing=True, out_of_bounds='clip').fit(scores, correct.astype(float))
+    knots, values = regression.X_thresholds_.astype(np.float64), regression.y_thresholds_.astype(np.float64)
+    return (knots, values) if len(knots) > 1 else (np.array([0.0, 1.0]), np.repeat(values, 2))
+
+
+def _platt(scores: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    _, logistic = _scikit_learn()
+    clipped = scores.clip(1e-7, 1 - 1e-7)
+    logits = np.log(clipped / (1 - clipped))
+    regression = logistic(C=1e6).fit(logits[:, None], correct)
+    slope, offset = float(regression.coef_[0, 0]), float(regression.intercept_[0])
+    if slope <= 0:
+        raise ValueError(
+            f'the fitted slope is {slope:.3g}: precision does not rise with the score; is this the checkpoint '
+            'of this config?'
+        )
+    points = np.linspace(logits.min(), logits.max(), _PLATT_KNOTS)
+    return 1 / (1 + np.exp(-points)), 1 / (1 + np.exp(-(slope * points + offset)))
+
+
+def _scikit_learn() -> tuple[Callable, Callable]:
+    try:
+        from sklearn.isotonic import IsotonicRegression
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise ImportError('calibration needs scikit-learn: pip install "bucketed-losses[mmdet]"') from error
+    return IsotonicRegression, LogisticRegression
+
+
+def reliability(
+    scores: np.ndarray, correct: np.ndarray, num_bins: int = 25
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean score, precision and number of detections of equally wide bins of the score; NaN in empty bins.
+
+    Args:
+        scores: ``(n,)`` in [0, 1].
+        correct: ``(n,)`` bool, or any quantity whose mean scores should equal.
+        num_bins: Bins between 0 and 1.
+    """
+    bins = np.minimum((scores * num_bins).astype(int), num_bins - 1)
+    count = np.bincount(bins, minlength=num_bins).astype(float)
+    with np.errstate(invalid='ignore'):
+        return (
+            np.bincount(bins, scores, num_bins) / count,
+            np.bincount(bins, correct.astype(float), num_bins) / count,
+            count,
+        )
+
+
+def calibrated(matches: Sequence[ClassMatches], calibration: ScoreCalibration) -> list[ClassMatches]:
+    """The matches with mapped scores."""
+    return [
+        m._replace(scores=calibration(torch.from_numpy(m.scores), torch.full((len(m.scores),), label)).numpy())
+        for label, m in enumerate(matches)
+    ]
+
+
+def cross_validated(
+    matches: Sequence[ClassMatches], method: str = 'isotonic', min_matches: int = 50, folds: int = 5
+) -> list[ClassMatches]:
+    """The matches with scores that maps fitted on other images gave them: what a fit does to data it has not seen.
+
+    Args:
+        matches, method, min_matches: As for :func:`fit_calibration`.
+        folds: Parts into which the images are divided.
+    """
+    images = np.unique(np.concatenate([m.images for m in matches]))
+    if len(images) < folds:
+        raise ValueError(f'cross-validation needs at least {folds} images with detections, got {len(images)}')
+    parts = np.array_split(np.random.default_rng(0).permutation(images), folds)
+    held_out = []
+    for part in parts:
+        inside = [np.isin(m.images, part) for m in matches]
+        others = [_subset(m, ~where) for m, where in zip(matches, inside, strict=True)]
+        calibration, _ = fit_calibration(others, method, min_matches)
+        held_out.append(calibrated([_subset(m, where) for m, where in zip(matches, inside, strict=True)], calibration))
+    return [_joined(of_class) for of_class in zip(*held_out, strict=True)]
+
+
+def _joined(parts: Sequence[ClassMatches]) -> ClassMatches:
+    scores, correct, ious, images = (np.concatenate([part[column] for part in parts]) for column in range(4))
+    return ClassMatches(scores, correct, ious, images, parts[0].num_objects)
+
+
+def _subset(matches: ClassMatches, where: np.ndarray) -> ClassMatches:
+    scores, correct, ious, images, num_objects = matches
+    return ClassMatches(scores[where], correct[where], ious[where], images[where], num_objects)
+
+
+def calibration_errors(matches: Sequence[ClassMatches], num_bins: int = 25) -> CalibrationReport:
+    """D-ECE of all detections, and LaECE, the mean over the classes that have detections.
+
+    D-ECE ``= sum_j |D_j| / |D| * |mean score_j - precision_j|``; LaECE of a class the same with
+    ``precision_j * mean IoU_j`` of the right detections in the bin instead of ``precision_j``.
+    """
+
+    def error(scores: np.ndarray, quality: np.ndarray) -> float:
+        confidence, mean, count = reliability(scores, quality, num_bins)
+        return float(np.nansum(count * np.abs(confidence - mean)) / max(len(scores), 1))
+
+    scores = np.concatenate([m.scores for m in matches])
+    correct = np.concatenate([m.correct for m in matches])
+    # precision * mean IoU of the right ones = mean over all of IoU where right, 0 elsewhere.
+    by_class = [error(m.scores, np.where(m.correct, m.ious, 0.0)) for m in matches if len(m.scores)]
+    return CalibrationReport(error(scores, correct), float(np.mean(by_class)))

@@ -1,0 +1,69 @@
+"""ATSS as an auxiliary head of Co-DETR."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmdet.models.dense_heads import ATSSHead
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmdet.utils import InstanceList
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from .rank_based_atss_head import RankBasedATSSHead
+
+if TYPE_CHECKING:
+    from mmdet.models.dense_heads import ATSSHead as _Host
+else:
+    _Host = object
+
+
+class CoATSSHeadMixin(_Host):
+    """Put before an ``ATSSHead``: it hands out its anchors with the targets and features they were trained on."""
+
+    log_name = 'atss'
+
+    def get_targets(self, *args: Any, **kwargs: Any) -> tuple:
+        targets = super().get_targets(*args, **kwargs)
+        self._assigned = targets[:4]  # read and cleared below, within the same step
+        return targets
+
+    def loss_and_candidates(
+        self, x: tuple[Tensor, ...], batch_data_samples: SampleList
+    ) -> tuple[dict[str, Tensor], InstanceList]:
+        """The head's losses, and per image what :func:`~.draw_auxiliary_queries` takes.
+
+        Args:
+            x: Feature maps ``(batch, channels, H, W)``, one per level of the anchors.
+            batch_data_samples: With ground truth.
+        """
+        losses = self.loss(x, batch_data_samples)
+        levels = self.__dict__.pop('_assigned')
+        features = torch.cat([level.flatten(2).transpose(1, 2) for level in x], dim=1)
+        candidates = []
+        for image, image_features in enumerate(features):
+            # ATSS regresses decoded boxes: its targets are the ground truth itself.
+            anchors, labels, label_weights, bbox_targets = (torch.cat([t[image] for t in level]) for level in levels)
+            candidates.append(
+                InstanceData(
+                    priors=anchors,
+                    labels=labels,
+                    label_weights=label_weights,
+                    bbox_targets=bbox_targets,
+                    # Anchors at one location lie next to each other and share its feature.
+                    features=image_features.repeat_interleave(len(anchors) // len(image_features), dim=0),
+                )
+            )
+        return losses, candidates
+
+
+@MODELS.register_module()
+class CoATSSHead(CoATSSHeadMixin, ATSSHead):
+    """``ATSSHead`` as an auxiliary head of :class:`~bucketed_losses.mmdet.models.detectors.CoDETR`."""
+
+
+@MODELS.register_module()
+class RankBasedCoATSSHead(CoATSSHeadMixin, RankBasedATSSHead):
+    """``RankBasedATSSHead`` as an auxiliary head of :class:`~bucketed_losses.mmdet.models.detectors.CoDETR`."""

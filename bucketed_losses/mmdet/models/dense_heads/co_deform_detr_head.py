@@ -1,0 +1,268 @@
+"""The query head of Co-Deformable-DETR, and the same trained with ranking losses (BRS-DETR)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from mmdet.models.dense_heads import DeformableDETRHead
+from mmdet.models.layers import inverse_sigmoid
+from mmdet.models.losses import QualityFocalLoss
+from mmdet.models.utils import rename_loss_dict, reweight_loss_dict
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
+from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
+from torch import Tensor, nn
+
+from ....processes import num_processes
+from ..losses import ImageRows, RankingLoss, check_ranks, prior_logit, self_balance
+from ..losses.box_weighting import at_least_float32
+
+
+class QueryTargets(NamedTuple):
+    """What queries are to predict.
+
+    Attributes:
+        labels: ``(batch, n)`` class indices, ``num_classes`` for background.
+        weights: ``(batch, n)``, 0 for queries that train nothing.
+        boxes: ``(batch, n, 4)`` ground truth of the positives, normalised cx cy w h.
+    """
+
+    labels: Tensor
+    weights: Tensor
+    boxes: Tensor
+
+
+@MODELS.register_module()
+class CoDeformDETRHead(DeformableDETRHead):
+    """``DeformableDETRHead`` that looks forward twice and can be trained on queries whose targets are known.
+
+    In MMDetection's own ``DeformableDETR`` it is a drop-in for ``DeformableDETRHead``. Logs the parts of the last
+    decoder layer without a prefix, of the others as ``d0.loss_cls`` and so on, of encoder proposals as ``enc.…``.
+
+    Args:
+        look_forward_twice: Let the gradient of a layer's boxes reach the layer before as well, as DINO does. The
+            values are the same either way.
+        lambda_1: Weight of the auxiliary queries' losses, Eq. 15.
+        args, kwargs: As for :class:`mmdet.models.DeformableDETRHead`.
+    """
+
+    def __init__(self, *args: Any, look_forward_twice: bool = True, lambda_1: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Branches are shared exactly when boxes are not refined from layer to layer: nothing to look back at.
+        self.look_forward_twice = look_forward_twice and not self.share_pred_layer
+        self.lambda_1 = lambda_1
+
+    def forward(self, hidden_states: Tensor, references: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Predictions of every decoder layer.
+
+        Args:
+            hidden_states: ``(num_layers, batch, n, embed_dims)``.
+            references: ``num_layers + 1`` times ``(batch, n, 4)`` (or 2, for the first), normalised; the boxes that
+                each layer starts from, the last not being read.
+
+        Returns:
+            Logits ``(num_layers, batch, n, num_classes)`` and boxes ``(num_layers, batch, n, 4)``, cx cy w h.
+        """
+        logits, boxes = [], []
+        refined: Tensor | None = None  # the box that the layer before came to, with its gradient
+        for layer, hidden in enumerate(hidden_states):
+            offsets = self.reg_branches[layer](hidden)
+            logits.append(self.cls_branches[layer](hidden))
+            boxes.append(_move(references[layer] if refined is None else refined, offsets))
+            if self.look_forward_twice:
+                refined = _move(references[layer], offsets)
+        return torch.stack(logits), torch.stack(boxes)
+
+    def loss(
+        self,
+        hidden_states: Tensor,
+        references: list[Tensor],
+        enc_outputs_class: Tensor | None,
+        enc_outputs_coord: Tensor | None,
+        batch_data_samples: SampleList,
+        enc_outputs_valid: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of the matched queries; arguments as for ``DeformableDETRHead``, and one more.
+
+        Args:
+            enc_outputs_valid: ``(batch, num_locations)`` bool, False where a location holds no proposal: in the padding
+                and at the border of the image. Those train nothing. None: all do, as in ``DeformableDETR``.
+        """
+        logits, boxes = self(hidden_states, references)
+        return self.loss_by_feat(
+            logits,
+            boxes,
+            enc_outputs_class,
+            enc_outputs_coord,
+            [sample.gt_instances for sample in batch_data_samples],
+            [sample.metainfo for sample in batch_data_samples],
+            enc_valid=enc_outputs_valid,
+        )
+
+    def loss_by_feat(
+        self,
+        all_layers_cls_scores: Tensor,
+        all_layers_bbox_preds: Tensor,
+        enc_cls_scores: Tensor | None,
+        enc_bbox_preds: Tensor | None,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: OptInstanceList = None,
+        enc_valid: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses by log name; arguments as for ``DeformableDETRHead``. Ground truth to ignore is not read."""
+        losses: dict[str, Tensor] = {}
+        if enc_cls_scores is not None and enc_bbox_preds is not None:
+            # The first class stands for "object" in the encoder, as in Deformable DETR.
+            objects = copy.deepcopy(batch_gt_instances)
+            for image in objects:
+                image.labels = torch.zeros_like(image.labels)
+            targets = self.match(enc_cls_scores, enc_bbox_preds, objects, batch_img_metas)
+            if enc_valid is not None:
+                targets = targets._replace(weights=targets.weights * enc_valid)
+            losses |= rename_loss_dict(
+                'enc.', self.query_losses(enc_cls_scores, enc_bbox_preds, targets, batch_img_metas)
+            )
+        for layer, (logits, boxes) in enumerate(zip(all_layers_cls_scores, all_layers_bbox_preds, strict=True)):
+            targets = self.match(logits, boxes, batch_gt_instances, batch_img_metas)
+            prefix = _layer_prefix(layer, len(all_layers_cls_scores))
+            losses |= rename_loss_dict(prefix, self.query_losses(logits, boxes, targets, batch_img_metas))
+        return losses
+
+    def auxiliary_loss(
+        self, hidden_states: Tensor, references: list[Tensor], targets: QueryTargets, batch_img_metas: list[dict]
+    ) -> dict[str, Tensor]:
+        """Losses of one group of auxiliary queries, times ``lambda_1``; every decoder layer has the same targets."""
+        losses: dict[str, Tensor] = {}
+        layers = list(zip(*self(hidden_states, references), strict=True))
+        for layer, (logits, boxes) in enumerate(layers):
+            parts = reweight_loss_dict(self.query_losses(logits, boxes, targets, batch_img_metas), self.lambda_1)
+            losses |= rename_loss_dict(_layer_prefix(layer, len(layers)), parts)
+        return losses
+
+    @property
+    def fewest_positives(self) -> float:
+        """What the mean number of positives per process counts as at least, as in DETR."""
+        return 1.0
+
+    def match(
+        self, logits: Tensor, boxes: Tensor, batch_gt_instances: InstanceList, batch_img_metas: list[dict]
+    ) -> QueryTargets:
+        """One-to-one targets by the head's assigner: shapes as for :meth:`query_losses`."""
+        labels, weights, target_boxes, *_ = self.get_targets(
+            list(logits.detach()), list(boxes.detach()), batch_gt_instances, batch_img_metas
+        )
+        return QueryTargets(torch.stack(labels), torch.stack(weights), torch.stack(target_boxes))
+
+    def query_losses(
+        self, logits: Tensor, boxes: Tensor, targets: QueryTargets, batch_img_metas: list[dict]
+    ) -> dict[str, Tensor]:
+        """Losses of one set of predictions, Eq. 16: the classification, ``loss_bbox`` and ``loss_iou``.
+
+        Args:
+            logits: ``(batch, n, num_classes)``.
+            boxes: ``(batch, n, 4)``, normalised cx cy w h.
+            targets: Of the same predictions.
+            batch_img_metas: With ``img_shape``, ``(height, width)``.
+        """
+        logits, boxes = at_least_float32(logits).flatten(0, 1), at_least_float32(boxes)
+        sizes = boxes.new_tensor([meta['img_shape'][1::-1] * 2 for meta in batch_img_metas])[:, None]
+        target_boxes = targets.boxes.to(boxes)
+        pixels, target_pixels = ((bbox_cxcywh_to_xyxy(some) * sizes).flatten(0, 1) for some in (boxes, target_boxes))
+        labels, weights = targets.labels.flatten(), targets.weights.flatten()
+        positive = (labels < self.num_classes) & (weights > 0)
+        ious = bbox_overlaps(pixels.detach(), target_pixels, is_aligned=True)
+        num_local = positive.sum().to(boxes.dtype)
+        num_pos = reduce_mean(num_local).clamp(min=self.fewest_positives)
+        avg_factor = num_pos if self.sync_cls_avg_factor else num_local.clamp(min=1)
+        box_weights = positive[:, None].expand(-1, 4).to(boxes.dtype)
+        losses = self.classification_losses(logits, labels, ious, weights, avg_factor, len(batch_img_metas))
+        losses['loss_bbox'] = self.loss_bbox(
+            boxes.flatten(0, 1), target_boxes.flatten(0, 1), box_weights, avg_factor=num_pos
+        )
+        losses['loss_iou'] = self.loss_iou(pixels, target_pixels, box_weights, avg_factor=num_pos)
+        return losses
+
+    def classification_losses(
+        self, logits: Tensor, labels: Tensor, ious: Tensor, weights: Tensor, avg_factor: Tensor, num_images: int
+    ) -> dict[str, Tensor]:
+        """``loss_cls`` of ``(n, num_classes)`` logits, image after image; ``ious (n,)`` are those of positives, or
+        anything."""
+        target = (labels, ious) if isinstance(self.loss_cls, QualityFocalLoss) else labels
+        return {'loss_cls': self.loss_cls(logits, target, weights, avg_factor=avg_factor)}
+
+
+@MODELS.register_module()
+class RankBasedCoDeformDETRHead(CoDeformDETRHead):
+    """``CoDeformDETRHead`` trained with a ranking loss, Eq. 17: BRS-DETR's query head.
+
+    The logits of one decoder layer (or of the encoder's proposals, or of one group of auxiliary queries) of all images
+    are ranked together, positives labelled by the IoU of their predicted box. A loss that balances itself scales L1
+    and GIoU to its own value, so their weights cancel. Logs ``loss_rank`` and ``loss_sort`` in place of ``loss_cls``.
+
+    The classifiers' biases start at 0, not at MMDetection's prior probability, as in all heads of this package.
+
+    Args:
+        loss_cls: Config of one of this package's ranking losses.
+        score_prior: The probability, for the classification costs of matching, of a logit of 0; in (0, 1). Those costs
+            read logits as focal loss does, and their published weight was chosen for logits that start there.
+        args, kwargs: As for :class:`CoDeformDETRHead`.
+
+    Raises:
+        ValueError: when built with a loss that does not rank, or a ``score_prior`` that is no probability.
+    """
+
+    def __init__(self, *args: Any, loss_cls: dict, score_prior: float = 0.01, **kwargs: Any) -> None:
+        super().__init__(*args, loss_cls=loss_cls, **kwargs)
+        check_ranks(self, instead="type='CoDeformDETRHead'")
+        self.score_shift = prior_logit(self, score_prior)
+
+    @property
+    def fewest_positives(self) -> float:
+        # One of the whole batch, where the processes share it.
+        return 1 / num_processes(self.loss_cls.group)
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        for branch in self.cls_branches:
+            nn.init.zeros_(branch.bias)
+
+    def match(
+        self, logits: Tensor, boxes: Tensor, batch_gt_instances: InstanceList, batch_img_metas: list[dict]
+    ) -> QueryTargets:
+        return super().match(logits + self.score_shift, boxes, batch_gt_instances, batch_img_metas)
+
+    def query_losses(
+        self, logits: Tensor, boxes: Tensor, targets: QueryTargets, batch_img_metas: list[dict]
+    ) -> dict[str, Tensor]:
+        losses = super().query_losses(logits, boxes, targets, batch_img_metas)
+        if self.loss_cls.self_balancing:
+            ranking = [losses[name] for name in RankingLoss.PARTS if name in losses]
+            shared = self.loss_cls.shared
+            losses |= {name: self_balance(losses[name], ranking, shared) for name in ('loss_bbox', 'loss_iou')}
+        return losses
+
+    def classification_losses(
+        self, logits: Tensor, labels: Tensor, ious: Tensor, weights: Tensor, avg_factor: Tensor, num_images: int
+    ) -> dict[str, Tensor]:
+        images = None
+        if self.loss_cls.needs_images:
+            rows = torch.arange(num_images, device=labels.device).repeat_interleave(len(labels) // num_images)
+            images = ImageRows(rows, num_images)
+        return self.loss_cls(logits, (labels, ious), weight=weights, images=images)
+
+
+def _move(reference: Tensor, offsets: Tensor) -> Tensor:
+    """Boxes ``(..., 4)`` from offsets to the inverse sigmoid of a reference box, or of a reference point."""
+    start = inverse_sigmoid(reference)
+    if start.shape[-1] == 2:
+        start = torch.cat([start, torch.zeros_like(start)], dim=-1)
+    return (offsets + start).sigmoid()
+
+
+def _layer_prefix(layer: int, num_layers: int) -> str:
+    """MMDetection's habit: the last decoder layer has no prefix."""
+    return '' if layer == num_layers - 1 else f'd{layer}.'

@@ -1,0 +1,55 @@
+"""DR Loss in MMDetection's registry."""
+
+from __future__ import annotations
+
+import math
+
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from .... import functional
+from .ranking_losses import RankingLoss
+
+
+@MODELS.register_module()
+class DRLoss(RankingLoss):
+    """DR Loss, :func:`bucketed_losses.functional.dr_loss`; log name ``loss_cls``. Box losses keep their weight.
+
+    Args:
+        margin, positive_temperature, negative_temperature, smoothness, scale: As for the function.
+        loss_weight: Factor on the loss.
+        use_sigmoid: Must be True.
+        scope: 'batch' or 'image'; distributions over several processes are not supported.
+    """
+
+    PARTS = ('loss_cls',)
+    SCOPES = ('batch', 'image')
+    balances_itself = False
+    needs_ious = False
+
+    def __init__(
+        self,
+        margin: float = 0.5,
+        positive_temperature: float = 1.0,
+        negative_temperature: float = 0.1 / math.log(3.5),
+        smoothness: float = 6.0,
+        scale: float = 4.0,
+        loss_weight: float = 1.0,
+        use_sigmoid: bool = True,
+        scope: str = 'batch',
+    ) -> None:
+        super().__init__(0.0, loss_weight, False, use_sigmoid, scope)
+        self.settings = dict(
+            margin=margin,
+            positive_temperature=positive_temperature,
+            negative_temperature=negative_temperature,
+            smoothness=smoothness,
+            scale=scale,
+        )
+
+    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
+        return {'loss_cls': functional.dr_loss(logits, targets, **self.settings)}
+
+    def extra_repr(self) -> str:
+        values = ', '.join(f'{name}={value:g}' for name, value in self.settings.items())
+        return f'{values}, loss_weight={self.loss_weight}, scope={self.scope!r}'

@@ -1,0 +1,295 @@
+"""AP, Bucketed AP, RS and Bucketed RS Loss in MMDetection's registry."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from mmdet.models.losses import accuracy
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from .... import functional, step_sums
+
+
+class ImageRows(NamedTuple):
+    """Which image each row of a batch belongs to.
+
+    Attributes:
+        image: ``(n,)`` int64.
+        num_images: Images in the batch, those without a row included.
+    """
+
+    image: Tensor
+    num_images: int
+
+
+class RankingLoss(nn.Module):
+    """What the four losses share: MMDetection's interface around :mod:`bucketed_losses.functional`.
+
+    The classifier has one sigmoid per class and no background column; all ``(prediction, class)`` entries of the batch
+    are ranked together. Heads that know MMDetection's ``custom_cls_channels`` interface (``BBoxHead`` and its
+    subclasses) ask the loss for the number of channels, the activation and the accuracy.
+
+    Args:
+        delta: Half-width of the smoothed step H of Eq. 2, in logits.
+        loss_weight: Factor on every returned part.
+        scope: What is ranked together. 'batch': the images of this process, as published. 'global': those of all
+            processes of a distributed run, exactly, at the price of O(P) communication; the box losses of this
+            package's heads are then normalised and balanced over all processes too, so that a step is what one process
+            with the whole batch would do. 'image': each image alone; the loss is the mean over images, those without
+            positives counting 0, as if every image had a process of its own.
+        self_balancing: Whether heads of this package scale their box loss to the size of this loss
+            (:func:`~bucketed_losses.mmdet.models.losses.self_balance`); by nature of the loss if None.
+        use_sigmoid: Must be True; accepted because MMDetection's dense heads read it from the loss's config.
+    """
+
+    PARTS: tuple[str, ...] = ('loss_rank', 'loss_sort')
+    SCOPES: tuple[str, ...] = ('batch', 'global', 'image')
+    balances_itself: bool
+    needs_ious: bool
+    localizes = False  # whether it is the boxes' loss, too
+    custom_cls_channels = True
+    custom_activation = True
+    custom_accuracy = True
+
+    def __init__(
+        self,
+        delta: float,
+        loss_weight: float = 1.0,
+        self_balancing: bool | None = None,
+        use_sigmoid: bool = True,
+        scope: str = 'batch',
+    ) -> None:
+        super().__init__()
+        if scope not in self.SCOPES:
+            raise ValueError(f'{type(self).__name__}: scope must be one of {", ".join(self.SCOPES)}, got {scope!r}')
+        if not use_sigmoid:
+            raise ValueError(
+                f'{type(self).__name__}: use_sigmoid must be True, got {use_sigmoid}; ranking losses score every '
+                'class with a sigmoid of its own and have no background column'
+            )
+        self.delta = delta
+        self.loss_weight = loss_weight
+        self.self_balancing = self.balances_itself if self_balancing is None else self_balancing
+        self.use_sigmoid = use_sigmoid
+        self.scope = scope
+
+    @property
+    def group(self) -> Any:
+        """The process group that is ranked together, or None for this process alone."""
+        shared = self.scope == 'global' and dist.is_available() and dist.is_initialized()
+        return dist.group.WORLD if shared else None
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether ``forward`` reads ``images``: heads need not make them otherwise."""
+        return self.scope == 'image'
+
+    @property
+    def shared(self) -> bool:
+        """Whether the batches of all processes are one: heads then share their box losses, too."""
+        return self.group is not None
+
+    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
+        """The parts of the loss by log name, before ``loss_weight``.
+
+        Args:
+            logits: ``(n, num_classes)``.
+            targets: ``(n, num_classes)``, see :func:`entry_targets`.
+            positives: indices of the positives among the flattened logits, if known.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor | tuple[Tensor, Tensor],
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+        positive: Tensor | None = None,
+        images: ImageRows | None = None,
+    ) -> dict[str, Tensor]:
+        """Rank all entries of ``pred`` together.
+
+        Args:
+            pred: ``(n, num_classes)`` logits.
+            target: ``(labels, ious)`` as ``QualityFocalLoss`` takes it, or the labels alone (every IoU 1, which is all
+                that the AP losses use). Labels ``(n,)`` int64 in ``[0, num_classes]``, ``num_classes`` being
+                background; IoUs ``(n,)`` in [0, 1] of each positive's predicted box with its ground truth, not read
+                for background. A positive with IoU 0 stays a positive.
+            weight: ``(n,)`` or ``(n, num_classes)``; entries with weight 0 are ignored, other values do not matter.
+            avg_factor: Accepted for MMDetection's interface and not used: ranking losses are means over positives.
+            reduction_override: None, 'mean' or 'sum', which are all the same here. 'none' is refused.
+            positive: ``(num_pos,)`` int64 rows of the positives that are not ignored, if the caller knows them: spares
+                an accelerator a wait.
+            images: The images of the rows; read, and needed, where the scope is 'image'.
+
+        Returns:
+            Scalars by log name: ``loss_rank`` and, for RS losses, ``loss_sort``.
+        """
+        self._check_reduction(reduction_override)
+        labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
+        targets = entry_targets(pred, labels, ious, weight)
+        if self.needs_images:
+            losses = self._rank_images(pred, targets, images)
+        else:
+            if positive is not None:
+                positive = positive * pred.size(1) + labels[positive]
+            losses = self.rank(pred, targets, positive)
+        return {name: self.loss_weight * value for name, value in losses.items()}
+
+    def _check_reduction(self, reduction_override: str | None) -> None:
+        if reduction_override not in (None, 'mean', 'sum'):
+            raise ValueError(
+                f'{type(self).__name__}: reduction_override must be None, "mean" or "sum", got {reduction_override!r}; '
+                'a ranking loss compares entries with each other and has no value per entry'
+            )
+
+    def _rank_images(self, pred: Tensor, targets: Tensor, images: ImageRows | None) -> dict[str, Tensor]:
+        if images is None:
+            raise ValueError(
+                f"{type(self).__name__}: scope='image' needs the image of every row; give images=ImageRows(image, "
+                'num_images), or use a head of this package'
+            )
+        rows = [(images.image == image).nonzero().squeeze(1) for image in range(images.num_images)]
+        losses = [self.rank(pred[of_image], targets[of_image]) for of_image in rows]
+        return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        """Channels of the classifier: one per class, none for background."""
+        return num_classes
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """Scores ``(n, num_classes + 1)`` of logits ``(n, num_classes)``; the last column, background, is 0.
+
+        MMDetection's box heads drop that column before NMS and its dense heads never keep a score of 0.
+        """
+        return torch.cat([cls_score.sigmoid(), cls_score.new_zeros(len(cls_score), 1)], dim=1)
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Share of positives, in percent, whose highest logit is their class's, as ``acc_classes``."""
+        positive = ((labels >= 0) & (labels < cls_score.size(1))).nonzero().squeeze(1)
+        return accuracy_of_positives(cls_score, labels, positive)
+
+    def extra_repr(self) -> str:
+        return (
+            f'delta={self.delta}, loss_weight={self.loss_weight}, self_balancing={self.self_balancing}, '
+            f'scope={self.scope!r}'
+        )
+
+
+def accuracy_of_positives(cls_score: Tensor, labels: Tensor, positive: Tensor) -> dict[str, Tensor]:
+    """``acc_classes``, see :meth:`RankingLoss.get_accuracy`, for known rows ``positive (num_pos,)``."""
+    return {'acc_classes': accuracy(cls_score[positive], labels[positive])}
+
+
+def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Tensor | None) -> Tensor:
+    """Targets as :mod:`bucketed_losses.functional` takes them, one per (prediction, class) entry.
+
+    Args:
+        pred: ``(n, num_classes)`` logits.
+        labels: ``(n,)`` class indices, ``num_classes`` for background.
+        ious: ``(n,)``, or None for 1 everywhere.
+        weight: ``(n,)`` or ``(n, num_classes)``, 0 for ignored entries; or None.
+
+    Returns:
+        ``(n, num_classes)`` float32 or float64.
+    """
+    if pred.dim() != 2:
+        raise ValueError(f'pred must have the shape (n, num_classes), got {tuple(pred.shape)}')
+    num, num_classes = pred.shape
+    for name, value in (('labels', labels), ('ious', ious)):
+        if value is not None and value.shape != (num,):
+            raise ValueError(f'{name} must have the shape ({num},), one per row of pred, got {tuple(value.shape)}')
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(f'labels must be class indices of an integer dtype, got {labels.dtype}')
+    if step_sums.on_cpu(labels) and num and not (int(labels.min()) >= 0 and int(labels.max()) <= num_classes):
+        raise ValueError(
+            f'labels must lie in [0, {num_classes}] for pred with {num_classes} classes ({num_classes} is background), '
+            f'got values from {int(labels.min())} to {int(labels.max())}; a classifier for a ranking loss has no '
+            'background column'
+        )
+    dtype = torch.float64 if pred.dtype == torch.float64 else torch.float32
+    if ious is None:
+        quality = torch.ones(num, dtype=dtype, device=pred.device)
+    else:
+        # The published code turns a positive whose IoU is 0 into a negative; here it stays what it was assigned.
+        quality = ious.detach().to(dtype).clamp(torch.finfo(dtype).eps, 1)
+    # One entry more, which all of the background write to: no host synchronisation to find the positives.
+    targets = torch.zeros(num * num_classes + 1, dtype=dtype, device=pred.device)
+    entries = torch.arange(num, device=pred.device) * num_classes + labels
+    entries = torch.where(labels < num_classes, entries, num * num_classes)
+    # A negative label is no index either: the accelerator raises, as the check above does on the CPU.
+    targets.scatter_(0, torch.where(labels < 0, -1, entries), quality)
+    targets = targets[:-1].view(num, num_classes)
+    if weight is not None:
+        if weight.shape not in ((num,), (num, num_classes)):
+            raise ValueError(
+                f'weight must have the shape ({num},) or ({num}, {num_classes}), got {tuple(weight.shape)}'
+            )
+        ignored = weight == 0
+        targets = targets.masked_fill(ignored[:, None] if ignored.dim() == 1 else ignored, -1)
+    return targets
+
+
+@MODELS.register_module()
+class APLoss(RankingLoss):
+    """Exact AP Loss, :func:`bucketed_losses.functional.ap_loss`; log name ``loss_rank``."""
+
+    balances_itself = False
+    needs_ious = False
+
+    def __init__(
+        self,
+        delta: float = 1.0,
+        loss_weight: float = 1.0,
+        self_balancing: bool | None = None,
+        use_sigmoid: bool = True,
+        scope: str = 'batch',
+    ) -> None:
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
+
+    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
+        return {'loss_rank': functional.ap_loss(logits, targets, self.delta, positives, self.group)}
+
+
+@MODELS.register_module()
+class BucketedAPLoss(APLoss):
+    """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`; log name ``loss_rank``."""
+
+    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
+        return {'loss_rank': functional.bucketed_ap_loss(logits, targets, self.delta, positives, self.group)}
+
+
+@MODELS.register_module()
+class RSLoss(RankingLoss):
+    """Exact RS Loss, :func:`bucketed_losses.functional.rs_loss`; log names ``loss_rank`` and ``loss_sort``."""
+
+    balances_itself = True
+    needs_ious = True
+
+    def __init__(
+        self,
+        delta: float = 0.5,
+        loss_weight: float = 1.0,
+        self_balancing: bool | None = None,
+        use_sigmoid: bool = True,
+        scope: str = 'batch',
+    ) -> None:
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
+
+    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
+        ranking, sorting = functional.rs_loss(logits, targets, self.delta, positives, self.group)
+        return {'loss_rank': ranking, 'loss_sort': sorting}
+
+
+@MODELS.register_module()
+class BucketedRSLoss(RSLoss):
+    """The paper's Bucketed RS Loss, :func:`bucketed_losses.functional.bucketed_rs_loss`; logged as ``RSLoss``."""
+
+    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
+        ranking, sorting = functional.bucketed_rs_loss(logits, targets, self.delta, positives, self.group)
+        return {'loss_rank': ranking, 'loss_sort': sorting}

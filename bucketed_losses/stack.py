@@ -1,0 +1,59 @@
+"""Whether the installed MMDetection can carry the plug-in; found out without importing it. Standard library only."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+OPENMMLAB = {'mmengine': 'mmengine', 'mmcv': 'mmcv', 'mmdet': 'mmdet'}
+"""The distributions of OpenMMLab, by the module that each installs."""
+
+ONEDL = {'mmengine': 'onedl-mmengine', 'mmcv': 'onedl-mmcv', 'mmdet': 'onedl-mmdetection'}
+"""Those of OneDL's maintained forks. The two families exclude each other: they write the same files."""
+
+INSTALL = (
+    'pip install "bucketed-losses[mmdet]" for OpenMMLab\'s MMDetection or pip install "bucketed-losses[onedl]" for '
+    "OneDL's, and an mmcv for your torch (docs/getting_started.md#install)"
+)
+DOCTOR = 'python -m bucketed_losses.doctor checks the environment and prints the commands that mend it'
+
+
+class StackError(ImportError):
+    """What is missing or does not fit together, and what to do."""
+
+
+def installed(distribution: str) -> str | None:
+    """The version of a distribution, or None if it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def check_stack() -> None:
+    """Check that MMEngine, mmcv with its compiled operators, and MMDetection are there, each from one family.
+
+    Raises:
+        StackError: Something is missing or installed twice. The message says what to do.
+    """
+    missing = [module for module in OPENMMLAB if find_spec(module) is None]
+    if missing:
+        raise StackError(f'This part of bucketed_losses needs {", ".join(missing)}: {INSTALL}. {DOCTOR}.')
+    families = {
+        name for name, family in (('mmdet', OPENMMLAB), ('onedl', ONEDL)) if any(map(installed, family.values()))
+    }
+    if len(families) == 2:
+        found = [f'{name} {installed(name)}' for name in (*OPENMMLAB.values(), *ONEDL.values()) if installed(name)]
+        raise StackError(
+            f'The environment mixes distributions that write the same files: {", ".join(found)}. Uninstall all of them '
+            f'and install one family again: {INSTALL}. {DOCTOR}.'
+        )
+    spec = find_spec('mmcv')
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    if not any(list(folder.glob('_ext*')) for folder in folders):
+        name = 'onedl-mmcv' if families == {'onedl'} else 'mmcv'
+        raise StackError(
+            f'{name} {installed(name) or ""} has no compiled operators: pip built it in an environment without torch, '
+            f'or it is the lite version. {DOCTOR}.'
+        )
