@@ -11,6 +11,7 @@
 # Options of all of them:
 #   STACK=openmmlab    another environment (requirements/stacks.ini); the default is current
 #   PYTHON=python3.12  another interpreter; the default is the newest that the stack supports
+#   RECORD=FILE.json   where make test and make test-stack write their counts, for tools/report_compatibility.py
 
 STACK := current
 VENV := $(if $(filter current,$(STACK)),.venv,.venv-$(STACK))
@@ -19,7 +20,7 @@ PROCESSES := 1
 WORKERS := 2
 SITE := docs/_build/html
 SETUP := @tools/setup_env.sh --stack $(STACK) --groups
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(RECORD),--record $(RECORD))
 
 .PHONY: setup demo docs linkcheck test test-stack test-slow test-slurm lint format clean
 

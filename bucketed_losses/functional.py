@@ -387,6 +387,9 @@ class CountedNegatives(NamedTuple):
         inside an exact bucket it is linear in s_j.
         """
         sums = sums_below(self.positives, weights, self.means, self.band, self.delta)
+        # Bucket 0 lies below the floor. Its share is 0 in exact arithmetic; rounding must not make it anything else.
+        for part in sums:
+            part.select(-1, 0).zero_()
         return self.buckets.spread(negatives, sums, linear=self.exact and self.delta > 0)
 
 
@@ -397,16 +400,19 @@ def count_negatives(
     exact: bool,
     group: ProcessGroup | None = None,
 ) -> CountedNegatives:
-    """How many negatives stand above each positive; arguments as for :func:`identity_update`, nothing is used up."""
+    """How many negatives stand above each positive; arguments as for :func:`identity_update`, nothing is used up.
+
+    In both branches the lowest edge is the floor, so that bucket 0 holds what takes no part: its size is 0.
+    """
     s = positives.logits - positives.origin
     if exact and delta > 0:  # for delta = 0 both kinds of edges are the same
         edges, band, band_of_positives = _edges_around(positives.logits, delta)
-        buckets = bucket_negatives(negatives, edges, group)
+        buckets = bucket_negatives(negatives, edges, group, lowest_counts=False)
         means = buckets.means - positives.origin
     else:
         # The floor is an edge too: the published code drops what is below it before it takes means.
         edges = torch.cat([positives.floor.unsqueeze(0), positives.logits])
-        buckets = bucket_negatives(negatives, edges, group)
+        buckets = bucket_negatives(negatives, edges, group, lowest_counts=False)
         means = clamp_between(buckets.means, edges) - positives.origin
         band, band_of_positives = band_above(means, s, delta), band_below(s, means, delta)
     false_pos = sums_above(means, buckets.sizes, s, band, delta).values.clamp(min=0)
@@ -425,7 +431,7 @@ def identity_update(
     Args:
         positives: from :func:`rank_positives`.
         negatives: logits in pieces ``(n,)``, which are used up: exact gradients overwrite them. Those below the
-            positives' floor may be left out: they get no gradient.
+            positives' floor may be left out: they get no gradient and change no bit of the result.
         delta: Half-width of H.
         exact: Edges at the positives +- delta, instead of at the positives.
         group: Processes with the same positives, and negatives of their own.
@@ -601,10 +607,15 @@ def _scattered(
 
 def _relevant_negatives(logits: Tensor, targets: Tensor, floor: Tensor) -> tuple[Tensor | None, Tensor]:
     """Indices and logits of the negatives that are not below the floor; where they are most of all, no indices, but
-    everything, with the rest moved below the floor: on a CPU, picking them out would cost more than it saves."""
+    everything, with the rest moved below the floor, into the bucket that takes no part: on a CPU, picking them out
+    would cost more than it saves."""
     relevant = (targets == 0) & (logits >= floor)
     if step_sums.on_cpu(logits) and 2 * relevant.count_nonzero() > len(logits):
-        return None, torch.where(relevant, logits, torch.nextafter(floor, torch.full_like(floor, -torch.inf)))
+        # Next to a floor of 0 are subnormal numbers, which `torch.set_flush_denormal` makes equal to it; -inf is below
+        # the lowest floor, but an exact gradient would multiply it by 0.
+        below = torch.minimum(floor - 1, torch.nextafter(floor, torch.full_like(floor, -torch.inf)))
+        if below.isfinite():
+            return None, torch.where(relevant, logits, below)
     # host synchronisation 2: how many negatives can matter; late in training few do
     index = relevant.nonzero().squeeze(1)
     return index, logits.index_select(0, index)

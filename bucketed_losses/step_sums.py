@@ -298,7 +298,9 @@ class Buckets(NamedTuple):
         ]
 
 
-def bucket_negatives(negatives: Sequence[Tensor], edges: Tensor, group: ProcessGroup | None = None) -> Buckets:
+def bucket_negatives(
+    negatives: Sequence[Tensor], edges: Tensor, group: ProcessGroup | None = None, lowest_counts: bool = True
+) -> Buckets:
     """Group negatives by the edges they lie between (Eq. 12) without sorting them.
 
     Args:
@@ -306,6 +308,8 @@ def bucket_negatives(negatives: Sequence[Tensor], edges: Tensor, group: ProcessG
         edges: ``(B - 1,)`` float64, ascending; a negative on an edge belongs to the bucket above it.
         group: Processes whose negatives share the buckets, all with the same edges. Sizes and means are of all of
             them, assignments of one's own.
+        lowest_counts: False if what is below all edges takes no part: whatever it is, it is assigned to bucket 0, but
+            the size and the mean of bucket 0 are 0, on every process.
     """
     bucketize = Bucketizer(round_up(edges, negatives[0].dtype), sum(map(len, negatives)))
     statistics = torch.zeros(2, len(edges) + 1, dtype=torch.float64, device=edges.device)
@@ -317,6 +321,8 @@ def bucket_negatives(negatives: Sequence[Tensor], edges: Tensor, group: ProcessG
         bucket = bucket.long()
         sizes.scatter_add_(0, bucket, sizes.new_ones(1).expand(len(x)))
         sums.scatter_add_(0, bucket, x.double())
+    if not lowest_counts:
+        statistics.select(1, 0).zero_()
     sizes, sums = add_up(statistics, group).unbind()
     return Buckets(assignments, sizes, sums.div_(sizes.clamp(min=1)))
 

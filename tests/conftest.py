@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 import venv
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis_profiles  # noqa: F401  (before any module that uses hypothesis)
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'tools'))
 if 'BCCD_ROOT' not in os.environ and (ROOT.parent / 'shared/bccd/train.json').is_file():
     os.environ['BCCD_ROOT'] = str(ROOT.parent / 'shared/bccd')
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption('--record', type=Path, help='write counts and versions of this run to a JSON file')
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What tools/report_compatibility.py makes the compatibility page of."""
+    path = config.getoption('--record')
+    if path is None or hasattr(config, 'workerinput'):
+        return
+    names = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection')
+    versions = {'Python': '.'.join(map(str, sys.version_info[:3]))}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    counts = {key: len(terminalreporter.stats.get(key, [])) for key in ('passed', 'failed', 'error', 'skipped')}
+    record = {
+        'stack': Path(sys.prefix).name.removeprefix('.venv').removeprefix('-') or 'current',
+        'date': time.strftime('%Y-%m-%d', time.gmtime()),
+        'selection': config.getoption('-m'),
+        'versions': versions,
+        **counts,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + '\n')
 
 
 @pytest.fixture(scope='session')

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip('mmdet')
@@ -127,7 +127,6 @@ def test_unknown_classes_and_no_detections_are_named():
         match_detections(coco, [], CLASSES)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.floats(0, 1, width=32), min_size=2, max_size=30, unique=True),
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=8),

@@ -15,7 +15,7 @@ import torch
 pytest.importorskip('mmdet')
 
 from detr_reference import Query, best_assignment, slow_query_losses
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -338,7 +338,6 @@ def candidates(num_positive, num_negative, num_ignored=0, start=0):
 META = dict(img_shape=(200, 100))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40), st.integers(0, 10)), min_size=1, max_size=3),
     seed=st.integers(0, 1000),

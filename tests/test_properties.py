@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from cases import LOSSES, value_and_grad
-from hypothesis import given, settings
+from gloo import on_processes
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis_profiles import EXAMPLES, PROFILE
 
-settings.register_profile('default', max_examples=60, deadline=None)
-settings.load_profile('default')
+from bucketed_losses import step_sums
+from bucketed_losses.functional import alrp_loss
+
+pytestmark = pytest.mark.stack
 
 deltas = st.sampled_from([0.0, 1e-3, 0.25, 0.5, 1.0, 5.0])
 names = st.sampled_from(sorted(LOSSES))
+
+FOUND = [
+    ([0.0] * 22 + [0.125], [0.0] * 20 + [-1, 0.1, 0.1], 1e-3),
+    ([0.0] * 7 + [0.25, 1.625, -3.5], [0.0] * 8 + [0.1, 0], 5.0),
+    ([0.0] * 8 + [1.75, -3.375], [0.0] * 7 + [-1, 0.1, 0], 5.0),
+]
+"""Logits, targets and delta of cases in which what takes no part once had a gradient or changed the value."""
+
+
+def with_found_cases(test):
+    for logits, targets, delta in FOUND:
+        case = tuple(torch.tensor(column, dtype=torch.float64) for column in (logits, targets))
+        for name in sorted(LOSSES):
+            test = example(case, delta, name)(test)
+    return test
 
 
 @st.composite
@@ -27,6 +52,7 @@ def inputs(draw):
     return torch.tensor(logits, dtype=torch.float64) / 8, torch.tensor(targets, dtype=torch.float64)
 
 
+@with_found_cases
 @given(inputs(), deltas, names)
 def test_gradients_sum_to_zero_and_ignored_entries_have_none(case, delta, name):
     logits, targets = case
@@ -57,6 +83,7 @@ def test_order_of_entries_does_not_matter(case, delta, name, random):
     torch.testing.assert_close(permuted_grad, grad[order], rtol=1e-9, atol=1e-12)
 
 
+@with_found_cases
 @given(inputs(), deltas, names)
 def test_negatives_far_below_get_no_gradient_and_do_not_count(case, delta, name):
     logits, targets = case
@@ -111,3 +138,128 @@ def test_any_shape(name):
     strided_value, strided_grad = value_and_grad(LOSSES[name], logits.mT, targets.mT, 0.5)
     torch.testing.assert_close(strided_value, value)
     torch.testing.assert_close(strided_grad.mT, grad)
+
+
+ALL_LOSSES = [*sorted(LOSSES), 'alrp_loss']
+BRANCHES = {
+    'everything kept': {},
+    'several pieces': {'PIECE': 7},
+    'coarse table': {'CELLS_PER_EDGE': 1, 'MOST_COMPARED': 2},
+    'as on an accelerator': {'on_cpu': lambda tensor: False},
+}
+
+
+def case_with_idle_entries(choose, dtype, delta):
+    """Logits with many ties, and targets. The first entry is positive, the second ignored, the third near the floor."""
+    num = choose.randint(8, 30)
+    grid = choose.choice([1, 3, 8, 10])
+    scale = choose.choice([0.5, 2.0, 10.0])
+    logits = torch.tensor([round(scale * choose.gauss(0, 1)) / grid for _ in range(num)], dtype=dtype)
+    kinds = [0.0] * choose.choice([2, 8, 16]) + [-1.0, 0.1, 0.5]
+    targets = torch.tensor([0.5, -1.0, 0.0, *choose.choices(kinds, k=num - 3)], dtype=dtype)
+    # The last digits around the floor are what rounding can confuse.
+    floor = (logits[targets > 0].double().min() - delta).to(dtype)
+    logits[2] = choose.choice([floor - 1, floor, torch.nextafter(floor, torch.full_like(floor, -math.inf))])
+    logits[1] = choose.choice([0.0, math.nan, math.inf, -math.inf])
+    return logits, targets
+
+
+def everything(name, logits, targets, delta, group=None):
+    """Both parts of the value, the gradient of the logits, and that of aLRP Loss's box errors."""
+    logits = logits.clone().requires_grad_()
+    if name != 'alrp_loss':
+        parts = LOSSES[name](logits, targets, delta, group=group)
+        parts = parts if isinstance(parts, tuple) else (parts,)
+        return [*(part.detach() for part in parts), torch.autograd.grad(sum(parts), logits)[0]]
+    errors = torch.linspace(0, 1, int((targets > 0).sum()), dtype=logits.dtype).requires_grad_()
+    parts = alrp_loss(logits, targets, errors, delta, group=group)
+    errors_grad, grad = torch.autograd.grad(sum(parts), (errors, logits))
+    return [*(part.detach() for part in parts), errors_grad, grad]
+
+
+def is_idle(logits, targets, floor):
+    return (targets < 0) | ((targets == 0) & (logits.double() < floor))
+
+
+def differences_without_idle_entries(name, logits, targets, delta, floor, group=None):
+    """What changes, in any bit, without the entries that take no part, and what gradient they get."""
+    idle = is_idle(logits, targets, floor)
+    *values, grad = everything(name, logits, targets, delta, group)
+    found = ['gradient of an idle entry'] if grad[idle].any() else []
+    for what, dropped in (('idle', idle), ('ignored', targets < 0), ('far below', idle & (targets == 0))):
+        *others, other_grad = everything(name, logits[~dropped], targets[~dropped], delta, group)
+        if not all(map(torch.equal, values, others)):
+            found.append(f'value without {what}')
+        if not torch.equal(grad[~dropped], other_grad):
+            found.append(f'gradient without {what}')
+    return found
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['float64', 'float32'])
+@pytest.mark.parametrize('branch', BRANCHES)
+def test_what_takes_no_part_changes_no_bit(branch, dtype, monkeypatch):
+    """Ignored entries and negatives below the floor: present or not, value and gradient are the same numbers."""
+    for name, value in BRANCHES[branch].items():
+        monkeypatch.setattr(step_sums, name, value)
+    choose = random.Random(0)
+    for number in range(80):
+        delta = choose.choice([0.0, 1e-3, 0.25, 0.3, 1 / 3, 1.0, 5.0])
+        logits, targets = case_with_idle_entries(choose, dtype, delta)
+        floor = logits[targets > 0].double().min() - delta
+        for name in ALL_LOSSES:
+            found = differences_without_idle_entries(name, logits, targets, delta, floor)
+            assert not found, (number, name, delta, logits, targets, found)
+
+
+def run_with_idle_entries():
+    """What :func:`differences_without_idle_entries` finds on this process, where each process has its own entries."""
+    choose = random.Random(1)
+    found = []
+    for number in range(40):
+        delta = choose.choice([0.0, 1e-3, 0.25, 0.3, 1.0, 5.0])
+        shards = [case_with_idle_entries(choose, torch.float64, delta) for _ in range(dist.get_world_size())]
+        floor = min(logits[targets > 0].min() for logits, targets in shards) - delta
+        for name in ALL_LOSSES:
+            args = (name, *shards[dist.get_rank()], delta, floor, dist.group.WORLD)
+            found += [(number, name, what) for what in differences_without_idle_entries(*args)]
+    return found
+
+
+@pytest.mark.skipif(not dist.is_available(), reason='PyTorch was built without distributed support')
+def test_what_takes_no_part_changes_no_bit_on_any_process():
+    assert on_processes(2, run_with_idle_entries) == [[], []]
+
+
+@pytest.mark.parametrize('name', ALL_LOSSES)
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['float64', 'float32'])
+def test_floors_with_no_ordinary_number_below(name, dtype):
+    """A floor of 0, with only subnormal numbers next to it, which count as 0 here; and one that nothing is below."""
+    logits = torch.tensor([1.0, 2.0, 0.5, 1.5, 3.0, 0.5, -1.0, -2.0, 0.7], dtype=dtype)
+    targets = torch.tensor([0.5, 0.5, 0, 0, 0, 0, 0, -1, 0], dtype=dtype)
+    flushes = torch.set_flush_denormal(True)
+    try:
+        found = differences_without_idle_entries(name, logits, targets, 1.0, 0.0)
+        found += differences_without_idle_entries(name, logits - 1, targets, 0.0, 0.0)
+    finally:
+        torch.set_flush_denormal(False)
+    assert not found, f'flushes: {flushes}'
+    assert not differences_without_idle_entries(name, logits, targets, 1e300, -1e300)
+    logits[0] = lowest = torch.finfo(dtype).min
+    assert not differences_without_idle_entries(name, logits, targets, 1.0, lowest)
+
+
+def test_every_run_draws_the_same_cases():
+    """Unless the thorough profile is asked for, a run says what the last one said."""
+    assert settings().derandomize is (PROFILE == 'default')
+    assert settings().max_examples == (EXAMPLES if PROFILE == 'default' else 10 * EXAMPLES)
+
+
+@pytest.mark.slow
+def test_thorough_search():
+    """Every property of the suite, on new cases and ten times as many. The marker is hypothesis's own."""
+    folder = Path(__file__).parent
+    modules = sorted(path for path in folder.glob('test_*.py') if 'from hypothesis import' in path.read_text())
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', 'hypothesis', *modules]
+    env = {**os.environ, 'HYPOTHESIS_PROFILE': 'thorough'}
+    result = subprocess.run(command, cwd=folder.parent, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -1,0 +1,62 @@
+"""Write the compatibility page from the records of test runs.
+
+    make test STACK=openmmlab RECORD=docs/compatibility/openmmlab.json
+    make test-stack STACK=torch-oldest RECORD=docs/compatibility/torch-oldest.json
+    python tools/report_compatibility.py
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = '<!-- begin: tools/report_compatibility.py -->', '<!-- end -->'
+SELECTIONS = {'not slow and not slurm': 'all', 'stack and not slow': 'stack'}
+
+
+def table(records: list[dict]) -> str:
+    """The records as a Markdown table, in the order of requirements/stacks.ini."""
+    stacks = configparser.ConfigParser()
+    stacks.read(ROOT / 'requirements/stacks.ini')
+    lines = [
+        '| stack | what it is | versions | tests | passed | failed | skipped | date |',
+        '|---|---|---|---|---:|---:|---:|---|',
+    ]
+    order = {name: number for number, name in enumerate(stacks.sections())}
+    for record in sorted(records, key=lambda record: (order[record['stack']], record['versions']['Python'])):
+        versions = ', '.join(f'{name} {version}' for name, version in record['versions'].items())
+        cells = [
+            f'`{record["stack"]}`',
+            stacks[record['stack']]['about'],
+            versions,
+            SELECTIONS[record['selection']],
+            record['passed'],
+            record['failed'] + record['error'],
+            record['skipped'],
+            record['date'],
+        ]
+        lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
+    return '\n'.join(lines)
+
+
+def page(text: str, records: list[dict]) -> str:
+    """The page with its table replaced."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f'{before}{BEGIN}\n{table(records)}\n{END}{after}'
+
+
+def read_records() -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted((ROOT / 'docs/compatibility').glob('*.json'))]
+
+
+def main() -> None:
+    path = ROOT / 'docs/compatibility.md'
+    path.write_text(page(path.read_text(), read_records()))
+    print(f'{path.relative_to(ROOT)} is up to date')
+
+
+if __name__ == '__main__':
+    main()
