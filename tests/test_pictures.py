@@ -8,14 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-import torch
 
 pytest.importorskip('mmdet')
 
+import cv2
+import numpy as np
 import plot_ranks
+import torch
 from test_dense_heads import OBJECTS, build_head, features, loss_of
 
 from bucketed_losses.mmdet.engine import safe_load

@@ -45,7 +45,7 @@ from report_benchmark import COLUMNS, LOOPS, OTHERS, OURS, draw, percent, second
 from torch import Tensor
 from torch.autograd.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from bucketed_losses import functional
 
@@ -112,7 +112,7 @@ def losses() -> list[Loss]:
     def ours(function: Callable[..., Any], delta: float) -> Callable[[Case], None]:
         def run(case: Case) -> None:
             result = function(case.leaf, case.targets, delta)
-            torch.stack(tree_leaves(result)).sum().backward()
+            torch.stack(tree_flatten(result)[0]).sum().backward()
 
         return run
 
@@ -171,8 +171,8 @@ class CountOperations(TorchDispatchMode):
         name = func.name().removeprefix('aten::').split('.')[0]
         is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
         if not is_view and not any(word in name for word in self.FREE):
-            inputs = [leaf.numel() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            outputs = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+            inputs = [leaf.numel() for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+            outputs = [leaf.numel() for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor)]
             factor = 1.0
             if name in ('sort', 'argsort'):
                 factor = math.log2(max(inputs[0], 2))

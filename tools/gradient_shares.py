@@ -31,7 +31,7 @@ from mmdet.models.losses import CrossEntropyLoss, FocalLoss
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from bucketed_losses import functional
 from bucketed_losses.mmdet.evaluation import RankedBatch, watch_ranking_losses
@@ -69,7 +69,7 @@ def gradient_shares(logits: Tensor, targets: Tensor) -> dict[str, float]:
     shares = {}
     for name, loss in LOSSES.items():
         leaf = logits.clone().requires_grad_()
-        total = torch.stack([part.sum() for part in tree_leaves(loss(leaf, targets))]).sum()
+        total = torch.stack([part.sum() for part in tree_flatten(loss(leaf, targets))[0]]).sum()
         (grad,) = torch.autograd.grad(total, leaf)
         size = grad.abs().double()
         shares[name] = float(size[targets > 0].sum() / size.sum())

@@ -1,8 +1,8 @@
 """Write the compatibility page from the records of test runs.
 
-    make test STACK=openmmlab RECORD=docs/compatibility/openmmlab.json
-    make test-stack STACK=torch-oldest RECORD=docs/compatibility/torch-oldest.json
-    python tools/report_compatibility.py
+make test STACK=openmmlab RECORD=docs/compatibility/openmmlab.json
+make test-stack STACK=torch-oldest RECORD=docs/compatibility/torch-oldest.json
+python tools/report_compatibility.py
 """
 
 from __future__ import annotations

@@ -61,6 +61,8 @@ def safe_load(file: str | Path | IO[bytes], map_location: Any = None, mmap: bool
         return torch.load(file, map_location=map_location, pickle_module=restricted, weights_only=False, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise pickle.UnpicklingError(f'Weights only load failed: {error}') from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # what pickle raises for any other file
+        raise pickle.UnpicklingError(f'Weights only load failed: the file is not a checkpoint ({error!r})') from error
 
 
 def allow_mmengine_checkpoints() -> None:
