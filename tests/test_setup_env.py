@@ -26,7 +26,7 @@ case "$*" in
     *'sys.version_info < '*) exit 1 ;;
     *'sys.version_info'*) echo "${FAKE_VERSION:-3.11}" ;;
     '-m venv'*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
-    *--key) echo "$2-$(sed -n 's/^torch==/torch/p' requirements/*/torch.txt | head -n 1)" ;;
+    *--key) echo "$2-$(sed -n 's/^torch==/torch/p' requirements/current/torch.txt)" ;;
     *--check) [ -e broken ] && { rm broken; echo 'ImportError: undefined symbol' >&2; exit 1; }; exit 0 ;;
     *build_mmcv.py*)
         echo 'compiled 1 of 2 files after 1 s'
@@ -57,7 +57,7 @@ def project(tmp_path):
 
 def start(project, *arguments, **environment):
     variables = {
-        'PATH': f'{Path(sys.executable).parent}:/usr/bin:/bin',
+        'PATH': f'{project}:/usr/bin:/bin',
         'PYTHON': str(project / 'fake/python'),
         'XDG_CACHE_HOME': str(project / 'cache'),
         'HOME': str(project),

@@ -170,7 +170,12 @@ def test_plot_curves(trained, tmp_path):
 @pytest.mark.stack
 def test_demo(shapes_root, tmp_path):
     output = run(command('demo', '--work-dir', tmp_path, '--cfg-options', *SMALL), shapes_root)
-    assert 'Average Precision' in output
+    assert re.search(r'after epoch 2 of 2: AP [\d.]+\n', output)
+    assert re.search(r'^AP [\d.]+ on 4 validation images$', output, re.MULTILINE)
+    for noise in ('Warning', 'mmengine - ', 'Loading and preparing', 'Average Precision'):
+        assert noise not in output
+    assert 'Average Precision' in (tmp_path / 'demo.log').read_text()
+    assert len(output.splitlines()) < 20 and '--print-diff' in output
     assert re.search(r'score of best F1: disc [\d.]+, square [\d.]+, triangle -?[\d.]+, star -?[\d.]+', output)
     assert (tmp_path / 'curves.png').is_file()
     assert [path.name for path in sorted((tmp_path / 'detections').iterdir())] == [f'{i:02d}.png' for i in range(4)]
