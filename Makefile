@@ -2,15 +2,16 @@
 #                 make demo PROCESSES=2 trains on two processes
 # make test       the test suite, on two processes; make test WORKERS=8 on more
 # make test-stack the tests that every stack passes: the core, a step of each detector, the tools
-# make docs       the documentation site, in docs/_build/html; make linkcheck also asks for every external link
+# make docs       the documentation site, in docs/_build/html; make linkcheck also requests every external link
 # make test-slow  the tests that take minutes each
 # make test-slurm real jobs on a Slurm of one node, which is installed from Debian's packages where that is allowed
 # make lint       ruff and mypy           make format      let ruff format
 # make setup      the environment alone   make clean       remove all environments and results
 #
-# Options of all of them:
+# Options:
 #   STACK=openmmlab    another environment (requirements/stacks.ini); the default is current
-#   PYTHON=python3.12  another interpreter; the default is the newest that the stack supports
+#   PYTHON=python3.12  another interpreter; the default is the first one in the stack's list that is installed
+#   PINS='mmengine==0.10.4'  versions of single packages to use instead of the pinned ones
 #   RECORD=FILE.json   where make test and make test-stack write their counts, for tools/report_compatibility.py
 
 STACK := current

@@ -1,10 +1,10 @@
 """Ranking-based losses for object detectors, in near-linear time.
 
-``import bucketed_losses`` needs torch alone and changes nothing in the process:
+``import bucketed_losses`` loads neither torch nor MMDetection and changes nothing in the process. Its parts:
 
-* :mod:`bucketed_losses.functional`: the losses as functions of tensors;
+* :mod:`bucketed_losses.functional`: the losses as functions of tensors; needs torch alone;
 * :mod:`bucketed_losses.modules`: the same as :class:`torch.nn.Module`;
-* :mod:`bucketed_losses.doctor`: a report on the environment (``python -m bucketed_losses.doctor``, without torch too).
+* :mod:`bucketed_losses.doctor`: a report on the environment (``python -m bucketed_losses.doctor``); needs no torch.
 
 Everything that needs MMDetection is in :mod:`bucketed_losses.mmdet`. Importing that sub-package registers its losses,
 heads and data sets in MMDetection's registries. In a config::

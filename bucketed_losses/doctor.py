@@ -3,9 +3,10 @@
     python -m bucketed_losses.doctor            # or, also without torch: python bucketed_losses/doctor.py
     python -m bucketed_losses.doctor --json     # the same for programs
 
-The exit code is 0 without problems and 1 with problems; notes do not count. Every problem comes with the command that
-mends it. This module imports the standard library alone. Versions come from the metadata of the installed
-distributions. torch and mmcv are imported in another process only, so that a crash there becomes part of the report.
+The exit code is 0 without problems and 1 with problems; notes do not count. Every problem comes with a command that
+mends it; commands that use tools/ need a clone of this project. This module imports the standard library alone.
+Versions come from the metadata of the installed distributions. torch and mmcv are imported in another process only, so
+that a crash there becomes part of the report.
 """
 
 from __future__ import annotations
@@ -33,7 +34,18 @@ LIMITS = {'mmengine': ('0.10.4', '1'), 'mmcv': ('2.1', '3'), 'mmdet': ('3.3', '4
 
 TRAPS = ('mmcv-lite', 'mmcv-full')
 OTHERS = ('openmim', 'onedl-mim', 'opencv-python', 'opencv-python-headless', 'lvis', 'cityscapesscripts', 'pycocotools')
-DISTRIBUTIONS = ('torch', 'torchvision', 'numpy', *OPENMMLAB, *ONEDL.values(), *TRAPS, *OTHERS, 'setuptools', 'click')
+DISTRIBUTIONS = (
+    'bucketed-losses',
+    'torch',
+    'torchvision',
+    'numpy',
+    *OPENMMLAB,
+    *ONEDL.values(),
+    *TRAPS,
+    *OTHERS,
+    'setuptools',
+    'click',
+)
 
 WHEELS = {(2, 1): ('2.1.0', 11), (2, 2): ('2.2.0', 12), (2, 3): ('2.2.0', 12), (2, 4): ('2.2.0', 12)}
 """OpenMMLab's wheels of mmcv for Linux on x86_64: torch to the version of mmcv and the newest Python 3."""
@@ -51,12 +63,12 @@ IMPORT_NAMES = {'cv2': 'opencv-python-headless', 'PIL': 'pillow', 'sklearn': 'sc
 
 PROBLEMS = (
     'python<3.10 | Python {python} is too old. | bucketed_losses needs Python 3.10 or newer. | python3.11 -m venv '
-    '.venv && . .venv/bin/activate && pip install bucketed-losses',
+    '.venv && . .venv/bin/activate && pip install -e .',
     '!torch | torch is not installed. | The losses are functions of its tensors. | pip install "torch>=2.1"',
     'torch<2.1 | torch {torch} is too old. | bucketed_losses needs torch 2.1 or newer. | pip install -U "torch>=2.1"',
     'torch<2.3 numpy>=2 | torch {torch} does not work with numpy {numpy}. | torch 2.2 and older are compiled for '
     'numpy 1: tensors cannot be converted to arrays and back. | pip install "numpy<2"',
-    'openmim onedl-mim | openmim and onedl-mim are both installed. | Both write the files of the module mim, so that '
+    'openmim onedl-mim | openmim and onedl-mim are both installed. | Both write the files of the module mim, so '
     'neither is complete. | pip uninstall -y openmim onedl-mim && pip install onedl-mim | pip uninstall -y openmim '
     'onedl-mim && pip install openmim',
     'openmim !pkg_resources | openmim {openmim} needs the module pkg_resources, which is missing. | The command mim '
@@ -66,17 +78,19 @@ PROBLEMS = (
 )
 """Conditions (:meth:`Facts.holds`) | what is wrong | why it matters | commands that mend it."""
 
-MENDED = 'bucketed_losses.mmdet mends it; MMDetection alone fails.'
+MENDED = (
+    'You need to do nothing: importing bucketed_losses.mmdet works around it. MMDetection fails without that import.'
+)
 NOTES = (
-    '!MMDetection | MMDetection is not installed. | The losses work without it. Detectors need it, and mmcv before it '
-    '(docs/getting_started.md). | pip install "bucketed-losses[mmdet]" | pip install "bucketed-losses[onedl]"',
-    'python>=3.14 | Python {python} is newer than the tested versions. | Tested are Python 3.10 to 3.13.',
+    '!MMDetection | MMDetection is not installed. | The losses work without it. To train detectors, install mmcv first '
+    'and MMDetection second: docs/getting_started.md, "Install".',
+    'python>=3.14 | Python {python} is newer than the tested versions. | The tested versions are Python 3.10 to 3.13.',
     f'lvis numpy>=1.24 | lvis {{lvis}} uses np.float, which numpy {{numpy}} does not have. | {MENDED}',
     'cityscapesscripts numpy>=2.4 | cityscapesscripts {cityscapesscripts} uses np.in1d, which numpy {numpy} does not '
     f'have. | {MENDED}',
     f'mmengine<0.10.8 torch>=2.6 | mmengine {{mmengine}} cannot load its checkpoints with torch {{torch}}. | {MENDED}',
-    'MMDetection torch<2.4 | The safe loading of torch {torch} has no allow-list. | bucketed_losses.mmdet loads '
-    'checkpoints with a restricted unpickler of its own.',
+    'MMDetection torch<2.4 | torch {torch} cannot load the checkpoints of MMEngine safely. | You need to do nothing: '
+    'bucketed_losses.mmdet loads them with a restricted unpickler of its own.',
     'opencv-python opencv-python-headless | opencv-python and opencv-python-headless are both installed. | They write '
     f'the same files; the one installed last is in use. | {HEADLESS}',
     'openmim click>=8.3 | The Slurm launcher of openmim {openmim} breaks with click {click}. | mim train and mim test '
@@ -303,7 +317,7 @@ def _mixed(facts: Facts) -> Finding:
     onedl = [f'{onedl_mmcv} && pip install onedl-mmengine onedl-mmdetection'] if torch >= (2, 4) else []
     return Finding(
         f'OpenMMLab and OneDL are mixed: {", ".join(f"{name} {facts.version(name)}" for name in present)}.',
-        'Both write the files of the modules mmengine, mmcv and mmdet, so that neither is complete.',
+        'Both write the files of the modules mmengine, mmcv and mmdet, so neither is complete.',
         tuple(
             f'pip uninstall -y {" ".join(present)} && {install}'
             for install in ([openmmlab, *onedl] if wheels else [*onedl, openmmlab])
@@ -324,7 +338,7 @@ def _of_checks(facts: Facts, known: bool) -> Iterator[Finding]:
             continue
         what, why, mend = f'The check "{check}" fails.', 'Training needs it.', of_mmcv['MMCV']
         if not operators:
-            again = '--upgrade bucketed-losses' if check == 'plug-in' else '--force-reinstall torch=={torch}'
+            again = '-e . (in a clone)' if check == 'plug-in' else '--force-reinstall torch=={torch}'
             mend = (_fill(f'pip install {again}', facts),)
         missing = re.search(r"No module named '(\w+)", error)
         if missing:

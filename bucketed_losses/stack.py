@@ -1,4 +1,4 @@
-"""Whether the installed MMDetection can carry the plug-in; found out without importing it. Standard library only."""
+"""Check whether the plug-in can run with the installed MMDetection, without importing it. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ ONEDL = {'mmengine': 'onedl-mmengine', 'mmcv': 'onedl-mmcv', 'mmdet': 'onedl-mmd
 """Those of OneDL's maintained forks. The two families exclude each other: they write the same files."""
 
 INSTALL = (
-    'pip install "bucketed-losses[mmdet]" for OpenMMLab\'s MMDetection or pip install "bucketed-losses[onedl]" for '
-    "OneDL's, and an mmcv for your torch (docs/getting_started.md#install)"
+    'install an mmcv for your torch (docs/getting_started.md#install), then, in a clone of this project, '
+    'pip install -e ".[mmdet]" for OpenMMLab\'s MMDetection or pip install -e ".[onedl]" for OneDL\'s'
 )
-DOCTOR = 'python -m bucketed_losses.doctor checks the environment and prints the commands that mend it'
+DOCTOR = 'The command python -m bucketed_losses.doctor checks the environment and prints what mends it'
 
 
 class StackError(ImportError):
@@ -39,21 +39,22 @@ def check_stack() -> None:
     """
     missing = [module for module in OPENMMLAB if find_spec(module) is None]
     if missing:
-        raise StackError(f'This part of bucketed_losses needs {", ".join(missing)}: {INSTALL}. {DOCTOR}.')
+        raise StackError(f'This part of bucketed_losses needs {", ".join(missing)}. To get it, {INSTALL}. {DOCTOR}.')
     families = {
         name for name, family in (('mmdet', OPENMMLAB), ('onedl', ONEDL)) if any(map(installed, family.values()))
     }
     if len(families) == 2:
         found = [f'{name} {installed(name)}' for name in (*OPENMMLAB.values(), *ONEDL.values()) if installed(name)]
         raise StackError(
-            f'The environment mixes distributions that write the same files: {", ".join(found)}. Uninstall all of them '
-            f'and install one family again: {INSTALL}. {DOCTOR}.'
+            f'The environment mixes distributions that write the same files: {", ".join(found)}. '
+            f'Uninstall all of them. '
+            f'Then {INSTALL}. {DOCTOR}.'
         )
     spec = find_spec('mmcv')
     folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
     if not any(list(folder.glob('_ext*')) for folder in folders):
         name = 'onedl-mmcv' if families == {'onedl'} else 'mmcv'
         raise StackError(
-            f'{name} {installed(name) or ""} has no compiled operators: pip built it in an environment without torch, '
-            f'or it is the lite version. {DOCTOR}.'
+            f'{name} {installed(name) or ""} has no compiled operators: either pip built it in an environment without '
+            f'torch, or it is mmcv-lite. Install a build with operators. {DOCTOR}.'
         )

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -310,7 +311,7 @@ class SetsAttributes:
 
 @pytest.mark.stack
 @pytest.mark.parametrize('content', [Malicious(), Prying(), SetsAttributes()], ids=['runs', 'pries', 'sets'])
-@pytest.mark.parametrize('form', ['path', 'legacy format', 'open file', 'memory-mapped', 'by MMEngine'])
+@pytest.mark.parametrize('form', ['path', 'legacy format', 'open file', 'memory-mapped', 'by MMEngine', 'from a URL'])
 def test_no_form_of_a_malicious_checkpoint_loads(content, form, tmp_path, monkeypatch):
     from mmengine.runner import CheckpointLoader
 
@@ -320,6 +321,10 @@ def test_no_form_of_a_malicious_checkpoint_loads(content, form, tmp_path, monkey
     with pytest.raises((pickle.UnpicklingError, TypeError)):
         if form == 'by MMEngine':
             CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+        elif form == 'from a URL':
+            monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, to, **_: shutil.copy(path, to))
+            monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
+            CheckpointLoader.load_checkpoint('https://example.org/malicious.pth', map_location='cpu')
         elif form == 'open file':
             with path.open('rb') as file:
                 safe_load(file)

@@ -7,8 +7,8 @@ out, which takes a quarter of that time. If the joined files do not compile, it 
     python tools/build_mmcv.py mmcv==2.1.0 --out wheels/
     python tools/build_mmcv.py --check              # does the installed mmcv work?
 
-The environment must contain torch, ``setuptools<81``, ``wheel``, ``ninja`` and ``psutil``; a C++ compiler and Python's
-header files must be installed.
+The environment must contain torch, ``setuptools>=77,<81``, ``wheel``, ``ninja`` and ``psutil``; a C++ compiler and
+Python's header files must be installed.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def build(
                 lines.flush()
     raise RuntimeError(
         f'{requirement} could not be built. It needs a C++ compiler (g++) and the header files of Python '
-        f'(python3-dev).\n{_end_of(log)}'
+        f'(python3-dev). Where torch finds a GPU, it also needs the CUDA toolkit (nvcc); set CUDA_VISIBLE_DEVICES= to '
+        f'compile for the CPU.\n{_end_of(log)}'
     )
 
 
@@ -175,7 +176,11 @@ def wheel_key(requirement: str) -> str:
     import torch
 
     python = f'cp{sys.version_info[0]}{sys.version_info[1]}'
-    return f'{requirement}-torch{torch.__version__}-{python}-{platform.machine()}{FLAGS.replace(" ", "")}'
+    # As mmcv's setup.py decides.
+    cuda = torch.cuda.is_available() or os.environ.get('FORCE_CUDA') == '1'
+    flags = (os.environ.get('CFLAGS', '') + FLAGS).replace(' ', '').replace('/', '')
+    machine = f'{platform.machine()}-{"cuda" if cuda else "cpu"}'
+    return f'{requirement}-torch{torch.__version__}-{python}-{machine}{flags}'
 
 
 def check() -> None:
@@ -213,20 +218,22 @@ def check() -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('requirement', nargs='?', help='mmcv==VERSION or onedl-mmcv==VERSION')
-    parser.add_argument('--out', type=Path, default=Path(), help='folder for the wheel (default: this one)')
+    parser.add_argument('--out', type=Path, default=Path(), help='folder for the wheel (default: the current folder)')
     parser.add_argument(
         '--log', type=Path, help='file for the output of the compiler (default: build-mmcv.log in --out)'
     )
     parser.add_argument('--jobs', type=int, help='number of compilers at a time (default: the number of cores)')
     parser.add_argument('--no-join', action='store_true', help='compile the sources one by one')
     parser.add_argument('--check', action='store_true', help='only run some operators of the installed mmcv')
-    parser.add_argument('--key', action='store_true', help='only print what a wheel built here depends on')
+    parser.add_argument(
+        '--key', action='store_true', help='print the name of the cache folder for such a wheel, and build nothing'
+    )
     args = parser.parse_args(argv)
     if args.check:
         check()
         return
     if not args.requirement:
-        parser.error('name what to build, for example mmcv==2.1.0')
+        parser.error('the requirement is missing: write what to build, for example mmcv==2.1.0')
     if args.key:
         print(wheel_key(args.requirement))
         return

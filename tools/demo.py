@@ -157,8 +157,15 @@ def main(argv: list[str] | None = None) -> None:
         '--work-dir', default=str(ROOT / 'work_dirs/demo'), help='folder for logs, checkpoints, pictures'
     )
     parser.add_argument('--processes', type=int, default=1, help='number of training processes, started by torchrun')
-    parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none', help='pytorch: started by torchrun')
-    parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch'],
+        default='none',
+        help='how this process was started; torchrun needs pytorch',
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], help='settings of the config to change, written KEY=VALUE'
+    )
     parser.add_argument('--verbose', action='store_true', help="show MMEngine's output instead of a progress bar")
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
@@ -202,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
     if log:
         print(f'AP {progress.ap:.3f} on {len(samples)} validation images')
     print(f'Detections (right) next to the ground truth (left): {work_dir}/detections/*.png')
-    print(f'  drawn from the score of best F1: {drawn}')
+    print(f'  Drawn are those above the score of best F1 of their class: {drawn}')
     print(f'Curves of the losses and of AP: {work_dir}/curves.png')
     print('Try next: put a ranking loss into a config of MMDetection and see what changes:')
     print(

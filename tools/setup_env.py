@@ -3,13 +3,14 @@
     tools/setup_env.sh [--stack NAME] [--groups run test docs lint] [--python python3.12]
 
 The stacks are in requirements/stacks.ini. The default one goes to .venv, another one to .venv-NAME. A second call with
-nothing changed returns at once; a changed pin installs only what it concerns. A step that was interrupted is not marked
-as done and is repeated by the next call.
+nothing changed returns at once; after a pin has changed, only its group is installed again. A step that was interrupted
+is not marked as done and is repeated by the next call.
 
 Environment variables:
 
     STACK, PYTHON     defaults of the options; PYTHON is a name or a path
     MMCV_WHEEL        a wheel of mmcv to install, instead of building one
+    PINS              versions to install instead of the pinned ones, for example PINS='mmengine==0.10.4'
     MAX_JOBS          number of compilers at a time (default: the number of cores)
     XDG_CACHE_HOME    built wheels are kept in its folder bucketed-losses/ (default: ~/.cache)
 """
@@ -74,7 +75,7 @@ def find_python(wanted: Sequence[str], given: str | None) -> tuple[str, str]:
     if given:
         version = _version_of(given)
         if version is None:
-            raise SetupError(f'PYTHON={given} does not run.')
+            raise SetupError(f'PYTHON={given} cannot be run. Set PYTHON to the name or path of Python {_or(wanted)}.')
         if version not in wanted:
             raise SetupError(
                 f'PYTHON={given} is Python {version}; this stack needs Python {_or(wanted)}. Set PYTHON to one of '
@@ -159,7 +160,8 @@ class Setup:
         torch = _digest(venv, self.stack.pins / 'torch.txt', ROOT / 'requirements/build.txt')
         states = {'venv': venv, 'torch': torch}
         for group in self.groups:
-            states[group] = _digest(torch, self.stack.pins / f'{group}.txt', self.stack.edit or '')
+            edits = f'{self.stack.edit or ""} {os.environ.get("PINS", "")}' if group == 'run' else ''
+            states[group] = _digest(torch, self.stack.pins / f'{group}.txt', edits)
         if self.stack.mmcv:
             wheel = os.environ.get('MMCV_WHEEL') or self.done.get('mmcv', '').partition(' ')[2]
             states['mmcv'] = f'{_digest(torch, self.stack.mmcv)} {wheel}'
@@ -192,6 +194,8 @@ class Setup:
             count = len(_pins(self.stack.pins / f'{group}.txt'))
             self.report.begin(f'Installing {count} packages ({group})')
             self._pip('install', '--no-compile', '--no-deps', '-r', self.stack.pins / f'{group}.txt')
+            if group == 'run' and (other := os.environ.get('PINS', '').split()):
+                self._pip('install', '--no-compile', '--no-deps', *other)
             if group == 'run' and self.stack.edit:
                 self._edit_mmdet()
             self._mark(group, states)
@@ -210,7 +214,7 @@ class Setup:
         assert self.stack.mmcv
         if given := os.environ.get('MMCV_WHEEL'):
             if not Path(given).is_file():
-                raise SetupError(f'MMCV_WHEEL={given} is not a file.')
+                raise SetupError(f'MMCV_WHEEL={given} is not a file. Set it to the path of a wheel, or leave it out.')
             return Path(given)
         wheels = self._wheels()
         if not list(wheels.glob('*.whl')):
@@ -328,9 +332,15 @@ def _digest(*parts: str | Path) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = os.environ.get('STACK') or 'current'
-    parser.add_argument('--stack', default=default, help='a section of requirements/stacks.ini')
+    parser.add_argument('--stack', default=default, help='the stack, a section of requirements/stacks.ini')
     parser.add_argument('--python', default=os.environ.get('PYTHON') or None, help='the interpreter to use')
-    parser.add_argument('--groups', nargs='+', choices=GROUPS, default=['run'], help='which groups of pins to install')
+    parser.add_argument(
+        '--groups',
+        nargs='+',
+        choices=GROUPS,
+        default=['run'],
+        help='the groups of pinned packages to install (default: run)',
+    )
     parser.add_argument('--print-python', action='store_true', help='only print the path of the environment')
     args = parser.parse_args(argv)
     try:
@@ -348,7 +358,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except SetupError as error:
         raise SystemExit(f'setup: {error}') from error
     except KeyboardInterrupt:
-        raise SystemExit('\nsetup: stopped; call it again to go on') from None
+        raise SystemExit('\nsetup: stopped. Run the same command again to continue.') from None
 
 
 if __name__ == '__main__':

@@ -5,9 +5,10 @@ A checkpoint is a pickle, and an unrestricted pickle runs code. torch and MMEngi
 =================  ================================================================================================
 stack              what happens without this module
 =================  ================================================================================================
-torch < 2.6        ``torch.load`` runs whatever a checkpoint contains, and MMEngine calls it so
+torch < 2.6        ``torch.load`` runs whatever a checkpoint contains, and MMEngine does not restrict it
 torch >= 2.6       ``torch.load`` refuses every class that it does not know, MMEngine's log history among them
 OneDL's MMEngine   loads once more without restrictions when the safe load has refused a file
+every torch        a checkpoint that MMEngine downloads (``http://``, ``torchvision://``) loads without restrictions
 =================  ================================================================================================
 
 :func:`load_checkpoints_safely` gives all of them one behaviour: tensors, plain containers and MMEngine's log history
@@ -48,8 +49,8 @@ def safe_load(file: str | Path | IO[bytes], map_location: Any = None, mmap: bool
         The content of the file.
 
     Raises:
-        pickle.UnpicklingError: The file names another class or function. Nothing of it has run.
-        RuntimeError, EOFError, OSError: The file is incomplete or no checkpoint.
+        pickle.UnpicklingError: The file names another class or function. No code of the file has run.
+        RuntimeError, EOFError, OSError: The file is incomplete or is not a checkpoint.
     """
     file = str(file) if isinstance(file, Path) else file
     if _HAS_ALLOW_LIST:
@@ -79,16 +80,17 @@ def allow_mmengine_checkpoints() -> None:
 def load_checkpoints_safely() -> None:
     """Make every load of MMEngine's ``runner.checkpoint`` a safe one. Importing the plug-in calls this.
 
-    MMEngine offers no setting for it. Where torch does not load safely by default, the module (and no other) sees a
-    torch whose ``load`` is :func:`safe_load`; OneDL's function that falls back to unsafe loading is replaced.
+    MMEngine offers no setting for it. Downloads go through :func:`_load_url`. Where torch does not load safely by
+    default, the module (and no other) sees a torch whose ``load`` is :func:`safe_load`; OneDL's function that falls
+    back to unsafe loading is replaced.
     """
     allow_mmengine_checkpoints()
     module: Any = mmengine_checkpoint
     if hasattr(module, '_safe_torch_load'):
         module._safe_torch_load = lambda file, map_location=None, weights_only=None: safe_load(file, map_location)
+    module.load_url = _load_url
     if not _IS_SAFE_BY_DEFAULT and module.torch is torch:
         module.torch = _TorchThatLoadsSafely()
-        module.load_url = _load_url
 
 
 class _TorchThatLoadsSafely(ModuleType):
@@ -103,7 +105,10 @@ class _TorchThatLoadsSafely(ModuleType):
 
 
 def _load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
-    """``torch.hub.load_state_dict_from_url`` with :func:`safe_load`; torch < 2.6 loads unsafely there."""
+    """``torch.hub.load_state_dict_from_url`` with :func:`safe_load`.
+
+    torch itself loads without restrictions there, in every version.
+    """
     folder = Path(model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints'))  # noqa: PTH118
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / Path(urlparse(url).path).name
