@@ -6,14 +6,21 @@ python tools/demo.py [--work-dir work_dirs/demo] [--processes N] [--verbose] [--
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+
+# OneDL's MMDetection prints and warns when it is imported; none of it concerns the demo.
+with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    import bucketed_losses.mmdet  # noqa: F401
 
 import mmcv
 import torch

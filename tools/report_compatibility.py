@@ -7,6 +7,7 @@ python tools/report_compatibility.py
 
 from __future__ import annotations
 
+import argparse
 import configparser
 import json
 from pathlib import Path
@@ -53,8 +54,15 @@ def read_records() -> list[dict]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    records = read_records()
+    if not records:
+        raise SystemExit(
+            'report_compatibility: docs/compatibility/ contains no records. Make one first: '
+            'make test STACK=current RECORD=docs/compatibility/current.json'
+        )
     path = ROOT / 'docs/compatibility.md'
-    path.write_text(page(path.read_text(), read_records()))
+    path.write_text(page(path.read_text(), records))
     print(f'{path.relative_to(ROOT)} is up to date')
 
 

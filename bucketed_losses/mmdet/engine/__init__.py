@@ -10,7 +10,7 @@ from .invalid_loss_hook import InvalidLossHook
 from .numpy_names import mend_evaluators
 from .preemption_hook import PreemptionHook
 from .ranking_visualization_hook import RankingVisualizationHook
-from .safe_loading import allow_mmengine_checkpoints, load_checkpoints_safely, safe_load
+from .safe_loading import load_checkpoints_safely, safe_load
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -20,7 +20,6 @@ __all__ = [
     'InvalidLossHook',
     'PreemptionHook',
     'RankingVisualizationHook',
-    'allow_mmengine_checkpoints',
     'check_files',
     'check_names',
     'check_not_empty',
