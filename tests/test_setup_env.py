@@ -6,6 +6,7 @@ A stand-in for the Python interpreter records what it is asked to do, so that no
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 import shutil
@@ -150,6 +151,29 @@ def test_a_wheel_of_the_user_is_taken(project):
     assert not builds(calls) and any(str(wheel) in call for call in calls)
     assert setup(project) == (0, '', [])
     assert setup(project, MMCV_WHEEL=str(wheel)) == (0, '', [])
+
+
+def test_an_mmcv_in_the_environment_is_taken_if_it_works(project):
+    setup(project)
+    metadata = project / '.venv/lib/python3.11/site-packages/mmcv-2.1.0.dist-info'
+    metadata.mkdir(parents=True)
+    done = project / '.venv/done.json'
+    for works in (True, False):
+        done.write_text(json.dumps({k: v for k, v in json.loads(done.read_text()).items() if k != 'mmcv'}))
+        if not works:
+            (project / 'broken').touch()
+        status, output, calls = setup(project)
+        assert status == 0, output
+        assert any('.whl' in call for call in calls) != works
+        assert setup(project) == (0, '', [])
+
+
+def test_an_environment_of_the_user_is_used(project):
+    python = project / '.venv/bin/python'
+    python.parent.mkdir(parents=True)
+    shutil.copy(project / 'fake/python', python)
+    (project / '.venv/mine').touch()
+    assert setup(project)[0] == 0 and (project / '.venv/mine').exists()
 
 
 def test_a_failed_build_shows_why_and_is_not_taken_for_done(project):

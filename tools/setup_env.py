@@ -175,9 +175,11 @@ class Setup:
         name = self.stack.name
         self.report.begin(f'Setting up the stack "{name}" in {self.stack.venv.name} with Python {self.version}')
         if not self._is_done('venv', states) or not self.python.exists():
+            # An environment that the user has made is used; one that this script made for another folder is not.
+            if self.done or _version_of(str(self.python)) != self.version:
+                shutil.rmtree(self.stack.venv, ignore_errors=True)
+                self._call(self.interpreter, '-m', 'venv', self.stack.venv)
             self.done = {}
-            shutil.rmtree(self.stack.venv, ignore_errors=True)
-            self._call(self.interpreter, '-m', 'venv', self.stack.venv)
             self._mark('venv', states)
         if not self._is_done('torch', states):
             self.report.begin('Installing torch (up to 3 GB on Linux where torch comes with CUDA)')
@@ -186,7 +188,7 @@ class Setup:
             )
             self._mark('torch', states)
         builder = None
-        if self.stack.mmcv and not self._is_done('mmcv', states):
+        if self.stack.mmcv and not self._is_done('mmcv', states) and not self._has_working_mmcv():
             # The compiler and pip's downloads run at the same time.
             builder = ThreadPoolExecutor(1).submit(self._mmcv_wheel)
         groups = [group for group in self.groups if not self._is_done(group, states)]
@@ -201,6 +203,7 @@ class Setup:
             self._mark(group, states)
         if builder:
             self._install_mmcv(builder.result())
+        if self.stack.mmcv:
             self.done['mmcv'] = states['mmcv'].partition(' ')[0] + f' {os.environ.get("MMCV_WHEEL", "")}'
             self._save()
         if not self._is_done('package', states):
@@ -209,6 +212,16 @@ class Setup:
         self.report.begin('The environment is ready')
 
     # mmcv
+
+    def _has_working_mmcv(self) -> bool:
+        """Whether the environment contains the version of the stack and its operators run."""
+        assert self.stack.mmcv
+        name, _, version = self.stack.mmcv.partition('==')
+        metadata = f'lib/python*/site-packages/{name.replace("-", "_")}-{version}.dist-info'
+        if os.environ.get('MMCV_WHEEL') or not list(self.stack.venv.glob(metadata)):
+            return False
+        check = [str(self.python), str(ROOT / 'tools/build_mmcv.py'), '--check']
+        return subprocess.run(check, capture_output=True).returncode == 0
 
     def _mmcv_wheel(self) -> Path:
         assert self.stack.mmcv
