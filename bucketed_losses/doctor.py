@@ -73,6 +73,8 @@ PROBLEMS = (
     'onedl-mim && pip install openmim',
     'openmim !pkg_resources | openmim {openmim} needs the module pkg_resources, which is missing. | The command mim '
     f'does not start: setuptools 82 and newer lack that module. | {SETUPTOOLS}',
+    'mmengine<0.10.8 python>=3.12 !setuptools | setuptools is not installed. | mmengine {mmengine} imports the module '
+    f'distutils, which Python {{python}} lacks and setuptools brings. | {SETUPTOOLS}',
     'setuptools<66.1 python>=3.12 | setuptools {setuptools} does not work with Python {python}. | It cannot build '
     f'packages, and pkg_resources cannot be imported; openmim 0.3.9 brings setuptools 60. | {SETUPTOOLS}',
 )

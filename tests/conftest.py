@@ -79,7 +79,10 @@ def mim(tmp_path_factory: pytest.TempPathFactory) -> list:
     (site_packages,) = folder.glob('venv/lib/python*/site-packages')
     # Everything else comes from this environment; the installed package is found first.
     (main,) = {Path(find_spec(name).origin).parents[1] for name in ('mim', 'mmdet')}
-    (site_packages / 'everything_else.pth').write_text(f'{main}\n')
+    # setuptools brings the module distutils, which Python 3.12 dropped and MMEngine 0.10 imports, by such a file too.
+    distutils = main / 'distutils-precedence.pth'
+    lines = [str(main), *([distutils.read_text().strip()] if distutils.is_file() else [])]
+    (site_packages / 'everything_else.pth').write_text('\n'.join(lines) + '\n')
     python = folder / 'venv/bin/python'
     (package,) = folder.glob('*.whl')
     install = [*pip, '--python', python, 'install', '-q', '--no-deps', '--no-index', '--ignore-installed']

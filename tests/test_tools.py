@@ -178,7 +178,9 @@ def test_demo(shapes_root, tmp_path):
         assert noise not in output
     assert 'Average Precision' in (tmp_path / 'demo.log').read_text()
     assert len(output.splitlines()) < 20 and '--print-diff' in output
-    assert re.search(r'score of best F1: disc [\d.]+, square [\d.]+, triangle -?[\d.]+, star -?[\d.]+', output)
+    assert re.search(
+        r'score of best F1 of their class: disc [\d.]+, square [\d.]+, triangle -?[\d.]+, star -?[\d.]+', output
+    )
     assert (tmp_path / 'curves.png').is_file()
     assert [path.name for path in sorted((tmp_path / 'detections').iterdir())] == [f'{i:02d}.png' for i in range(4)]
 
