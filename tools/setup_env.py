@@ -189,20 +189,29 @@ class Setup:
             self._mark('torch', states)
         builder = None
         if self.stack.mmcv and not self._is_done('mmcv', states) and not self._has_working_mmcv():
-            # The compiler and pip's downloads run at the same time.
             builder = ThreadPoolExecutor(1).submit(self._mmcv_wheel)
         groups = [group for group in self.groups if not self._is_done(group, states)]
+        if builder:
+            downloads = self.stack.venv / 'downloads'
+            # pip fills its cache while the compiler runs. It installs nothing meanwhile: a compiler's process that loads
+            # a library which pip is writing is killed.
+            for group in groups:
+                self._pip(
+                    'download', '-q', '--no-deps', '-d', self.stack.venv / 'downloads', '-r', self._pins_of(group)
+                )
+            wheel = builder.result()
+            shutil.rmtree(self.stack.venv / 'downloads', ignore_errors=True)
         for group in groups:
-            count = len(_pins(self.stack.pins / f'{group}.txt'))
+            count = len(_lines(self._pins_of(group)))
             self.report.begin(f'Installing {count} packages ({group})')
-            self._pip('install', '--no-compile', '--no-deps', '-r', self.stack.pins / f'{group}.txt')
+            self._pip('install', '--no-compile', '--no-deps', '-r', self._pins_of(group))
             if group == 'run' and (other := os.environ.get('PINS', '').split()):
                 self._pip('install', '--no-compile', '--no-deps', *other)
             if group == 'run' and self.stack.edit:
                 self._edit_mmdet()
             self._mark(group, states)
         if builder:
-            self._install_mmcv(builder.result())
+            self._install_mmcv(wheel)
         if self.stack.mmcv:
             self.done['mmcv'] = states['mmcv'].partition(' ')[0] + f' {os.environ.get("MMCV_WHEEL", "")}'
             self._save()
@@ -299,6 +308,9 @@ class Setup:
 
     # Calls and marks
 
+    def _pins_of(self, group: str) -> Path:
+        return self.stack.pins / f'{group}.txt'
+
     def _pip(self, *arguments: str | Path) -> None:
         self._call(self.python, '-m', 'pip', '--disable-pip-version-check', '--no-input', *arguments)
 
@@ -333,7 +345,7 @@ class Setup:
         temporary.replace(self.done_file)
 
 
-def _pins(path: Path) -> list[str]:
+def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if line.strip() and not line.startswith('#')]
 
 
