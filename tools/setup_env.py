@@ -196,11 +196,9 @@ class Setup:
             # pip fills its cache while the compiler runs. It installs nothing meanwhile: a compiler's process that loads
             # a library which pip is writing is killed.
             for group in groups:
-                self._pip(
-                    'download', '-q', '--no-deps', '-d', self.stack.venv / 'downloads', '-r', self._pins_of(group)
-                )
+                self._pip('download', '-q', '--no-deps', '-d', downloads, '-r', self._pins_of(group))
             wheel = builder.result()
-            shutil.rmtree(self.stack.venv / 'downloads', ignore_errors=True)
+            shutil.rmtree(downloads, ignore_errors=True)
         for group in groups:
             count = len(_lines(self._pins_of(group)))
             self.report.begin(f'Installing {count} packages ({group})')
