@@ -193,8 +193,8 @@ class Setup:
         groups = [group for group in self.groups if not self._is_done(group, states)]
         if builder:
             downloads = self.stack.venv / 'downloads'
-            # pip fills its cache while the compiler runs. It installs nothing meanwhile: a compiler's process that loads
-            # a library which pip is writing is killed.
+            # pip fills its cache while the compiler runs. It installs nothing meanwhile: a process that loads a library
+            # while pip writes it is killed.
             for group in groups:
                 self._pip('download', '-q', '--no-deps', '-d', downloads, '-r', self._pins_of(group))
             wheel = builder.result()
