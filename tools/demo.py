@@ -11,15 +11,13 @@ import math
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-# OneDL's MMDetection prints and warns when it is imported; none of it concerns the demo.
-with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-    warnings.simplefilter('ignore')
+# torch 2.4 and OneDL's MMDetection print and warn when they are imported; none of it concerns the demo.
+with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
     import bucketed_losses.mmdet  # noqa: F401
 
 import mmcv
