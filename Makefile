@@ -21,7 +21,7 @@ PROCESSES := 1
 WORKERS := 2
 SITE := docs/_build/html
 SETUP := @tools/setup_env.sh --stack $(STACK) --groups
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(RECORD),--record $(RECORD))
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(RECORD),--record=$(RECORD))
 
 .PHONY: setup demo docs linkcheck test test-stack test-slow test-slurm lint format clean
 
