@@ -142,7 +142,8 @@ def output_in(log: Path | None) -> Iterator[None]:
         yield
         return
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open('w') as file, redirect_stdout(file), redirect_stderr(file):
+    with log.open('a') as file, redirect_stdout(file), redirect_stderr(file):
+        _move_logger(sys.__stdout__, file)
         try:
             yield
         except Exception:
@@ -150,10 +151,14 @@ def output_in(log: Path | None) -> Iterator[None]:
             print(''.join(log.read_text().splitlines(keepends=True)[-20:]), file=sys.__stderr__)
             raise
         finally:
-            # MMEngine keeps writing to the streams of its first message.
-            for handler in MMLogger.get_current_instance().handlers:
-                if getattr(handler, 'stream', None) is file:
-                    handler.setStream(sys.__stdout__)
+            _move_logger(file, sys.__stdout__)
+
+
+def _move_logger(source: Any, target: Any) -> None:
+    """Let MMEngine's logger, which keeps the stream of its first message, write to another one."""
+    for handler in MMLogger.get_current_instance().handlers:
+        if getattr(handler, 'stream', None) is source:
+            handler.setStream(target)
 
 
 def main(argv: list[str] | None = None) -> None:
