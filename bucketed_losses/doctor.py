@@ -4,9 +4,9 @@
     python -m bucketed_losses.doctor --json     # the same for programs
 
 The exit code is 0 without problems and 1 with problems; notes do not count. Every problem comes with a command that
-mends it; commands that use tools/ need a clone of this project. This module imports the standard library alone.
-Versions come from the metadata of the installed distributions. torch and mmcv are imported in another process only, so
-that a crash there becomes part of the report.
+mends it; commands with tools/ or with pip install -e need a clone of this project. This module imports the standard
+library alone. Versions come from the metadata of the installed distributions. torch and mmcv are imported in another
+process only, so that a crash there becomes part of the report.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 OPENMMLAB = ('mmengine', 'mmcv', 'mmdet')
 ONEDL = {'mmengine': 'onedl-mmengine', 'mmcv': 'onedl-mmcv', 'mmdet': 'onedl-mmdetection'}
+"""OpenMMLab's distributions are called like their modules; OneDL's forks install the same modules. The two families
+exclude each other: they write the same files."""
 LIMITS = {'mmengine': ('0.10.4', '1'), 'mmcv': ('2.1', '3'), 'mmdet': ('3.3', '4')}
 """The lowest supported version of each module of MMDetection, and the first one that is not supported any more."""
 
@@ -340,7 +342,7 @@ def _of_checks(facts: Facts, known: bool) -> Iterator[Finding]:
             continue
         what, why, mend = f'The check "{check}" fails.', 'Training needs it.', of_mmcv['MMCV']
         if not operators:
-            again = '-e . (in a clone)' if check == 'plug-in' else '--force-reinstall torch=={torch}'
+            again = '-e .' if check == 'plug-in' else '--force-reinstall torch=={torch}'
             mend = (_fill(f'pip install {again}', facts),)
         missing = re.search(r"No module named '(\w+)", error)
         if missing:

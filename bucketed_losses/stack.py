@@ -6,11 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-OPENMMLAB = {'mmengine': 'mmengine', 'mmcv': 'mmcv', 'mmdet': 'mmdet'}
-"""The distributions of OpenMMLab, by the module that each installs."""
-
-ONEDL = {'mmengine': 'onedl-mmengine', 'mmcv': 'onedl-mmcv', 'mmdet': 'onedl-mmdetection'}
-"""Those of OneDL's maintained forks. The two families exclude each other: they write the same files."""
+from .doctor import ONEDL, OPENMMLAB
 
 INSTALL = (
     'install an mmcv for your torch (docs/getting_started.md#install), then, in a clone of this project, '
@@ -40,20 +36,17 @@ def check_stack() -> None:
     missing = [module for module in OPENMMLAB if find_spec(module) is None]
     if missing:
         raise StackError(f'This part of bucketed_losses needs {", ".join(missing)}. To get it, {INSTALL}. {DOCTOR}.')
-    families = {
-        name for name, family in (('mmdet', OPENMMLAB), ('onedl', ONEDL)) if any(map(installed, family.values()))
-    }
-    if len(families) == 2:
-        found = [f'{name} {installed(name)}' for name in (*OPENMMLAB.values(), *ONEDL.values()) if installed(name)]
+    openmmlab, onedl = ([name for name in family if installed(name)] for family in (OPENMMLAB, ONEDL.values()))
+    if openmmlab and onedl:
+        found = [f'{name} {installed(name)}' for name in (*openmmlab, *onedl)]
         raise StackError(
             f'The environment mixes distributions that write the same files: {", ".join(found)}. '
-            f'Uninstall all of them. '
-            f'Then {INSTALL}. {DOCTOR}.'
+            f'Uninstall all of them. Then {INSTALL}. {DOCTOR}.'
         )
     spec = find_spec('mmcv')
     folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
     if not any(list(folder.glob('_ext*')) for folder in folders):
-        name = 'onedl-mmcv' if families == {'onedl'} else 'mmcv'
+        name = ONEDL['mmcv'] if onedl else 'mmcv'
         raise StackError(
             f'{name} {installed(name) or ""} has no compiled operators: either pip built it in an environment without '
             f'torch, or it is mmcv-lite. Install a build with operators. {DOCTOR}.'

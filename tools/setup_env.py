@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / 'tools'))
 GROUPS = ('run', 'test', 'docs', 'lint')
 
 
