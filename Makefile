@@ -6,7 +6,8 @@
 # make test-slow  the tests that take minutes each
 # make test-slurm real jobs on a Slurm of one node, which is installed from Debian's packages where that is allowed
 # make lint       ruff and mypy           make format      let ruff format
-# make setup      the environment alone   make clean       remove all environments and results
+# make setup      the environment alone; make setup SETUP_GROUPS='run test' with more of its packages
+#                                         make clean       remove all environments and results
 #
 # Options:
 #   STACK=openmmlab    another environment (requirements/stacks.ini); the default is current
@@ -18,15 +19,18 @@ STACK := current
 VENV := $(if $(filter current,$(STACK)),.venv,.venv-$(STACK))
 BIN := $(VENV)/bin
 PROCESSES := 1
+SETUP_GROUPS := run
 WORKERS := 2
 SITE := docs/_build/html
 SETUP := @tools/setup_env.sh --stack $(STACK) --groups
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(RECORD),--record=$(RECORD))
+# A test that hangs fails after 15 minutes and shows where it was.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 900 --durations 25 \
+	$(if $(RECORD),--record=$(RECORD))
 
 .PHONY: setup demo docs linkcheck test test-stack test-slow test-slurm lint format clean
 
 setup:
-	$(SETUP) run
+	$(SETUP) $(SETUP_GROUPS)
 
 demo: setup
 	@$(BIN)/python tools/demo.py --processes $(PROCESSES)
