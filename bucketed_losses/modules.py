@@ -1,68 +1,133 @@
-"""The losses as ``nn.Module``, torch only: hyper-parameters in the constructor, the rest as in ``functional``.
+"""The losses as ``torch.nn.Module``: settings in the constructor, tensors in the call; torch is the only import.
 
-For MMDetection there are registered modules of the same names in :mod:`bucketed_losses.models`, which take labels and
-IoUs per box instead of targets per logit.
+The arguments are those of :mod:`bucketed_losses.functional`. For MMDetection there are registered modules of the same
+names in :mod:`bucketed_losses.mmdet.models.losses`, which take labels and IoUs per box instead of targets per logit.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 from torch import Tensor, nn
 
 from . import functional
-from .functional import RankSort
+from .core.arguments import check_delta
+from .core.distributed import Group, GroupReference
+from .functional import ALRP, RankSort
+
+__all__ = ['APLoss', 'BucketedAPLoss', 'BucketedRSLoss', 'DRLoss', 'RSLoss', 'aLRPLoss']
 
 
-class _Loss(nn.Module):
-    """What the four share.
+class _RankingLoss(nn.Module):
+    """What the losses that rank have in common.
 
     Args:
-        delta: Half-width of the smoothed step H of Eq. 2, in logits; finite, 0 or more.
-        group: Processes whose logits are ranked together, e.g. ``torch.distributed.group.WORLD``; this one alone if
-            None.
+        delta: Half-width of the smoothed step H of Eq. 2, in logits; 0, or at least 1e-9.
+        group: Processes whose logits are ranked together: 'local' for this process alone, 'world' for all processes,
+            or a ``torch.distributed.ProcessGroup``. None means 'world', as everywhere in ``torch.distributed``, whose
+            ``group.WORLD`` is None before ``init_process_group``. It is resolved at every call, so the module may be
+            built before ``init_process_group``.
+
+    Raises:
+        TypeError: ``delta`` is not a number.
+        ValueError: ``delta`` is negative, not finite or too small, or ``group`` is another string.
     """
 
-    def __init__(self, delta: float, group: Any = None) -> None:
+    def __init__(self, delta: float, group: Group = 'local') -> None:
         super().__init__()
+        check_delta(delta)
         self.delta = delta
-        self.group = group
+        self._group = GroupReference(group)
+
+    @property
+    def group(self) -> Group:
+        """Processes whose logits are ranked together."""
+        return self._group.group
+
+    @group.setter
+    def group(self, group: Group) -> None:
+        self._group = GroupReference(group)
 
     def extra_repr(self) -> str:
         return f'delta={self.delta}'
 
 
-class APLoss(_Loss):
+class APLoss(_RankingLoss):
     """Exact AP Loss, :func:`bucketed_losses.functional.ap_loss`."""
 
-    def __init__(self, delta: float = 1.0, group: Any = None) -> None:
+    def __init__(self, delta: float = 1.0, group: Group = 'local') -> None:
         super().__init__(delta, group)
 
-    def forward(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, targets: Tensor, *, positives: Tensor | None = None) -> Tensor:
         """A scalar; arguments as for the function."""
-        return functional.ap_loss(logits, targets, self.delta, positives, self.group)
+        return functional.ap_loss(logits, targets, self.delta, positives=positives, group=self.group)
 
 
 class BucketedAPLoss(APLoss):
     """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`."""
 
-    def forward(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> Tensor:
-        return functional.bucketed_ap_loss(logits, targets, self.delta, positives, self.group)
+    def forward(self, logits: Tensor, targets: Tensor, *, positives: Tensor | None = None) -> Tensor:
+        return functional.bucketed_ap_loss(logits, targets, self.delta, positives=positives, group=self.group)
 
 
-class RSLoss(_Loss):
+class RSLoss(_RankingLoss):
     """Exact RS Loss, :func:`bucketed_losses.functional.rs_loss`."""
 
-    def __init__(self, delta: float = 0.5, group: Any = None) -> None:
+    def __init__(self, delta: float = 0.5, group: Group = 'local') -> None:
         super().__init__(delta, group)
 
-    def forward(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> RankSort:
-        """``ranking`` and ``sorting``, two scalars whose sum is the loss; arguments as for the function."""
-        return functional.rs_loss(logits, targets, self.delta, positives, self.group)
+    def forward(self, logits: Tensor, targets: Tensor, *, positives: Tensor | None = None) -> RankSort:
+        """``ranking`` and ``sorting``, two scalars; their ``total`` is the loss. Arguments as for the function."""
+        return functional.rs_loss(logits, targets, self.delta, positives=positives, group=self.group)
 
 
 class BucketedRSLoss(RSLoss):
     """The paper's Bucketed RS Loss, :func:`bucketed_losses.functional.bucketed_rs_loss`."""
 
-    def forward(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> RankSort:
-        return functional.bucketed_rs_loss(logits, targets, self.delta, positives, self.group)
+    def forward(self, logits: Tensor, targets: Tensor, *, positives: Tensor | None = None) -> RankSort:
+        return functional.bucketed_rs_loss(logits, targets, self.delta, positives=positives, group=self.group)
+
+
+class aLRPLoss(_RankingLoss):  # noqa: N801
+    """aLRP Loss, :func:`bucketed_losses.functional.alrp_loss`."""
+
+    def __init__(self, delta: float = 1.0, group: Group = 'local') -> None:
+        super().__init__(delta, group)
+
+    def forward(self, logits: Tensor, targets: Tensor, box_errors: Tensor, *, positives: Tensor | None = None) -> ALRP:
+        """``classification`` and ``localization``, two scalars; arguments as for the function."""
+        return functional.alrp_loss(logits, targets, box_errors, self.delta, positives=positives, group=self.group)
+
+
+class DRLoss(nn.Module):
+    """DR Loss, :func:`bucketed_losses.functional.dr_loss`; arguments as for the function."""
+
+    def __init__(
+        self,
+        margin: float = 0.5,
+        positive_temperature: float = 1.0,
+        negative_temperature: float = 0.1 / math.log(3.5),
+        smoothness: float = 6.0,
+        scale: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.margin = margin
+        self.positive_temperature = positive_temperature
+        self.negative_temperature = negative_temperature
+        self.smoothness = smoothness
+        self.scale = scale
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """A scalar; arguments as for the function."""
+        return functional.dr_loss(
+            logits,
+            targets,
+            self.margin,
+            self.positive_temperature,
+            self.negative_temperature,
+            self.smoothness,
+            self.scale,
+        )
+
+    def extra_repr(self) -> str:
+        return f'margin={self.margin}, smoothness={self.smoothness}, scale={self.scale}'

@@ -14,8 +14,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from bucketed_losses import functional as F
-from bucketed_losses import step_sums
+from bucketed_losses.core import devices
+from bucketed_losses.core.identity_update import identity_update
+from bucketed_losses.core.positives import rank_positives
 
 pytestmark = pytest.mark.stack
 
@@ -91,10 +92,10 @@ def fake_cuda():
 def test_the_core_never_synchronises(exact, num_pos, delta):
     """On fake CUDA tensors every host synchronisation raises."""
     with FakeTensorMode():
-        positives = F.rank_positives(*torch.empty(2, num_pos, device='cuda'), delta, sort=True)
-        update = F.identity_update(positives, [torch.empty(30_000, device='cuda')], delta, exact)
+        positives = rank_positives(*torch.empty(2, num_pos, device='cuda'), delta, sort=True)
+        update = identity_update(positives, [torch.empty(30_000, device='cuda')], delta, exact)
     assert [grad.shape for grad in update.negative_grads] == [(30_000,)]
-    assert update.positive_grad.shape == (2, num_pos)
+    assert update.positive_grads.shape == (2, num_pos)
     assert update.ranking.device.type == 'cuda'
 
 
@@ -114,7 +115,7 @@ def test_fake_tensors_do_notice_a_synchronisation():
 @pytest.mark.parametrize('name', sorted(LOSSES))
 def test_the_flat_entry_synchronises_twice(name, monkeypatch):
     """Once for the number of positives and once for that of the negatives that can matter."""
-    monkeypatch.setattr(step_sums, 'on_cpu', lambda tensor: False)
+    monkeypatch.setattr(devices, 'on_cpu', lambda tensor: False)
     logits, targets = synthetic(2000, 10_000)
     with CountSynchronisations() as mode:
         step(LOSSES[name], logits, targets)

@@ -12,7 +12,8 @@ from loop_over_positives import loop_over_positives
 from reference import loop_bucketed_ranking, loop_rs_loss
 
 from bucketed_losses import functional as F
-from bucketed_losses import step_sums
+from bucketed_losses.core import buckets as core_buckets
+from bucketed_losses.core import devices
 
 pytestmark = pytest.mark.stack
 
@@ -106,7 +107,7 @@ def test_more_positives_than_one_block(delta, tied):
 @pytest.mark.parametrize('shift', [-3, 0, 3], ids=['few-relevant', 'half', 'most-relevant'])
 def test_several_pieces(delta, shift, monkeypatch):
     """Pieces of which few, most, all or none of the entries matter, against the loop; ignored entries among them."""
-    monkeypatch.setattr(step_sums, 'PIECE', 16)
+    monkeypatch.setattr(devices, 'PIECE', 16)
     logits, targets = random_case(12, 9, 120, num_ignored=10)
     logits[targets == 0] += shift
     logits[:40], targets[:40] = -50, 0
@@ -117,7 +118,7 @@ def test_several_pieces(delta, shift, monkeypatch):
         close(value, expected.ranking + (expected.sorting if sort else 0))
         close(grad, torch.tensor(expected.ranking_grad) + sort * torch.tensor(expected.sorting_grad), atol=1e-9)
     whole = [value_and_grad(loss, logits, targets, delta) for loss in (F.bucketed_ap_loss, F.bucketed_rs_loss)]
-    monkeypatch.setattr(step_sums, 'PIECE', 1000)
+    monkeypatch.setattr(devices, 'PIECE', 1000)
     for loss, (value, grad) in zip((F.bucketed_ap_loss, F.bucketed_rs_loss), whole, strict=True):
         again, grad_again = value_and_grad(loss, logits, targets, delta)
         close(value, again)
@@ -130,7 +131,7 @@ def test_what_an_accelerator_runs_says_the_same(name, tied, monkeypatch):
     """One piece, no table of cells, negatives always picked out: here on the CPU, so that every machine tests it."""
     logits, targets = random_case(13, 400, 3000, num_ignored=50, tied=tied)
     value, grad = value_and_grad(LOSSES[name], logits, targets, 0.5)
-    monkeypatch.setattr(step_sums, 'on_cpu', lambda tensor: False)
+    monkeypatch.setattr(devices, 'on_cpu', lambda tensor: False)
     again, grad_again = value_and_grad(LOSSES[name], logits, targets, 0.5)
     close(again, value)
     close(grad_again, grad, atol=1e-12)
@@ -173,7 +174,7 @@ def test_worked_example_of_the_paper():
         assert all(0 <= abs(got) - abs(shown) < 0.01 for got, shown in zip(exact, printed, strict=True))
 
     negatives = torch.tensor([3.0, 2.0, 0.0, -1.0, -2.0, -3.0])
-    buckets = step_sums.bucket_negatives([negatives], torch.tensor([-4.0, 1.0], dtype=torch.float64))
+    buckets = core_buckets.bucket_negatives([negatives], torch.tensor([-4.0, 1.0], dtype=torch.float64))
     assert buckets.sizes.tolist() == [0, 4, 2]
     assert buckets.means[1:].tolist() == [-1.5, 2.5]
 

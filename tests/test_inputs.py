@@ -166,7 +166,7 @@ def test_known_positives(loss, num_pos):
 )
 def test_bad_positives(loss, positives, error, words):
     with pytest.raises(error, match=words):
-        loss(torch.zeros(3), torch.tensor([0.5, 0.0, -1.0]), 0.5, positives)
+        loss(torch.zeros(3), torch.tensor([0.5, 0.0, -1.0]), 0.5, positives=positives)
 
 
 @ALL

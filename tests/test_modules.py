@@ -34,7 +34,7 @@ def test_modules_are_the_functions(module, function, delta):
         loss = module() if width == delta else module(delta=width)
         assert f'delta={width}' in repr(loss) and not list(loss.parameters())
         a, b = (logits.clone().requires_grad_() for _ in range(2))
-        got, want = loss(a, targets, positives), function(b, targets, width)
+        got, want = loss(a, targets, positives=positives), function(b, targets, width)
         parts = [got] if torch.is_tensor(got) else list(got)
         expected = [want] if torch.is_tensor(want) else list(want)
         for x, y in zip(parts, expected, strict=True):

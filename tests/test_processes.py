@@ -10,9 +10,10 @@ import torch.distributed as dist
 from cases import DELTAS, LOSSES, random_case, value_and_grad
 from gloo import CountCollectives, on_processes
 
-pytestmark = pytest.mark.stack
-
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason='PyTorch was built without distributed support')
+pytestmark = [
+    pytest.mark.stack,
+    pytest.mark.skipif(not dist.is_available(), reason='PyTorch was built without distributed support'),
+]
 
 NAMED = {
     'unequal': [(5, 40), (12, 7), (1, 300), (30, 2)],

@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 from synchronisations import CountSynchronisations
 
 from bucketed_losses import functional as F
-from bucketed_losses import step_sums
+from bucketed_losses.core import devices
 from bucketed_losses.mmdet.models.losses import score_weighted_box_loss, self_balance
 from bucketed_losses.mmdet.models.losses.ranking_losses import entry_targets
 
@@ -265,7 +265,7 @@ def test_heads_wait_for_the_device_three_times(name, monkeypatch):
         'dense': lambda: dense.ranking_losses(logits, deltas, boxes, labels, weights, boxes + 1),
         'R-CNN': lambda: box_head.loss(logits, deltas, rois, labels, weights, boxes + 1, None),
     }
-    monkeypatch.setattr(step_sums, 'on_cpu', lambda tensor: False)
+    monkeypatch.setattr(devices, 'on_cpu', lambda tensor: False)
     for head, call in calls.items():
         call()
         with CountSynchronisations() as mode:

@@ -9,21 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import step
 
-from bucketed_losses import step_sums
-from bucketed_losses.step_sums import (
-    Bucketizer,
-    LabelOrder,
-    band_above,
-    band_below,
-    bucket_negatives,
-    clamp_between,
-    dominance_sums,
-    pieces,
-    round_up,
-    smoothed_step,
-    sums_above,
-    sums_below,
-)
+from bucketed_losses.core import bucketizer, devices
+from bucketed_losses.core.bucketizer import Bucketizer
+from bucketed_losses.core.buckets import bucket_negatives, clamp_between
+from bucketed_losses.core.devices import round_up, split
+from bucketed_losses.core.dominance import IoUOrder, dominance_sums
+from bucketed_losses.core.step_sums import band_above, band_below, smoothed_step, sums_above, sums_below
 
 pytestmark = pytest.mark.stack
 
@@ -90,7 +81,7 @@ def test_dominance_sums(pairs, delta, block_bits):
         dtype=torch.float64,
     )
     ascending, by_label = labels.sort()
-    order = LabelOrder(torch.searchsorted(ascending, labels), by_label)
+    order = IoUOrder(torch.searchsorted(ascending, labels), by_label)
     sums = dominance_sums(logits, order, weights, band_above(logits, logits, delta), delta, block_bits)
     torch.testing.assert_close(sums, expected, rtol=1e-9, atol=1e-9)
 
@@ -133,8 +124,8 @@ def test_bucketizer_is_a_binary_search(edges, values, cells_per_edge, most_compa
     values = torch.tensor(values)
     values = torch.cat([values, edges, torch.nextafter(edges, torch.tensor(-torch.inf))])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step_sums, 'CELLS_PER_EDGE', cells_per_edge)
-        patch.setattr(step_sums, 'MOST_COMPARED', most_compared)
+        patch.setattr(bucketizer, 'CELLS_PER_EDGE', cells_per_edge)
+        patch.setattr(bucketizer, 'MOST_COMPARED', most_compared)
         found = Bucketizer(edges, num_values=10**6)(values)
     expected = torch.searchsorted(edges, values, right=True, out_int32=True)
     assert found.dtype == torch.int32
@@ -159,12 +150,12 @@ def test_bucketizer_on_many(name, dtype):
 
 
 def test_pieces(monkeypatch):
-    monkeypatch.setattr(step_sums, 'PIECE', 4)
+    monkeypatch.setattr(devices, 'PIECE', 4)
     x = torch.arange(10.0)
-    assert [a.tolist() for a, _ in pieces(x, x + 1)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert [len(a) for (a,) in pieces(torch.empty(10, device='meta'))] == [10]
-    assert [len(a) for (a,) in pieces(torch.empty(0))] == [0]
-    for (a,) in pieces(x):
+    assert [a.tolist() for a, _ in split(x, x + 1)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [len(a) for (a,) in split(torch.empty(10, device='meta'))] == [10]
+    assert [len(a) for (a,) in split(torch.empty(0))] == [0]
+    for (a,) in split(x):
         a.zero_()
     assert not x.any()
 

@@ -28,9 +28,10 @@ import torch
 from profile_loss_share import HeadsOnCOCOSize
 from torch import nn
 
-from bucketed_losses.functional import identity_update, rank_positives
+from bucketed_losses.core.devices import split
+from bucketed_losses.core.identity_update import identity_update
+from bucketed_losses.core.positives import rank_positives
 from bucketed_losses.mmdet.models.losses import RankingLoss
-from bucketed_losses.step_sums import pieces
 
 
 @dataclass
@@ -76,7 +77,7 @@ def calls_of_a_step(model: nn.Module, step: Any) -> list[Call]:
 
 
 def buckets(call: Call, gpus: int) -> int:
-    """How many buckets the positives of all GPUs make; see :func:`bucketed_losses.functional.identity_update`."""
+    """How many buckets the positives of all GPUs make; see :mod:`bucketed_losses.core.buckets`."""
     positives = call.num_pos * gpus
     return 2 * positives + 1 if call.exact and call.loss.delta > 0 else positives + 2
 
@@ -110,7 +111,7 @@ def seconds_of_compute(call: Call, gpus: int, repeats: int) -> float:
     negatives = torch.randn(call.num_logits - call.num_pos, generator=generator) + 1
     times = []
     for _ in range(repeats + 1):
-        copies = [piece.clone() for (piece,) in pieces(negatives)]
+        copies = [piece.clone() for (piece,) in split(negatives)]
         began = time.perf_counter()
         ranked = rank_positives(positives, labels, call.loss.delta, sort=call.loss.needs_ious)
         identity_update(ranked, copies, call.loss.delta, call.exact)

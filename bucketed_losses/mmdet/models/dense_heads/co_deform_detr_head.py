@@ -16,7 +16,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from torch import Tensor, nn
 
-from ....processes import num_processes
+from ....core.distributed import num_processes
 from ..losses import ImageRows, RankingLoss, check_ranks, prior_logit, self_balance
 from ..losses.box_weighting import at_least_float32
 

@@ -96,7 +96,9 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
             parts = self._each_image(pred, targets, positive, labels, errors, images)
         else:
             entries = positive * pred.size(1) + labels[positive]
-            parts = functional.alrp_loss(pred, targets, errors, self.delta, entries, self.group)
+            parts = functional.alrp_loss(
+                pred, targets, errors, self.delta, positives=entries, group=self.group or 'local'
+            )
         if self.training:
             self._keep_balance(parts, len(positive))
         return {

@@ -10,7 +10,8 @@ from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from .... import functional, step_sums
+from .... import functional
+from ....core import devices
 
 
 class ImageRows(NamedTuple):
@@ -206,7 +207,7 @@ def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Ten
             raise ValueError(f'{name} must have the shape ({num},), one per row of pred, got {tuple(value.shape)}')
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise TypeError(f'labels must be class indices of an integer dtype, got {labels.dtype}')
-    if step_sums.on_cpu(labels) and num and not (int(labels.min()) >= 0 and int(labels.max()) <= num_classes):
+    if devices.on_cpu(labels) and num and not (int(labels.min()) >= 0 and int(labels.max()) <= num_classes):
         raise ValueError(
             f'labels must lie in [0, {num_classes}] for pred with {num_classes} classes ({num_classes} is background), '
             f'got values from {int(labels.min())} to {int(labels.max())}; a classifier for a ranking loss has no '
@@ -253,7 +254,11 @@ class APLoss(RankingLoss):
         super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
 
     def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        return {'loss_rank': functional.ap_loss(logits, targets, self.delta, positives, self.group)}
+        return {
+            'loss_rank': functional.ap_loss(
+                logits, targets, self.delta, positives=positives, group=self.group or 'local'
+            )
+        }
 
 
 @MODELS.register_module()
@@ -261,7 +266,11 @@ class BucketedAPLoss(APLoss):
     """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`; log name ``loss_rank``."""
 
     def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        return {'loss_rank': functional.bucketed_ap_loss(logits, targets, self.delta, positives, self.group)}
+        return {
+            'loss_rank': functional.bucketed_ap_loss(
+                logits, targets, self.delta, positives=positives, group=self.group or 'local'
+            )
+        }
 
 
 @MODELS.register_module()
@@ -282,7 +291,9 @@ class RSLoss(RankingLoss):
         super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
 
     def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        ranking, sorting = functional.rs_loss(logits, targets, self.delta, positives, self.group)
+        ranking, sorting = functional.rs_loss(
+            logits, targets, self.delta, positives=positives, group=self.group or 'local'
+        )
         return {'loss_rank': ranking, 'loss_sort': sorting}
 
 
@@ -291,5 +302,7 @@ class BucketedRSLoss(RSLoss):
     """The paper's Bucketed RS Loss, :func:`bucketed_losses.functional.bucketed_rs_loss`; logged as ``RSLoss``."""
 
     def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        ranking, sorting = functional.bucketed_rs_loss(logits, targets, self.delta, positives, self.group)
+        ranking, sorting = functional.bucketed_rs_loss(
+            logits, targets, self.delta, positives=positives, group=self.group or 'local'
+        )
         return {'loss_rank': ranking, 'loss_sort': sorting}

@@ -1,0 +1,117 @@
+"""Checks of arguments, with messages that name the argument, what it is and what it should be.
+
+Checks that read values are made on a CPU only: on an accelerator the host would have to wait for them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import devices
+
+MIN_DELTA = 1e-9
+"""The smallest delta above 0. The sums of steps divide differences of logits by 2 delta in float64; below this limit
+the rounding of these differences would be larger than what they sum."""
+
+
+def check_arguments(logits: Tensor, targets: Tensor, delta: float, positive_indices: Tensor | None) -> None:
+    """Check what all ranking losses take; ``positive_indices`` is their argument ``positives``.
+
+    Raises:
+        TypeError: An argument is of the wrong type or dtype.
+        ValueError: Shapes or devices differ; ``delta`` is negative, not finite or too small; a target exceeds 1; or
+            ``positives`` are not distinct indices of positives.
+    """
+    for name, value in (('logits', logits), ('targets', targets)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f'{name} must be a torch.Tensor, got {type(value).__name__}')
+    if not logits.is_floating_point():
+        raise TypeError(f'logits must be a floating-point tensor (scores before the sigmoid), got {logits.dtype}')
+    if targets.is_complex():
+        raise TypeError(f'targets must be real (0 negative, (0, 1] positive, < 0 ignored), got {targets.dtype}')
+    if targets.shape != logits.shape:
+        raise ValueError(
+            f'targets must have the shape of logits, {tuple(logits.shape)}, got {tuple(targets.shape)}; '
+            'for class indices build one target per (prediction, class) entry'
+        )
+    if targets.device != logits.device:
+        raise ValueError(f'targets must be on the device of logits, {logits.device}, got {targets.device}')
+    check_delta(delta)
+    if devices.on_cpu(targets) and targets.numel() and targets.max() > 1:
+        raise ValueError(
+            f'targets must not exceed 1 (0 negative, (0, 1] positive with its IoU, < 0 ignored), '
+            f'got a maximum of {targets.max().item():g}'
+        )
+    if positive_indices is not None:
+        _check_positive_indices(positive_indices, targets)
+
+
+def check_delta(delta: float) -> None:
+    """Check the half-width of the smoothed step.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is negative, not finite, or so small that float64 cannot resolve the step.
+    """
+    if isinstance(delta, bool) or not isinstance(delta, (int, float)):
+        raise TypeError(f'delta must be a float, got {type(delta).__name__}')
+    if not (math.isfinite(delta) and delta >= 0):
+        raise ValueError(f'delta must be finite and not negative, got {delta}')
+    if 0 < delta < MIN_DELTA:
+        raise ValueError(
+            f'delta must be 0 or at least {MIN_DELTA:g}, got {delta:g}: float64 cannot resolve a narrower step; use 0'
+        )
+
+
+def _check_positive_indices(positive_indices: Tensor, targets: Tensor) -> None:
+    if not isinstance(positive_indices, Tensor):
+        raise TypeError(f'positives must be a torch.Tensor of indices, got {type(positive_indices).__name__}')
+    if positive_indices.dtype != torch.int64 or positive_indices.dim() != 1:
+        raise TypeError(
+            f'positives must be (P,) int64 indices, got {tuple(positive_indices.shape)} {positive_indices.dtype}'
+        )
+    if positive_indices.device != targets.device:
+        raise ValueError(f'positives must be on the device of logits, {targets.device}, got {positive_indices.device}')
+    if not devices.on_cpu(targets) or len(positive_indices) == 0:
+        return
+    lowest, highest = (int(value) for value in positive_indices.aminmax())
+    if lowest < 0 or highest >= targets.numel():
+        raise ValueError(
+            f'positives must be indices of the {targets.numel()} flattened logits, got {lowest} to {highest}'
+        )
+    # A target of NaN passes: it makes the loss NaN, which says more about where it comes from than an error here.
+    if (targets.reshape(-1).index_select(0, positive_indices) <= 0).any():
+        raise ValueError('positives must be indices of entries whose target is above 0, got others among them')
+    num_distinct = len(positive_indices.unique())
+    if num_distinct != len(positive_indices):
+        raise ValueError(f'positives must be distinct, got {len(positive_indices)} indices of {num_distinct} entries')
+
+
+def check_box_errors(box_errors: Tensor, positive_indices: Tensor) -> None:
+    """Check the localisation errors that aLRP Loss takes.
+
+    Raises:
+        TypeError: They are not a floating-point tensor.
+        ValueError: There is not one for each positive.
+    """
+    if not isinstance(box_errors, Tensor) or not box_errors.is_floating_point():
+        raise TypeError(f'box_errors must be a floating-point torch.Tensor, got {type(box_errors).__name__}')
+    if box_errors.shape != positive_indices.shape:
+        raise ValueError(
+            f'box_errors must have the shape ({len(positive_indices)},), one for each positive, '
+            f'got {tuple(box_errors.shape)}'
+        )
+
+
+def check_positive(**values: float) -> None:
+    """Check that settings are above 0.
+
+    Raises:
+        ValueError: One is not; the message has its name.
+    """
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f'{name} must be above 0, got {value}')

@@ -1,0 +1,36 @@
+"""What differs between a CPU and an accelerator, and comparing logits with edges of a higher precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+PIECE = 2**18
+"""Entries in a piece that stays in a CPU's cache."""
+
+
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether to save cache misses by more operations, and whether reading a value on the host is free."""
+    return tensor.device.type == 'cpu'
+
+
+def split(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of flat tensors of one length, piece by piece: ``PIECE`` entries each on a CPU, all of them elsewhere.
+
+    On a CPU, intermediate results of one piece stay in the cache. On an accelerator, each piece would cost launches.
+    """
+    size = PIECE if on_cpu(tensors[0]) else max(len(tensors[0]), 1)
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
+
+
+def round_up(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The smallest numbers of ``dtype`` that are not below the float64 ``values``, of the same shape.
+
+    For every x of that dtype, ``x >= round_up(v)`` if and only if ``x >= v``. Float32 logits can therefore be compared
+    with float64 edges without a float64 copy of the logits.
+    """
+    rounded = values.to(dtype)
+    next_above = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
+    return torch.where(rounded.double() < values, next_above, rounded)

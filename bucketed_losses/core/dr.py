@@ -1,0 +1,38 @@
+"""DR Loss (Qian et al., DR Loss: Improving Object Detection by Distributional Ranking, CVPR 2020)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+
+def distributional_ranking(
+    logits: Tensor,
+    targets: Tensor,
+    margin: float,
+    positive_temperature: float,
+    negative_temperature: float,
+    smoothness: float,
+    scale: float,
+) -> Tensor:
+    """Arguments as in :func:`bucketed_losses.functional.dr_loss`; differentiable by autograd."""
+    x = logits if logits.dtype == torch.float64 else logits.float()
+    # A logit of infinity has a finite score, but the loss of a network that produces it must not look finite.
+    nonfinite = torch.where(targets < 0, 0, x.detach() + targets).mul(0).sum().to(x.dtype)
+    expected_positive = _expected_score(x, targets > 0, -positive_temperature, if_none=1.0)  # P+
+    expected_negative = _expected_score(x, targets == 0, negative_temperature, if_none=0.0)  # P-
+    distance = expected_negative - expected_positive + margin
+    return scale * softplus(distance, beta=smoothness) + nonfinite
+
+
+def _expected_score(logits: Tensor, chosen: Tensor, temperature: float, if_none: float) -> Tensor:
+    """``sum q p`` over the chosen entries with scores p and the distribution ``q ~ exp(p / temperature)``."""
+    scores = logits[chosen].sigmoid()
+    if len(scores) == 0:
+        return logits.sum() * 0 + if_none
+    exponents = scores / temperature
+    weights = (exponents - exponents.detach().max()).exp()
+    # Sums of many millions of terms need more digits than the terms.
+    expected = (weights * scores).sum(dtype=torch.float64) / weights.sum(dtype=torch.float64)
+    return expected.to(logits.dtype)

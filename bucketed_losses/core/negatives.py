@@ -1,0 +1,120 @@
+"""The negatives: which of them matter, how many rank above each positive (FP), and what each of them gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import devices
+from .buckets import Buckets, bucket_negatives, clamp_between, edges_around
+from .devices import round_up
+from .distributed import ProcessGroup
+from .positives import RankedPositives
+from .step_sums import Band, band_above, band_below, sums_above, sums_below
+
+
+class Negatives(NamedTuple):
+    """The negatives that can rank above a positive, piece by piece."""
+
+    indices: list[Tensor | None]
+    """``(n,)`` int64 into the piece; None if ``logits`` has an entry for every entry of the piece."""
+    logits: list[Tensor]
+    """``(n,)``."""
+
+
+def relevant_negatives(logits: Tensor, targets: Tensor, floor: Tensor) -> Negatives:
+    """The negatives that are not below the ``floor`` of the positives; the others are 0 steps above every positive.
+
+    Args:
+        logits: ``(n,)`` float32 or float64.
+        targets: ``(n,)``; 0 for a negative.
+        floor: Scalar float64, :attr:`RankedPositives.floor`.
+    """
+    floor = round_up(floor, logits.dtype)
+    pieces = [_relevant(*piece, floor) for piece in devices.split(logits, targets)]
+    return Negatives([indices for indices, _ in pieces], [values for _, values in pieces])
+
+
+def _relevant(logits: Tensor, targets: Tensor, floor: Tensor) -> tuple[Tensor | None, Tensor]:
+    """If most entries of a piece are relevant, return all of them and no indices; on a CPU this is faster.
+
+    The irrelevant ones are then moved below the floor, into the bucket that takes no part.
+    """
+    relevant = (targets == 0) & (logits >= floor)
+    if devices.on_cpu(logits) and 2 * relevant.count_nonzero() > len(logits):
+        # Next to a floor of 0 lie subnormal numbers, which `torch.set_flush_denormal` makes equal to it. Below the
+        # lowest finite floor lies -inf, which an exact gradient would multiply by 0.
+        below = torch.minimum(floor - 1, torch.nextafter(floor, torch.full_like(floor, -torch.inf)))
+        if below.isfinite():
+            return None, torch.where(relevant, logits, below)
+    # Host synchronisation 2: how many negatives can matter. Late in training few of them do.
+    indices = relevant.nonzero().squeeze(1)
+    return indices, logits.index_select(0, indices)
+
+
+class CountedNegatives(NamedTuple):
+    """Negatives in buckets, seen from the positives."""
+
+    false_positives: Tensor
+    """FP(i) (Eq. 1, 13) for each positive in ascending order of logits, ``(P,)`` float64."""
+    positives: Tensor
+    """The logits of the positives, ascending, relative to their origin; ``(P,)`` float64."""
+    means: Tensor
+    """The means of the buckets, relative to the same origin; ``(B,)`` float64."""
+    band: Band
+    """For each mean, the positives for which H is fractional."""
+    buckets: Buckets
+    linear: bool
+    """Whether a sum of steps is linear inside each bucket: for exact buckets with ``delta > 0``."""
+    delta: float
+
+    def share(self, weights: Tensor, negatives: Sequence[Tensor]) -> list[Tensor]:
+        """``sum_i weights_i H(x_ij)`` for every negative j, in pieces ``(n,)``.
+
+        FP(i) sums the same steps over j. In the published losses, all members of a bucket get the value at its mean.
+
+        Args:
+            weights: ``(P,)`` float64, in ascending order of the positives' logits.
+            negatives: The pieces that were counted.
+        """
+        sums = sums_below(self.positives, weights, self.means, self.band, self.delta)
+        # Bucket 0 lies below the floor. Its share is 0 in exact arithmetic, and rounding must not change that.
+        for part in sums:
+            part.select(-1, 0).zero_()
+        return self.buckets.spread(negatives, sums, self.linear)
+
+
+def count_negatives(
+    positives: RankedPositives,
+    negatives: Sequence[Tensor],
+    delta: float,
+    exact: bool,
+    group: ProcessGroup | None = None,
+) -> CountedNegatives:
+    """How many negatives rank above each positive; never synchronises with the host.
+
+    Args:
+        positives: From :func:`rank_positives`.
+        negatives: Logits in pieces ``(n,)``. Those below the floor of the positives may be left out: they change no bit
+            of the result.
+        delta: Half-width of H.
+        exact: The edges of the buckets are the positives +- delta instead of the positives.
+        group: Processes with the same positives, and negatives of their own.
+    """
+    s = positives.logits - positives.origin
+    # The lowest edge is the floor in both cases, so bucket 0 holds what takes no part. The published code, too, drops
+    # negatives below the floor before it takes means.
+    if exact and delta > 0:  # for delta = 0, both kinds of edges are the same
+        edges, band, band_of_positives = edges_around(positives.logits, delta)
+        buckets = bucket_negatives(negatives, edges, group, lowest_counts=False)
+        means = buckets.means - positives.origin
+    else:
+        edges = torch.cat([positives.floor.unsqueeze(0), positives.logits])
+        buckets = bucket_negatives(negatives, edges, group, lowest_counts=False)
+        means = clamp_between(buckets.means, edges) - positives.origin
+        band, band_of_positives = band_above(means, s, delta), band_below(s, means, delta)
+    false_positives = sums_above(means, buckets.sizes, s, band, delta).values.clamp(min=0)
+    return CountedNegatives(false_positives, s, means, band_of_positives, buckets, exact and delta > 0, delta)

@@ -1,0 +1,78 @@
+"""AP Loss and RS Loss, exact or bucketed: from logits and targets to values that have a gradient.
+
+AP Loss is the ranking error (Eq. 3); RS Loss is the ranking and the sorting error (Eq. 10). The published losses and
+the exact ones differ in the edges of the buckets alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .autograd import ErrorDrivenUpdate, with_gradient
+from .distributed import Group, gather_positives, num_processes, resolve
+from .entries import find_positives, flatten
+from .identity_update import identity_update
+from .negatives import relevant_negatives
+from .positives import rank_positives
+
+
+class RankSort(NamedTuple):
+    """The two parts of RS Loss, scalars of the logits' dtype (float32 for half precision)."""
+
+    ranking: Tensor
+    sorting: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The loss, ``ranking + sorting``."""
+        return self.ranking + self.sorting
+
+
+def rank_and_sort(
+    logits: Tensor,
+    targets: Tensor,
+    delta: float,
+    positive_indices: Tensor | None,
+    group: Group,
+    exact: bool,
+    sort: bool,
+) -> RankSort:
+    """AP Loss (the ranking part) or RS Loss (both parts); arguments as in :func:`bucketed_losses.functional.rs_loss`.
+
+    Args:
+        logits: Any shape.
+        targets: Same shape.
+        delta: Half-width of H.
+        positive_indices: ``(P,)`` int64 into the flattened logits, or None to find them.
+        group: Processes whose logits are ranked together.
+        exact: The edges of the buckets are the positives +- delta instead of the positives.
+        sort: Compute the sorting part; otherwise it is 0.
+    """
+    processes = resolve(group)
+    entries = flatten(logits, targets)
+    x, t = entries.logits, entries.targets
+    if positive_indices is None:
+        positive_indices = find_positives(t)
+    own_logits, own_ious = x.index_select(0, positive_indices), t.index_select(0, positive_indices)
+    gathered = gather_positives(own_logits, own_ious, entries.nonfinite, processes)
+    nonfinite = gathered.nonfinite
+    if len(gathered.logits) == 0:
+        none = x.new_zeros(0)
+        update = ErrorDrivenUpdate((nonfinite, nonfinite.clone()), positive_indices, (none, none))
+        return RankSort(*with_gradient(logits, update))
+
+    positives = rank_positives(gathered.logits, gathered.values, delta, sort)
+    negatives = relevant_negatives(x, t, positives.floor)
+    result = identity_update(positives, negatives.logits, delta, exact, processes)
+    own = result.positive_grads.narrow(1, gathered.start, len(positive_indices)).to(x.dtype) + nonfinite
+    update = ErrorDrivenUpdate(
+        values=(result.ranking.to(x.dtype) + nonfinite, result.sorting.to(x.dtype) + nonfinite),
+        positive_indices=positive_indices,
+        positive_grads=tuple(own.unbind()),
+        negative_indices=negatives.indices,
+        negative_grads=result.negative_grads,
+        num_processes=num_processes(processes),
+    )
+    return RankSort(*with_gradient(logits, update))
