@@ -273,3 +273,11 @@ def test_dr_is_stable_for_ten_million_half_precision_logits():
     high = (of_one * one + of_low * low) / (of_one + of_low)
     assert 0.01 < high < 0.05
     assert loss.item() == pytest.approx(4 * math.log1p(math.exp(6 * (high - 1 + 0.5))) / 6, rel=1e-4)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize('target_dtype', [torch.float32, torch.float64, torch.int64])
+def test_dr_has_the_dtype_of_the_logits(dtype, target_dtype):
+    logits, targets, _ = case()
+    loss = dr_loss(logits.to(dtype), (targets > 0).to(target_dtype))
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)

@@ -156,13 +156,14 @@ def test_known_positives(loss, num_pos):
         (torch.tensor([0, 3]), ValueError, 'indices of the 3 flattened logits, got 0 to 3'),
         (torch.tensor([-1]), ValueError, 'got -1 to -1'),
         (torch.tensor([0, 1]), ValueError, 'whose target is above 0, got others among them'),
+        (torch.tensor([0, 0]), ValueError, 'must be distinct, got 2 indices of 1 entries'),
         (
             torch.empty(0, dtype=torch.int64, device='meta'),
             ValueError,
             'must be on the device of logits, cpu, got meta',
         ),
     ],
-    ids=['list', 'float', 'matrix', 'mask', 'beyond', 'below', 'negative', 'device'],
+    ids=['list', 'float', 'matrix', 'mask', 'beyond', 'below', 'negative', 'repeated', 'device'],
 )
 def test_bad_positives(loss, positives, error, words):
     with pytest.raises(error, match=words):
@@ -205,6 +206,7 @@ X, T = torch.zeros(3), torch.tensor([1.0, 0.0, 0.0])
         ((X, T, -0.1), ValueError, ['delta', 'negative', '-0.1']),
         ((X, T, float('nan')), ValueError, ['delta', 'finite', 'nan']),
         ((X, T, float('inf')), ValueError, ['delta', 'finite', 'inf']),
+        ((X, T, 1e-16), ValueError, ['delta', 'at least 1e-09', '1e-16']),
         ((X, T, '1'), TypeError, ['delta', 'float', 'str']),
         ((X, T, True), TypeError, ['delta', 'float', 'bool']),
         ((X, 3 * T, 0.5), ValueError, ['targets', 'exceed 1', '3']),
@@ -224,3 +226,31 @@ def test_defaults_are_the_papers():
     assert F.bucketed_ap_loss(logits, targets) == F.bucketed_ap_loss(logits, targets, 1.0)
     assert F.rs_loss(logits, targets) == F.rs_loss(logits, targets, 0.5)
     assert F.bucketed_rs_loss(logits, targets) == F.bucketed_rs_loss(logits, targets, 0.5)
+
+
+@ALL
+def test_a_target_that_is_not_a_number_makes_the_loss_nan_even_where_positives_are_given(loss):
+    """The IoU of a diverged network's box: the training reports the loss, not the argument."""
+    logits, targets = random_case(9, 5, 20)
+    positives = (targets > 0).nonzero().squeeze(1)
+    targets[positives[2]] = torch.nan
+    assert total(loss(logits, targets, 0.5, positives=positives)).isnan()
+
+
+@pytest.mark.parametrize('loss', [F.ap_loss, F.rs_loss])
+@pytest.mark.parametrize('delta', [1e-9, 1e-7])
+def test_the_smallest_delta_is_still_accurate(loss, delta):
+    """Against the definition, with logits that lie on the ramp of each other."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(300, generator=generator).mul(8).round().div(8).double()
+    logits += (torch.rand(300, generator=generator).double() - 0.5) * 4 * delta
+    targets = torch.where(torch.rand(300, generator=generator) < 0.2, 0.7, 0.0).double()
+    positives, negatives = logits[targets > 0].unsqueeze(1), logits[targets == 0]
+
+    def steps(keys):
+        return ((keys - positives) / (2 * delta) + 0.5).clamp(0, 1).sum(1)
+
+    false_positives = steps(negatives)
+    ranking = (false_positives / (false_positives + steps(positives.squeeze(1)))).mean()
+    result = loss(logits, targets, delta)
+    torch.testing.assert_close(result[0] if isinstance(result, tuple) else result, ranking, rtol=0, atol=1e-6)

@@ -13,8 +13,8 @@ from torch import Tensor
 from . import devices
 
 MIN_DELTA = 1e-9
-"""The smallest delta above 0. The sums of steps divide differences of logits by 2 delta in float64; below this limit
-the rounding of these differences would be larger than what they sum."""
+"""The smallest delta above 0. The sums of steps divide differences of float64 sums by 2 delta, so rounding errors grow as
+delta shrinks: at this limit the loss is off by less than 1e-6, at 1e-15 it would be wrong in its first digit."""
 
 
 def check_arguments(logits: Tensor, targets: Tensor, delta: float, positive_indices: Tensor | None) -> None:
