@@ -101,7 +101,7 @@ def test_a_bad_delta_is_refused_by_the_constructor(delta):
 
 
 def test_a_group_is_named():
-    with pytest.raises(ValueError, match="group must be 'local', 'world' or a torch.distributed.ProcessGroup"):
+    with pytest.raises(ValueError, match=r"group must be 'local', 'world' or a torch\.distributed\.ProcessGroup"):
         modules.APLoss(group='everyone')
     with pytest.raises(ValueError, match="got 'everyone'"):
         functional.ap_loss(torch.zeros(2), torch.zeros(2), group='everyone')

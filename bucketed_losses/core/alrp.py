@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .arguments import check_box_errors
 from .autograd import ErrorDrivenUpdate, with_gradient
 from .distributed import Group, add_up, gather_positives, num_processes, resolve
 from .entries import find_positives, flatten
@@ -42,7 +41,7 @@ def alrp(
     x, t = entries.logits, entries.targets
     if positive_indices is None:
         positive_indices = find_positives(t)
-    check_box_errors(box_errors, positive_indices)
+    _check_box_errors(box_errors, positive_indices)
     errors = box_errors.detach()
     nonfinite = entries.nonfinite + 0 * errors.sum()
     gathered = gather_positives(x.index_select(0, positive_indices), errors, nonfinite, processes)
@@ -90,3 +89,13 @@ def alrp(
         localization = localization * num_processes(processes)
         localization = localization + (total - localization.detach())
     return ALRP(classification, localization)
+
+
+def _check_box_errors(box_errors: Tensor, positive_indices: Tensor) -> None:
+    if not isinstance(box_errors, Tensor) or not box_errors.is_floating_point():
+        raise TypeError(f'box_errors must be a floating-point torch.Tensor, got {type(box_errors).__name__}')
+    if box_errors.shape != positive_indices.shape:
+        raise ValueError(
+            f'box_errors must have the shape ({len(positive_indices)},), one for each positive, '
+            f'got {tuple(box_errors.shape)}'
+        )

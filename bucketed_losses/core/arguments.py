@@ -13,8 +13,8 @@ from torch import Tensor
 from . import devices
 
 MIN_DELTA = 1e-9
-"""The smallest delta above 0. The sums of steps divide differences of float64 sums by 2 delta, so rounding errors grow as
-delta shrinks: at this limit the loss is off by less than 1e-6, at 1e-15 it would be wrong in its first digit."""
+"""The smallest delta above 0. Differences of float64 sums are divided by 2 delta, so rounding errors grow as delta
+shrinks: at this limit the loss is off by less than 1e-6, at 1e-15 it would be wrong in its first digit."""
 
 
 def check_arguments(logits: Tensor, targets: Tensor, delta: float, positive_indices: Tensor | None) -> None:
@@ -88,22 +88,6 @@ def _check_positive_indices(positive_indices: Tensor, targets: Tensor) -> None:
     num_distinct = len(positive_indices.unique())
     if num_distinct != len(positive_indices):
         raise ValueError(f'positives must be distinct, got {len(positive_indices)} indices of {num_distinct} entries')
-
-
-def check_box_errors(box_errors: Tensor, positive_indices: Tensor) -> None:
-    """Check the localisation errors that aLRP Loss takes.
-
-    Raises:
-        TypeError: They are not a floating-point tensor.
-        ValueError: There is not one for each positive.
-    """
-    if not isinstance(box_errors, Tensor) or not box_errors.is_floating_point():
-        raise TypeError(f'box_errors must be a floating-point torch.Tensor, got {type(box_errors).__name__}')
-    if box_errors.shape != positive_indices.shape:
-        raise ValueError(
-            f'box_errors must have the shape ({len(positive_indices)},), one for each positive, '
-            f'got {tuple(box_errors.shape)}'
-        )
 
 
 def check_positive(**values: float) -> None:
