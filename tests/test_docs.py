@@ -196,15 +196,9 @@ def test_anchors_exist(page):
 
 
 def public_names():
-    from bucketed_losses import functional, modules, processes, step_sums
+    from bucketed_losses import functional, modules
 
-    names = set(functional.__all__) | {'rank_positives', 'RankedPositives', 'identity_update', 'IdentityUpdate'}
-    names |= {
-        name
-        for module in (modules, processes, step_sums)
-        for name, value in vars(module).items()
-        if not name.startswith('_') and getattr(value, '__module__', None) == module.__name__
-    }
+    names = {*functional.__all__, *modules.__all__}
     if find_spec('mmdet') is not None:
         for part in ('datasets', 'engine', 'evaluation', 'models'):
             names |= set(getattr(bucketed_losses.mmdet, part).__all__)
