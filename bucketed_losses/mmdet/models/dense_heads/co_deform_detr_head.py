@@ -17,7 +17,7 @@ from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from torch import Tensor, nn
 
 from ....processes import num_processes
-from ..losses import ImageRows, RankingLoss, check_ranks, prior_logit, self_balance
+from ..losses import ImageRows, check_ranks, prior_logit, self_balance
 from ..losses.box_weighting import at_least_float32
 
 
@@ -240,7 +240,7 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
     ) -> dict[str, Tensor]:
         losses = super().query_losses(logits, boxes, targets, batch_img_metas)
         if self.loss_cls.self_balancing:
-            ranking = [losses[name] for name in RankingLoss.PARTS if name in losses]
+            ranking = [losses[name] for name in self.loss_cls.LOG_NAMES]
             shared = self.loss_cls.shared
             losses |= {name: self_balance(losses[name], ranking, shared) for name in ('loss_bbox', 'loss_iou')}
         return losses

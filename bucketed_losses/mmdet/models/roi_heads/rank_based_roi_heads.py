@@ -12,7 +12,7 @@ from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..losses import RankingLoss, highest_probability, self_balance
+from ..losses import highest_probability, self_balance
 from ..losses.box_weighting import without_bfloat16
 from .rank_based_bbox_heads import RankingBBoxHeadMixin
 from .rank_based_mask_head import RankBasedFCNMaskHead
@@ -87,7 +87,7 @@ class RankingRoIHeadMixin(_Host):
             stage = name.removesuffix('loss_mask')  # '' or 's0.' ...
             head = _as_list(self.bbox_head)[int(stage[1:-1]) if stage else 0]
             if head.loss_cls.self_balancing:
-                ranking = [losses[stage + part] for part in RankingLoss.PARTS if stage + part in losses]
+                ranking = [losses[stage + part] for part in head.loss_cls.LOG_NAMES]
                 losses[name] = self_balance(losses[name], ranking, head.loss_cls.shared)
         return losses
 
