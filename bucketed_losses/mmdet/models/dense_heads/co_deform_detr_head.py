@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from mmdet.models.dense_heads import DeformableDETRHead
 from mmdet.models.layers import inverse_sigmoid
 from mmdet.models.losses import QualityFocalLoss
+from mmdet.models.task_modules.assigners import FocalLossCost
 from mmdet.models.utils import rename_loss_dict, reweight_loss_dict
-from mmdet.registry import MODELS
+from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
@@ -19,6 +21,8 @@ from torch import Tensor, nn
 from ....processes import num_processes
 from ..losses import ImageRows, check_ranks, prior_logit, self_balance
 from ..losses.box_weighting import at_least_float32
+from ..recipes import Part, Role, Rule, Setting, ranking_head
+from ..rules import each, ranking_loss
 
 
 class QueryTargets(NamedTuple):
@@ -195,6 +199,25 @@ class CoDeformDETRHead(DeformableDETRHead):
         return {'loss_cls': self.loss_cls(logits, target, weights, avg_factor=avg_factor)}
 
 
+def _published_match_cost() -> Rule:
+    """The weight of the classification in matching, as published for BRS-DETR."""
+
+    def apply(part: Part) -> Iterator[Setting]:
+        assigner = (part.train_cfg or {}).get('assigner') or {}
+        for (index,) in each(assigner.get('match_costs') or []):
+            if part.type_of(assigner['match_costs'][index], TASK_UTILS) is FocalLossCost:
+                where = ('assigner', 'match_costs', index, 'weight')
+                yield Setting(where, 4.0, 'matching weighs classes as published for BRS-DETR', 'train_cfg')
+
+    return Rule(('train_cfg.assigner.match_costs',), apply)
+
+
+@ranking_head(
+    CoDeformDETRHead,
+    role=Role.QUERIES,
+    rules=(ranking_loss(weight=2.0), _published_match_cost()),
+    suggested_for=[DeformableDETRHead],
+)
 @MODELS.register_module()
 class RankBasedCoDeformDETRHead(CoDeformDETRHead):
     """``CoDeformDETRHead`` trained with a ranking loss, Eq. 17: BRS-DETR's query head.
