@@ -1,4 +1,4 @@
-"""FCOS, GFL, RTMDet and VFNet, heads that are not of the paper: what the mixin gives them is what it gives the others."""
+"""FCOS, GFL, RTMDet and VFNet, heads that are not of the paper, get from the mixin what the others get."""
 
 from __future__ import annotations
 
@@ -379,13 +379,12 @@ def test_vfnet_balances_both_box_losses_together():
     assert twice.item() == pytest.approx(2 * once.item(), rel=1e-5)
 
 
-def test_vfnet_with_alrp_keeps_the_loss_of_the_first_boxes():
-    """It is not balanced: its weight counts."""
+def test_vfnet_with_alrp_reads_errors_of_refined_boxes_without_their_weight():
     values = []
     for weight in (1.0, 3.0):
         head = build_head('RankBasedVFNetHead', 'aLRPLoss', loss_bbox_refine=dict(type='GIoULoss', loss_weight=weight))
         values.append(head.loss_by_feat(*outputs_of(head), OBJECTS, METAS))
-    for key, value in values[0].items():  # errors are without the weight
+    for key, value in values[0].items():
         assert values[1][key].item() == pytest.approx(value.item(), rel=1e-6)
     assert set(values[0]) == {'loss_cls', 'loss_bbox', 'loss_bbox_rf'}
 

@@ -171,7 +171,7 @@ class LearningRate(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """The heads of a kind of detector, in the order in which they are converted, and its learning rate, if it changes."""
+    """The heads of a kind of detector, in the order in which they are converted, and how its learning rate changes."""
 
     slots: tuple[Slot, ...]
     learning_rate: LearningRate | None = None

@@ -284,7 +284,7 @@ class _Swapper:
         return None if kind is None else registered_class(kind, scope=self._scope(part))
 
     def _scoped(self, name: str) -> str:
-        """The name of a class of MMDetection's or ours; a config with another default scope needs the scope before it."""
+        """The name of a class in MMDetection's scope, with this scope where the config's default scope is another."""
         return name if self.default_scope == MMDET_SCOPE else f'{MMDET_SCOPE}.{name}'
 
     def _value(self, value: Any) -> Any:
@@ -337,7 +337,7 @@ def _takes(cls: type, key: str) -> bool:
     for ancestor in cls.__mro__:
         if '__init__' not in vars(ancestor):
             continue
-        parameters = inspect.signature(ancestor.__init__).parameters
+        parameters = inspect.signature(vars(ancestor)['__init__']).parameters
         if key in parameters:
             return True
         if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):

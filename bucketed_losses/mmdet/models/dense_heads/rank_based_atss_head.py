@@ -13,7 +13,6 @@ from ..recipes import Role, ranking_head
 from ..rules import ANCHOR_HEAD, three_anchor_scales
 from .ranking_mixin import RankingDenseHeadMixin
 
-
 ATSS_RULES = (*ANCHOR_HEAD, three_anchor_scales())
 
 

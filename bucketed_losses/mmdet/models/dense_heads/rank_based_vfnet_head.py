@@ -65,7 +65,7 @@ class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
             conv = StarDeformConv2d(self.feat_channels, self.feat_channels, self.dcn_kernel, 1, padding=self.dcn_pad)
             setattr(self, name, conv)
 
-    def loss_by_feat(  # type: ignore[override]
+    def loss_by_feat(
         self,
         cls_scores: list[Tensor],
         bbox_preds: list[Tensor],
@@ -96,9 +96,7 @@ class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
             for distances in (flatten_maps(bbox_preds, 4), flatten_maps(bbox_preds_refine, 4), torch.cat(level_targets))
         )
         logits = flatten_maps(cls_scores, self.cls_out_channels)
-        loss_of_first = score_weighted_box_loss(
-            self.loss_bbox, first, targets, logits[positive], self.loss_cls.shared
-        )
+        loss_of_first = score_weighted_box_loss(self.loss_bbox, first, targets, logits[positive], self.loss_cls.shared)
         losses = ranking_and_box_losses(
             self.loss_cls,
             self.loss_bbox_refine,

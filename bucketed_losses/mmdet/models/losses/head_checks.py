@@ -16,8 +16,8 @@ BOX_LOSSES = (IoULoss, GIoULoss, DIoULoss, CIoULoss, EIoULoss, SIoULoss)
 def takes_decoded_boxes(loss: type) -> bool:
     """Whether the class of a box loss can be computed on decoded boxes, with one weight per box.
 
-    Of MMDetection's losses, those in :data:`BOX_LOSSES` can. A class that derives from a loss of MMDetection's counts as
-    that one. Any other class is the user's own, and its author knows.
+    Of MMDetection's losses, those in :data:`BOX_LOSSES` can. A class that derives from one of MMDetection's counts as
+    that one. Any other class is the user's own and counts as one that can.
     """
     for ancestor in loss.__mro__:
         if ancestor in BOX_LOSSES:

@@ -194,9 +194,7 @@ class RankBasedRoIHead(RankingRoIHeadMixin, StandardRoIHead):
         return super().mask_loss(x, self.mask_positives(sampling_results), bbox_feats, batch_gt_instances)
 
 
-@ranking_head(
-    CascadeRoIHead, role=Role.ROI, rules=(*ROI_HEAD, _equal_stages(), _published_score_threshold())
-)
+@ranking_head(CascadeRoIHead, role=Role.ROI, rules=(*ROI_HEAD, _equal_stages(), _published_score_threshold()))
 @MODELS.register_module()
 class RankBasedCascadeRoIHead(RankingRoIHeadMixin, CascadeRoIHead):
     """``CascadeRoIHead`` for ranking losses; for Cascade R-CNN and Cascade Mask R-CNN."""
