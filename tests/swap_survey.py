@@ -154,7 +154,10 @@ def table(rows: list[dict[str, str]]) -> str:
 
 def heads_table() -> str:
     """What every registered recipe replaces and changes, as a table of a page."""
-    lines = ['| as | instead of | stands | sets, where needed | accepts, but does not read |', '|---|---|---|---|---|']
+    lines = [
+        "| role | MMDetection's head | ranking head | settings that change where needed | settings without effect |",
+        '|---|---|---|---|---|',
+    ]
     order = sorted(recipes().items(), key=lambda item: (list(Role).index(item[1].role), item[0].__name__))
     for stock, recipe in order:
         changes = dict.fromkeys(change for rule in recipe.rules for change in rule.changes)

@@ -1,8 +1,9 @@
-"""What a config of MMDetection's must change to carry a ranking head, declared by the head in its own file.
+"""Recipes: the changes that turn the config of a stock head into the config of a ranking head.
 
-A head registers its :class:`Recipe` with :func:`ranking_head`. :mod:`bucketed_losses.mmdet.swap` applies recipes,
-:mod:`~bucketed_losses.mmdet.models.pairing` names the ranking head of a stock head, and the docs list what is
-registered. None of them knows a head by name. Heads are matched by class.
+Each ranking head registers its :class:`Recipe` in its own file, with :func:`ranking_head`.
+:mod:`bucketed_losses.mmdet.swap` applies the recipes, :mod:`~bucketed_losses.mmdet.models.pairing` reads from them
+which ranking head to suggest, and the table of heads in the docs is made from them. None of these knows a head by name.
+Heads are matched by class.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Path = tuple[str | int, ...]
 
 
 class Role(Enum):
-    """What a head does in a detector. A detector's :class:`Slot` says which roles may stand there."""
+    """The function of a head in a detector. Each :class:`Slot` of a detector accepts some roles."""
 
     DENSE = 'dense head'
     QUERIES = 'query head'
@@ -44,7 +45,7 @@ class Setting(NamedTuple):
     Attributes:
         where: Its keys below the head's config.
         value: The value; a type is the name of a class in the scope ``mmdet``.
-        reason: Why, for the user.
+        reason: The reason that is shown to the user.
         of: The config that ``where`` starts from: 'head', or 'train_cfg' or 'test_cfg' of the head.
     """
 
@@ -55,17 +56,17 @@ class Setting(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What a recipe leaves alone although a reader may wonder."""
+    """A remark for the user on something that the recipe does not change."""
 
     text: str
 
 
 class Inner(NamedTuple):
-    """A head inside the config of another, which gets its own recipe now.
+    """A head inside the config of another head. Its own recipe is applied at this point.
 
     Attributes:
         where: Its keys below the outer head's config.
-        role: What it must be.
+        role: The role that it must have.
     """
 
     where: Path
@@ -74,10 +75,12 @@ class Inner(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """The config of one head and what belongs to it, for rules to read. The configs show what was set before.
+    """The config of one head and the settings that belong to it. Rules read it and do not change it.
+
+    The configs contain the values that earlier rules have set.
 
     Attributes:
-        path: Where the head is, with dots.
+        path: The keys that lead to the head, joined by dots.
         config: The head's config.
         train_cfg: The part of ``model.train_cfg`` that belongs to it; a dict, a list of dicts, or None.
         test_cfg: The same of ``model.test_cfg``.
@@ -105,12 +108,12 @@ class Part:
 
 
 class Rule(NamedTuple):
-    """One thing that a recipe does.
+    """One step of a recipe.
 
     Attributes:
-        changes: The settings that it may change, with dots; those outside the head's own config start with
-            ``train_cfg`` or ``test_cfg``.
-        apply: Yields what is to be changed, in order.
+        changes: The settings that the rule may change, as keys joined by dots. Settings outside the head's own config
+            start with ``train_cfg`` or ``test_cfg``.
+        apply: Yields the changes in order. Each is applied before the next one is computed.
     """
 
     changes: tuple[str, ...]
@@ -124,12 +127,12 @@ class Recipe:
     Attributes:
         head: The ranking head.
         replaces: The stock heads that it takes the place of.
-        role: What it does in a detector.
-        rules: What changes, in this order, besides the type.
-        unused: Keys of the stock head that the ranking head accepts and does not read.
+        role: Its function in a detector.
+        rules: The changes besides the type, in order.
+        unused: Keys of the stock head that the ranking head accepts and ignores.
         suggested_for: Further stock heads that cannot train a ranking loss, and whose error names this head. Their
             configs are not converted.
-        reason: Why the type changes, for the user.
+        reason: The reason for the new type that is shown to the user.
     """
 
     head: type[nn.Module]
@@ -142,15 +145,15 @@ class Recipe:
 
 
 class Slot(NamedTuple):
-    """Where a detector holds heads.
+    """A key of a detector's config that holds a head, or a list of heads.
 
     Attributes:
-        key: The key in the detector's config.
-        roles: Roles of the heads that may stand there.
-        settings: Keys, below ``train_cfg`` and ``test_cfg`` of the detector, of the settings of these heads.
-        loss_weight: The weight of the ranking loss there; None for the loss's default.
-        several: Whether a list of heads may stand there.
-        required: Whether the detector needs a head there.
+        key: The key.
+        roles: The roles that a head under this key may have.
+        settings: The keys, below ``train_cfg`` and ``test_cfg`` of the detector, that lead to the settings of the head.
+        loss_weight: The weight of its ranking loss; None for the loss's default.
+        several: Whether the key may hold a list of heads.
+        required: Whether the detector needs the key.
     """
 
     key: str
@@ -162,7 +165,13 @@ class Slot(NamedTuple):
 
 
 class LearningRate(NamedTuple):
-    """What a detector of a kind is trained at with SGD: in the paper, and in MMDetection's config of the same batch."""
+    """The SGD learning rates of a kind of detector, in the paper and in MMDetection's configs.
+
+    Attributes:
+        kind: The kind, for the message to the user.
+        paper: The learning rate in the paper.
+        stock: The learning rate in MMDetection's configs.
+    """
 
     kind: str
     paper: float
@@ -171,7 +180,12 @@ class LearningRate(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """The heads of a kind of detector, in the order in which they are converted, and how its learning rate changes."""
+    """What a kind of detector consists of, as far as a swap changes it.
+
+    Attributes:
+        slots: Its heads, in the order in which they are converted.
+        learning_rate: How its learning rate changes; None if it does not.
+    """
 
     slots: tuple[Slot, ...]
     learning_rate: LearningRate | None = None
@@ -214,7 +228,7 @@ def ranking_head(
 
 
 def holds_heads(layout: Layout) -> Callable[[Detector], Detector]:
-    """Class decorator that registers the layout of a detector whose heads stand elsewhere than in MMDetection's."""
+    """Class decorator that registers the layout of a detector whose config holds heads under keys of its own."""
 
     def register(detector: Detector) -> Detector:
         _LAYOUTS[detector] = layout
@@ -224,7 +238,7 @@ def holds_heads(layout: Layout) -> Callable[[Detector], Detector]:
 
 
 def recipe_of(stock: type | None) -> Recipe | None:
-    """The recipe that replaces exactly this class, not a class of the same name or one that derives from it."""
+    """The recipe that replaces exactly this class. A subclass or another class of the same name has none."""
     return None if stock is None else _RECIPES.get(stock)
 
 
@@ -255,11 +269,11 @@ def is_ranking_head(head: type) -> bool:
 
 
 def registered_class(kind: Any, registry: Registry = MODELS, scope: str | None = None) -> type | None:
-    """The class that a ``type`` of a config stands for.
+    """The class that the ``type`` of a config names.
 
     Args:
         kind: A name, a name with its scope (``mmdet.RetinaHead``) or its module, or the class.
-        registry: Where MMDetection looks it up.
+        registry: The registry in which MMDetection looks it up.
         scope: The scope in which a name without one is looked up first, e.g. the config's ``default_scope``.
 
     Returns:

@@ -133,7 +133,7 @@ POINT_HEAD = (ranking_loss(), decoded_box_loss(2.0, default_fits=True), nothing_
 
 
 def each(part: Any) -> Iterator[Path]:
-    """The paths, below ``part``, of the dicts in a part of a config that is one dict, a list of them, or not there."""
+    """The paths, below ``part``, of its dicts: ``part`` is one dict, a list of dicts, or missing."""
     if isinstance(part, dict):
         yield ()
     elif isinstance(part, (list, tuple)):

@@ -56,7 +56,7 @@ class Swap:
         cfg: The config with the ranking loss; the original is left as it was.
         changes: What was changed, in the order of the model.
         overrides: The changes alone, nested, to be written below ``_base_ = ORIGINAL``.
-        notes: What was left alone although a reader may wonder.
+        notes: Remarks on settings that were not changed.
     """
 
     cfg: Config

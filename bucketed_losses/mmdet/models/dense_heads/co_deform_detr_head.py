@@ -22,7 +22,7 @@ from ....processes import num_processes
 from ..losses import ImageRows, check_ranks, prior_logit, self_balance
 from ..losses.box_weighting import at_least_float32
 from ..recipes import Part, Role, Rule, Setting, ranking_head
-from ..rules import each, ranking_loss
+from ..rules import at, each, ranking_loss
 
 
 class QueryTargets(NamedTuple):
@@ -204,10 +204,11 @@ def _published_match_cost() -> Rule:
 
     def apply(part: Part) -> Iterator[Setting]:
         assigner = (part.train_cfg or {}).get('assigner') or {}
-        for (index,) in each(assigner.get('match_costs') or []):
-            if part.type_of(assigner['match_costs'][index], TASK_UTILS) is FocalLossCost:
-                where = ('assigner', 'match_costs', index, 'weight')
-                yield Setting(where, 4.0, 'matching weighs classes as published for BRS-DETR', 'train_cfg')
+        costs = assigner.get('match_costs')
+        for where in each(costs):
+            if part.type_of(at(costs, where), TASK_UTILS) is FocalLossCost:
+                path = ('assigner', 'match_costs', *where, 'weight')
+                yield Setting(path, 4.0, 'matching weighs classes as published for BRS-DETR', 'train_cfg')
 
     return Rule(('train_cfg.assigner.match_costs',), apply)
 
