@@ -1,7 +1,8 @@
 """What becomes of MMDetection's own configs when a ranking loss is put into them: one training step, or a refusal.
 
 python tests/swap_survey.py OUT.csv [FAMILY ...]      train
-python tests/swap_survey.py OUT.csv --table           print the table of the docs
+python tests/swap_survey.py OUT.csv --table           print the table of outcomes for the docs
+python tests/swap_survey.py OUT.csv --heads           print the table of heads for the docs
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from mmengine.structures import InstanceData
 from mmengine.utils import get_installed_path
 
 from bucketed_losses.mmdet.models.losses import RankingLoss
+from bucketed_losses.mmdet.models.recipes import Role, recipes
 from bucketed_losses.mmdet.swap import SwapError, swap_loss
 
 CONFIGS = Path(get_installed_path('mmdet'), '.mim', 'configs')
@@ -150,12 +152,34 @@ def table(rows: list[dict[str, str]]) -> str:
     return '\n'.join(lines)
 
 
+def heads_table() -> str:
+    """What every registered recipe replaces and changes, as a table of a page."""
+    lines = [
+        "| role | MMDetection's head | ranking head | settings that change where needed | settings without effect |",
+        '|---|---|---|---|---|',
+    ]
+    order = sorted(recipes().items(), key=lambda item: (list(Role).index(item[1].role), item[0].__name__))
+    for stock, recipe in order:
+        changes = dict.fromkeys(change for rule in recipe.rules for change in rule.changes)
+        cells = (recipe.role.value, _code([stock.__name__]), _code([recipe.head.__name__]), _code(changes))
+        lines.append(f'| {" | ".join((*cells, _code(recipe.unused)))} |')
+    return '\n'.join(lines)
+
+
+def _code(names: Iterable[str]) -> str:
+    return ', '.join(f'`{name}`' for name in names)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', type=Path)
     parser.add_argument('families', nargs='*')
     parser.add_argument('--table', action='store_true', help='print the table of a CSV that is there')
+    parser.add_argument('--heads', action='store_true', help='print the table of the heads that can be converted')
     args = parser.parse_args()
+    if args.heads:
+        sys.stdout.write(heads_table() + '\n')
+        return
     if args.table:
         with args.out.open(newline='') as file:
             sys.stdout.write(table(list(csv.DictReader(file))) + '\n')

@@ -1,4 +1,4 @@
-"""FCOS, GFL and RTMDet, heads that are not of the paper: what the mixin gives them is what it gives the others."""
+"""FCOS, GFL, RTMDet and VFNet, heads that are not of the paper, get from the mixin what the others get."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from reference import loop_bucketed_ranking, loop_rs_loss
 
 pytest.importorskip('mmdet')
 
+from mmdet.models.dense_heads import ATSSHead
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
@@ -63,6 +64,22 @@ HEAD_CONFIGS = {
         ),
     ),
 }
+HEAD_CONFIGS['RankBasedVFNetHead'] = dict(
+    stacked_convs=1,
+    norm_cfg=GN,
+    strides=list(STRIDES),
+    regress_ranges=((-1, 32), (32, 64)),
+    loss_bbox_refine=dict(type='GIoULoss', loss_weight=3.0),
+    anchor_generator=dict(
+        type='AnchorGenerator',
+        ratios=[1.0],
+        octave_base_scale=4,
+        scales_per_octave=1,
+        center_offset=0.0,
+        strides=list(STRIDES),
+    ),
+    train_cfg=dict(assigner=dict(type='ATSSAssigner', topk=9)),
+)
 HEADS = pytest.mark.parametrize('head_type', HEAD_CONFIGS)
 METAS = [dict(img_shape=(64, 64), pad_shape=(64, 64), batch_input_shape=(64, 64), scale_factor=(1.0, 1.0))] * 2
 
@@ -110,13 +127,14 @@ OBJECTS = objects(
 
 def outputs_of(head, seed=2):
     generator = torch.Generator().manual_seed(seed)
-    cls_scores, bbox_preds = head(features())
+    in_pixels = any(name in type(head).__name__ for name in ('RTM', 'VFNet'))
+    cls_scores, *box_maps = head(features())
     cls_scores = [torch.randn(x.shape, generator=generator).requires_grad_() for x in cls_scores]
-    bbox_preds = [
-        (torch.rand(x.shape, generator=generator) * (20 if 'RTM' in type(head).__name__ else 3)).requires_grad_()
-        for x in bbox_preds
+    box_maps = [
+        [(torch.rand(x.shape, generator=generator) * (20 if in_pixels else 3)).requires_grad_() for x in maps]
+        for maps in box_maps
     ]
-    return cls_scores, bbox_preds
+    return cls_scores, *box_maps
 
 
 def at(maps, level, image, y, x):
@@ -151,7 +169,9 @@ def assignments(head, cls_scores, bbox_preds):
         return torch.cat(labels), torch.stack(targets)
     anchors, flags = head.get_anchors(sizes, METAS, device='cpu')
     anchors = [[level.clone() for level in image] for image in anchors]
-    if 'GFL' in name:
+    if 'VFNet' in name:
+        _, labels, _, targets, *_ = ATSSHead.get_targets(head, anchors, flags, OBJECTS, METAS)
+    elif 'GFL' in name:
         _, labels, _, targets, *_ = head.get_targets(anchors, flags, OBJECTS, METAS)
     elif 'SepBN' in name and 'Retina' in name:
         labels, _, targets, *_ = head.get_targets(anchors, flags, OBJECTS, METAS)
@@ -182,7 +202,7 @@ def box_of(head, bbox_preds, place):
     values = at(bbox_preds, *place)
     if 'FCOS' in name:  # its points are the middles of the cells
         return distance_box(torch.tensor([(x + 0.5) * stride, (y + 0.5) * stride]), values * stride)
-    if 'RTM' in name:
+    if 'RTM' in name or 'VFNet' in name:
         return distance_box(torch.tensor([x * stride, y * stride]).float(), values)
     distribution = values.reshape(4, REG_MAX + 1).softmax(dim=1)
     distances = (distribution * torch.arange(REG_MAX + 1)).sum(dim=1) * stride
@@ -207,12 +227,14 @@ def slow_dfl(head, bbox_preds, place, target):
 @pytest.mark.parametrize('head_type', [name for name in HEAD_CONFIGS if 'Retina' not in name])
 def test_losses_equal_a_slow_computation(head_type, loss):
     head = build_head(head_type, loss)
-    cls_scores, bbox_preds = outputs_of(head)
-    losses = head.loss_by_feat(cls_scores, bbox_preds, OBJECTS, METAS)
-    grads = torch.autograd.grad(sum(losses.values()), cls_scores + bbox_preds)
+    cls_scores, *box_maps = outputs_of(head)
+    bbox_preds = box_maps[-1]  # the refined ones
+    maps = [*cls_scores, *(level for maps in box_maps for level in maps)]
+    losses = head.loss_by_feat(cls_scores, *box_maps, OBJECTS, METAS)
+    grads = torch.autograd.grad(sum(losses.values()), maps)
 
     labels, targets = assignments(head, cls_scores, bbox_preds)
-    logits, entries, weights, box_losses, dfls = [], [], [], [], []
+    logits, entries, weights, box_losses, dfls, first_losses = [], [], [], [], [], []
     for index, place in enumerate(places(cls_scores)):
         scores, label = at(cls_scores, *place), int(labels[index])
         iou = None
@@ -220,6 +242,8 @@ def test_losses_equal_a_slow_computation(head_type, loss):
             loss_giou, iou = giou(box_of(head, bbox_preds, place), targets[index])
             weights.append(scores.detach().sigmoid().max())
             box_losses.append(loss_giou)
+            if 'VFNet' in head_type:
+                first_losses.append(giou(box_of(head, box_maps[0], place), targets[index])[0])
             if 'GFL' in head_type:
                 dfls.append(slow_dfl(head, bbox_preds, place, targets[index]))
         for c in range(NUM_CLASSES):
@@ -242,6 +266,8 @@ def test_losses_equal_a_slow_computation(head_type, loss):
     boxes = {'loss_bbox': 2.0 * mean(box_losses)}
     if dfls:
         boxes['loss_dfl'] = 0.25 * mean(dfls)
+    if first_losses:
+        boxes = {'loss_bbox_rf': 3.0 * mean(box_losses), 'loss_bbox': 2.0 * mean(first_losses)}
     if 'RS' in loss:
         factor = sum(expected.values()) / sum(boxes.values()).detach()
         boxes = {name: value * factor for name, value in boxes.items()}
@@ -250,7 +276,7 @@ def test_losses_equal_a_slow_computation(head_type, loss):
     for key, value in expected.items():
         assert losses[key].item() == pytest.approx(value, rel=1e-4, abs=1e-5), key
     total = sum(g * logit for g, logit in zip(grad, logits, strict=True) if g != 0) + sum(boxes.values())
-    wanted = torch.autograd.grad(total, cls_scores + bbox_preds, materialize_grads=True)
+    wanted = torch.autograd.grad(total, maps, materialize_grads=True)
     for got, want in zip(grads, wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5)
 
@@ -274,7 +300,7 @@ def test_without_positives_losses_are_zero_and_connected(head_type):
 
 @HEADS
 def test_bias_starts_at_zero_and_fresh_detections_pass_the_threshold(head_type):
-    head = build_head(head_type)
+    head = build_head(head_type).eval()
     results = head.predict_by_feat(*head(features()), batch_img_metas=METAS)
     assert all(len(result) > 0 and (result.scores > 0.4).all() for result in results)
 
@@ -284,12 +310,11 @@ def test_scope_image_is_the_mean_over_images(head_type):
     """Of images that are assigned alone, too."""
     head = build_head(head_type, dict(type='RSLoss', scope='image'))
     alone = build_head(head_type, 'RSLoss')
-    cls_scores, bbox_preds = outputs_of(head)
+    outputs = outputs_of(head)
 
     def ranking(module, start, end):
-        losses = module.loss_by_feat(
-            [x[start:end] for x in cls_scores], [x[start:end] for x in bbox_preds], OBJECTS[start:end], METAS[start:end]
-        )
+        maps = ([x[start:end] for x in levels] for levels in outputs)
+        losses = module.loss_by_feat(*maps, OBJECTS[start:end], METAS[start:end])
         return losses['loss_rank'].item()
 
     expected = (ranking(alone, 0, 1) + ranking(alone, 1, 2)) / 2
@@ -312,7 +337,9 @@ def test_other_losses_are_refused(head_type):
         build_head(head_type, dict(type='FocalLoss', use_sigmoid=True))
 
 
-@pytest.mark.parametrize('stock', ['FCOSHead', 'GFLHead', 'RTMDetHead', 'RTMDetSepBNHead', 'RetinaSepBNHead'])
+@pytest.mark.parametrize(
+    'stock', ['FCOSHead', 'GFLHead', 'RTMDetHead', 'RTMDetSepBNHead', 'RetinaSepBNHead', 'VFNetHead']
+)
 def test_stock_heads_say_which_head_to_use(stock):
     kwargs = dict(num_ins=2) if 'Retina' in stock else {}
     if 'RTM' in stock:
@@ -327,3 +354,41 @@ def test_stock_heads_say_which_head_to_use(stock):
 def test_rtmdet_prior_outside_0_1_is_refused(score_prior):
     with pytest.raises(ValueError, match='score_prior'):
         build_head('RankBasedRTMDetHead', score_prior=score_prior)
+
+
+@pytest.mark.parametrize('use_atss', [True, False])
+def test_vfnet_takes_the_targets_of_atss_and_of_fcos(use_atss):
+    """FCOS's targets come without weights, and from points in the middle of the cells."""
+    head = build_head('RankBasedVFNetHead', use_atss=use_atss, use_vfl=False, loss_cls_fl=dict(type='FocalLoss'))
+    losses = head.loss_by_feat(*head(features()), OBJECTS, METAS)
+    assert set(losses) == {'loss_rank', 'loss_sort', 'loss_bbox', 'loss_bbox_rf'}
+    assert all(0 < value < 10 for value in losses.values())
+
+
+def test_vfnet_balances_both_box_losses_together():
+    """A weight of one box loss matters only in proportion to the other's."""
+    refine = [dict(type='GIoULoss', loss_weight=weight) for weight in (2.0, 4.0)]
+    losses = []
+    for loss in refine:
+        head = build_head('RankBasedVFNetHead', loss_bbox_refine=loss)
+        losses.append(head.loss_by_feat(*outputs_of(head), OBJECTS, METAS))
+    for parts in losses:
+        balanced = (parts['loss_bbox'] + parts['loss_bbox_rf']).item()
+        assert balanced == pytest.approx((parts['loss_rank'] + parts['loss_sort']).item(), rel=1e-5)
+    once, twice = (parts['loss_bbox_rf'] / parts['loss_bbox'] for parts in losses)
+    assert twice.item() == pytest.approx(2 * once.item(), rel=1e-5)
+
+
+def test_vfnet_with_alrp_reads_errors_of_refined_boxes_without_their_weight():
+    values = []
+    for weight in (1.0, 3.0):
+        head = build_head('RankBasedVFNetHead', 'aLRPLoss', loss_bbox_refine=dict(type='GIoULoss', loss_weight=weight))
+        values.append(head.loss_by_feat(*outputs_of(head), OBJECTS, METAS))
+    for key, value in values[0].items():
+        assert values[1][key].item() == pytest.approx(value.item(), rel=1e-6)
+    assert set(values[0]) == {'loss_cls', 'loss_bbox', 'loss_bbox_rf'}
+
+
+def test_vfnet_box_losses_on_deltas_are_refused():
+    with pytest.raises(ValueError, match='RankBasedVFNetHead: loss_bbox_refine must be a loss on decoded boxes'):
+        build_head('RankBasedVFNetHead', loss_bbox_refine=dict(type='L1Loss'))

@@ -14,7 +14,14 @@ from synchronisations import CountSynchronisations
 
 from bucketed_losses import functional as F
 from bucketed_losses.core import devices
-from bucketed_losses.mmdet.models.losses import score_weighted_box_loss, self_balance
+from bucketed_losses.mmdet.models.losses import (
+    APLoss,
+    ImageRows,
+    PositiveBoxes,
+    ranking_and_box_losses,
+    score_weighted_box_loss,
+    self_balance,
+)
 from bucketed_losses.mmdet.models.losses.ranking_losses import entry_targets
 
 NAMES = {
@@ -272,3 +279,68 @@ def test_heads_wait_for_the_device_three_times(name, monkeypatch):
             losses = call()
             sum(value for key, value in losses.items() if 'loss' in key).backward()
         assert mode.count == 3, head
+
+
+LOSSES_WITH_BOXES = ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss', 'aLRPLoss', 'DRLoss']
+
+
+def boxes_of_two_positives():
+    """Two predicted boxes and their ground truth, one pixel away."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [4, 4, 12, 14]], requires_grad=True)
+    targets = torch.tensor([[1.0, 0, 11, 10], [4, 5, 12, 15]])
+    return boxes, targets
+
+
+@pytest.mark.parametrize('name', LOSSES_WITH_BOXES)
+def test_a_loss_names_the_parts_that_it_logs(name):
+    loss = MODELS.build(dict(type=name))
+    boxes, targets = boxes_of_two_positives()
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 2, 3, 3, 3])
+    given = dict(box_losses=torch.rand(2)) if name == 'aLRPLoss' else {}
+    target = labels if given else (labels, torch.full((5,), 0.5))
+    parts = loss(logits, target, positive=torch.arange(2), **given)
+    assert tuple(parts) == loss.LOG_NAMES
+    positives = PositiveBoxes(
+        MODELS.build(dict(type='GIoULoss')), boxes, targets, logits[:2], {'loss_other': boxes.sum()}
+    )
+    combined = loss.losses_with_boxes(logits, labels, torch.ones(5), torch.arange(2), positives)
+    assert set(combined) == {*loss.LOG_NAMES, 'loss_bbox', 'loss_other'}
+
+
+def test_a_loss_may_combine_boxes_in_its_own_way():
+    """Heads ask the loss; they do not look at its class."""
+
+    class Unweighted(APLoss):
+        """The mean box error is its only box loss."""
+
+        def losses_with_boxes(self, pred, labels, weight, positive, boxes, images=None):
+            return {**self(pred, labels, weight, positive=positive), 'loss_error': boxes.errors().mean()}
+
+    boxes, targets = boxes_of_two_positives()
+    loss_bbox = MODELS.build(dict(type='GIoULoss', loss_weight=7.0))
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 2, 3, 3, 3])
+    losses = ranking_and_box_losses(
+        Unweighted(), loss_bbox, logits, labels, torch.ones(5), torch.arange(2), boxes, targets
+    )
+    assert set(losses) == {'loss_rank', 'loss_error'}
+    expected = MODELS.build(dict(type='GIoULoss'))(boxes, targets)
+    assert losses['loss_error'].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize('name', LOSSES_WITH_BOXES)
+def test_scope_image_of_a_batch_without_images(name):
+    """It is the loss of no rows, and connected; rows that belong to no image are an error."""
+    loss = MODELS.build(dict(type=name, scope='image'))
+    pred = torch.zeros(0, 3, requires_grad=True)
+    labels, none = torch.zeros(0).long(), ImageRows(torch.zeros(0).long(), 0)
+    given = dict(positive=labels, box_losses=pred.sum(dim=1)) if name == 'aLRPLoss' else {}
+    losses = loss(pred, labels, images=none, **given)
+    assert losses == MODELS.build(dict(type=name))(pred, labels, **given)
+    assert set(losses) == set(loss.LOG_NAMES) and (name == 'DRLoss' or not any(losses.values()))
+    sum(losses.values()).backward()
+    assert pred.grad is not None
+    pred, labels = torch.zeros(2, 3), torch.tensor([0, 3])
+    given = dict(positive=torch.tensor([0]), box_losses=torch.ones(1)) if given else {}
+    with pytest.raises(ValueError, match=rf'{name}: .* got 2 rows of pred and ImageRows with num_images=0'):
+        loss(pred, labels, images=ImageRows(torch.zeros(2).long(), 0), **given)

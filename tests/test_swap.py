@@ -277,6 +277,7 @@ def quiet():
         ('faster_rcnn/faster-rcnn_r50_fpn_fcos-rpn_1x_coco.py', 'brs'),
         ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'brs'),
         ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'brs'),
+        ('vfnet/vfnet_r50_fpn_1x_coco.py', 'brs'),
     ],
 )
 def test_swapped_configs_train_a_step(name, loss, quiet):

@@ -60,7 +60,7 @@ def load(file: Path) -> tuple[Config, bool]:
 def text_of(swap: Swap, base: str | None) -> str:
     """The text of the new config, below ``_base_ = base`` or, without one, in full."""
     reasons = '\n'.join(f'{change.path}: {change.reason}.' for change in swap.changes)
-    body = Config(swap.delta if base else swap.cfg._cfg_dict.to_dict()).pretty_text
+    body = Config(swap.overrides if base else swap.cfg._cfg_dict.to_dict()).pretty_text
     inherit = f'_base_ = {base!r}\n\n' if base else ''
     return f'"""Written by tools/swap_loss.py.\n\n{reasons}\n"""\n\n{inherit}{body}'
 

@@ -1,6 +1,6 @@
 """Losses, heads, Co-DETR and the demo backbone, laid out and registered as MMDetection's own ``mmdet.models``."""
 
-from . import pairing
+from . import dense_heads, pairing, roi_heads
 from .backbones import EfficientNetLite0
 from .dense_heads import (
     CoATSSHead,
@@ -19,6 +19,7 @@ from .dense_heads import (
 )
 from .detectors import CalibratedDetector, CoDETR
 from .losses import APLoss, BucketedAPLoss, BucketedRSLoss, DRLoss, RSLoss, aLRPLoss
+from .recipes import ranking_heads
 from .roi_heads import (
     CoStandardRoIHead,
     RankBasedBBoxHead,
@@ -65,3 +66,9 @@ __all__ = [
     'aLRPLoss',
     'pairing',
 ]
+
+# Ranking heads that are not named above: the file of a head registers it, and nothing else needs to know it.
+for _package in (dense_heads, roi_heads):
+    _heads = ranking_heads(_package.__name__, _package.__path__)
+    globals().update(_heads)
+    __all__ += [name for name in _heads if name not in __all__]

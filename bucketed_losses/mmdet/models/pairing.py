@@ -7,25 +7,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from .losses import RankingLoss
-
-INSTEAD = {
-    'ATSSHead': 'RankBasedATSSHead',
-    'CoATSSHead': 'RankBasedCoATSSHead',
-    'CoDeformDETRHead': 'RankBasedCoDeformDETRHead',
-    'DeformableDETRHead': 'RankBasedCoDeformDETRHead',
-    'FCOSHead': 'RankBasedFCOSHead',
-    'GFLHead': 'RankBasedGFLHead',
-    'PAAHead': 'RankBasedPAAHead',
-    'RetinaHead': 'RankBasedRetinaHead',
-    'RetinaSepBNHead': 'RankBasedRetinaSepBNHead',
-    'RPNHead': 'RankBasedRPNHead',
-    'RTMDetHead': 'RankBasedRTMDetHead',
-    'RTMDetSepBNHead': 'RankBasedRTMDetSepBNHead',
-    'BBoxHead': 'RankBasedBBoxHead',
-    'Shared2FCBBoxHead': 'RankBasedShared2FCBBoxHead',
-    'Shared4Conv1FCBBoxHead': 'RankBasedShared4Conv1FCBBoxHead',
-    'ConvFCBBoxHead': 'RankBasedConvFCBBoxHead',
-}
+from .recipes import suggestion_for
 
 
 def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
@@ -41,20 +23,20 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
     if not isinstance(loss, RankingLoss):
         return
     head_name, loss_name = type(head).__name__, type(loss).__name__
+    recipe = suggestion_for(type(head))
     # The heads of the Co-DETR baseline are this package's, but their losses are computed as MMDetection does.
-    stock = type(head).__module__.startswith('mmdet.') or head_name in INSTEAD
+    stock = type(head).__module__.startswith('mmdet.') or recipe is not None
     if stock and not (isinstance(head, BBoxHead) and not loss.needs_ious):
         what = (
             'IoUs of the predicted boxes'
             if isinstance(head, BBoxHead)
             else 'all levels, nor IoUs of their boxes, at once'
         )
-        instead = INSTEAD.get(head_name)
         raise ValueError(
             f'{head_name} cannot train {loss_name}: it does not give its loss {what}; '
             + (
-                f"use type='{instead}'"
-                if instead
+                f"use type='{recipe.head.__name__}'"
+                if recipe
                 else 'derive a head with RankingDenseHeadMixin, RankingHeadMixin or RankingBBoxHeadMixin before it'
             )
         )

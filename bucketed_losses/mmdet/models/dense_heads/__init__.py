@@ -1,5 +1,6 @@
 """Dense heads trained with ranking losses, and the heads of Co-DETR."""
 
+from ..recipes import ranking_heads
 from .co_atss_head import CoATSSHead, CoATSSHeadMixin, RankBasedCoATSSHead
 from .co_deform_detr_head import CoDeformDETRHead, QueryTargets, RankBasedCoDeformDETRHead
 from .rank_based_atss_head import RankBasedATSSHead
@@ -31,3 +32,8 @@ __all__ = [
     'RankingHeadMixin',
     'RankingRTMDetHeadMixin',
 ]
+
+# The file of a ranking head registers and exports it; it need not be named here.
+_heads = ranking_heads(__name__, __path__)
+globals().update(_heads)
+__all__ += [name for name in _heads if name not in __all__]

@@ -12,7 +12,8 @@ from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .rank_based_atss_head import RankBasedATSSHead
+from ..recipes import Role, ranking_head
+from .rank_based_atss_head import ATSS_RULES, RankBasedATSSHead
 
 if TYPE_CHECKING:
     from mmdet.models.dense_heads import ATSSHead as _Host
@@ -64,6 +65,7 @@ class CoATSSHead(CoATSSHeadMixin, ATSSHead):
     """``ATSSHead`` as an auxiliary head of :class:`~bucketed_losses.mmdet.models.detectors.CoDETR`."""
 
 
+@ranking_head(CoATSSHead, role=Role.DENSE, rules=ATSS_RULES, unused=['loss_centerness'])
 @MODELS.register_module()
 class RankBasedCoATSSHead(CoATSSHeadMixin, RankBasedATSSHead):
     """``RankBasedATSSHead`` as an auxiliary head of :class:`~bucketed_losses.mmdet.models.detectors.CoDETR`."""

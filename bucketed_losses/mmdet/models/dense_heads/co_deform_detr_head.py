@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from mmdet.models.dense_heads import DeformableDETRHead
 from mmdet.models.layers import inverse_sigmoid
 from mmdet.models.losses import QualityFocalLoss
+from mmdet.models.task_modules.assigners import FocalLossCost
 from mmdet.models.utils import rename_loss_dict, reweight_loss_dict
-from mmdet.registry import MODELS
+from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from torch import Tensor, nn
 
 from ....core.distributed import num_processes
-from ..losses import ImageRows, RankingLoss, check_ranks, prior_logit, self_balance
+from ..losses import ImageRows, check_ranks, prior_logit, self_balance
 from ..losses.box_weighting import at_least_float32
+from ..recipes import Part, Role, Rule, Setting, ranking_head
+from ..rules import at, each, ranking_loss
 
 
 class QueryTargets(NamedTuple):
@@ -195,6 +199,26 @@ class CoDeformDETRHead(DeformableDETRHead):
         return {'loss_cls': self.loss_cls(logits, target, weights, avg_factor=avg_factor)}
 
 
+def _published_match_cost() -> Rule:
+    """The weight of the classification in matching, as published for BRS-DETR."""
+
+    def apply(part: Part) -> Iterator[Setting]:
+        assigner = (part.train_cfg or {}).get('assigner') or {}
+        costs = assigner.get('match_costs')
+        for where in each(costs):
+            if part.type_of(at(costs, where), TASK_UTILS) is FocalLossCost:
+                path = ('assigner', 'match_costs', *where, 'weight')
+                yield Setting(path, 4.0, 'matching weighs classes as published for BRS-DETR', 'train_cfg')
+
+    return Rule(('train_cfg.assigner.match_costs',), apply)
+
+
+@ranking_head(
+    CoDeformDETRHead,
+    role=Role.QUERIES,
+    rules=(ranking_loss(weight=2.0), _published_match_cost()),
+    suggested_for=[DeformableDETRHead],
+)
 @MODELS.register_module()
 class RankBasedCoDeformDETRHead(CoDeformDETRHead):
     """``CoDeformDETRHead`` trained with a ranking loss, Eq. 17: BRS-DETR's query head.
@@ -240,7 +264,7 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
     ) -> dict[str, Tensor]:
         losses = super().query_losses(logits, boxes, targets, batch_img_metas)
         if self.loss_cls.self_balancing:
-            ranking = [losses[name] for name in RankingLoss.PARTS if name in losses]
+            ranking = [losses[name] for name in self.loss_cls.LOG_NAMES]
             shared = self.loss_cls.shared
             losses |= {name: self_balance(losses[name], ranking, shared) for name in ('loss_bbox', 'loss_iou')}
         return losses

@@ -9,9 +9,14 @@ from mmdet.models.dense_heads import ATSSHead
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from ..recipes import Role, ranking_head
+from ..rules import ANCHOR_HEAD, three_anchor_scales
 from .ranking_mixin import RankingDenseHeadMixin
 
+ATSS_RULES = (*ANCHOR_HEAD, three_anchor_scales())
 
+
+@ranking_head(ATSSHead, role=Role.DENSE, rules=ATSS_RULES, unused=['loss_centerness'])
 @MODELS.register_module()
 class RankBasedATSSHead(RankingDenseHeadMixin, ATSSHead):
     """``ATSSHead`` without centerness: all levels and images are ranked together, positives labelled by their IoU.

@@ -10,9 +10,12 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor, nn
 
+from ..recipes import Role, ranking_head
+from ..rules import POINT_HEAD
 from .ranking_mixin import RankingHeadMixin, flatten_maps
 
 
+@ranking_head(FCOSHead, role=Role.DENSE, rules=POINT_HEAD, unused=['loss_centerness'])
 @MODELS.register_module()
 class RankBasedFCOSHead(RankingHeadMixin, FCOSHead):
     """``FCOSHead`` without centerness: all levels and images are ranked together, positives labelled by their IoU.

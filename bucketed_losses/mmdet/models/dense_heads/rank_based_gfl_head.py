@@ -8,9 +8,12 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from ..losses.box_weighting import score_weights
+from ..recipes import Role, ranking_head
+from ..rules import POINT_HEAD
 from .ranking_mixin import RankingDenseHeadMixin
 
 
+@ranking_head(GFLHead, role=Role.DENSE, rules=POINT_HEAD)
 @MODELS.register_module()
 class RankBasedGFLHead(RankingDenseHeadMixin, GFLHead):
     """``GFLHead`` whose levels and images are ranked together, positives labelled by their IoU.

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from ..losses import ImageRows, prior_logit
 from ..losses.box_weighting import at_least_float32
-from .rank_based_atss_head import RankBasedATSSHead
+from ..recipes import Role, ranking_head
+from .rank_based_atss_head import ATSS_RULES, RankBasedATSSHead
 
 
+@ranking_head(PAAHead, role=Role.DENSE, rules=ATSS_RULES, unused=['loss_centerness'])
 @MODELS.register_module()
 class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
     """``PAAHead`` without its IoU branch; anchors are assigned, and detections voted on, as MMDetection's does.

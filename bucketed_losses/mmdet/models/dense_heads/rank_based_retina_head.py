@@ -6,9 +6,12 @@ from mmdet.models.dense_heads import RetinaHead, RetinaSepBNHead
 from mmdet.registry import MODELS
 from torch import nn
 
+from ..recipes import Role, ranking_head
+from ..rules import ANCHOR_HEAD
 from .ranking_mixin import RankingDenseHeadMixin
 
 
+@ranking_head(RetinaHead, role=Role.DENSE, rules=ANCHOR_HEAD)
 @MODELS.register_module()
 class RankBasedRetinaHead(RankingDenseHeadMixin, RetinaHead):
     """``RetinaHead`` whose levels and images are ranked together, positives labelled by their IoU.
@@ -20,6 +23,7 @@ class RankBasedRetinaHead(RankingDenseHeadMixin, RetinaHead):
     """
 
 
+@ranking_head(RetinaSepBNHead, role=Role.DENSE, rules=ANCHOR_HEAD)
 @MODELS.register_module()
 class RankBasedRetinaSepBNHead(RankingDenseHeadMixin, RetinaSepBNHead):
     """``RetinaSepBNHead`` trained with a ranking loss; arguments as MMDetection's."""

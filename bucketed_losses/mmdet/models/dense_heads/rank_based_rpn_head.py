@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmdet.models.dense_heads import RPNHead
@@ -10,9 +11,22 @@ from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
 from ..losses.box_weighting import without_bfloat16
+from ..recipes import Part, Role, Rule, Setting, ranking_head
+from ..rules import ANCHOR_HEAD, at, each
 from .ranking_mixin import RankingDenseHeadMixin
 
 
+def _anchors_across_the_border() -> Rule:
+    def apply(part: Part) -> Iterator[Setting]:
+        for where in each(part.train_cfg):
+            if at(part.train_cfg, where).get('allowed_border', -1) >= 0:
+                reason = 'all anchors are ranked, those across the border too'
+                yield Setting((*where, 'allowed_border'), -1, reason, 'train_cfg')
+
+    return Rule(('train_cfg.allowed_border',), apply)
+
+
+@ranking_head(RPNHead, role=Role.PROPOSALS, rules=(*ANCHOR_HEAD, _anchors_across_the_border()))
 @MODELS.register_module()
 class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
     """``RPNHead`` without sampling: the anchors of all levels and images are ranked together.

@@ -12,12 +12,17 @@ from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor, nn
 
 from ..losses import prior_logit
+from ..recipes import Role, ranking_head
+from ..rules import decoded_box_loss, nothing_sampled, ranking_loss
 from .ranking_mixin import RankingDenseHeadMixin, flatten_maps, flatten_targets
 
 if TYPE_CHECKING:
     from mmdet.models.dense_heads import RTMDetHead as _Host
 else:
     _Host = object
+
+# Its boxes are distances, but without a loss_bbox in the config it has AnchorHead's, which is on deltas.
+_RULES = (ranking_loss(), decoded_box_loss(2.0), nothing_sampled())
 
 
 class RankingRTMDetHeadMixin(RankingDenseHeadMixin, _Host):
@@ -93,11 +98,13 @@ class RankingRTMDetHeadMixin(RankingDenseHeadMixin, _Host):
         return predictions
 
 
+@ranking_head(RTMDetHead, role=Role.DENSE, rules=_RULES)
 @MODELS.register_module()
 class RankBasedRTMDetHead(RankingRTMDetHeadMixin, RTMDetHead):
     """``RTMDetHead`` trained with a ranking loss; arguments as MMDetection's and ``score_prior``."""
 
 
+@ranking_head(RTMDetSepBNHead, role=Role.DENSE, rules=_RULES)
 @MODELS.register_module()
 class RankBasedRTMDetSepBNHead(RankingRTMDetHeadMixin, RTMDetSepBNHead):
     """``RTMDetSepBNHead`` trained with a ranking loss; arguments as MMDetection's and ``score_prior``."""

@@ -15,11 +15,25 @@ from mmdet.utils import InstanceList
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
+from ..recipes import Layout, Role, Slot, holds_heads
 from .auxiliary_queries import AuxiliaryQueryEmbedding, draw_auxiliary_queries
 
 QUERY_HEAD = 'query'
 
 
+# The published weight of the ranking losses of auxiliary heads; that of the query head is its own. The learning rate
+# stays: it belongs to AdamW.
+_LAYOUT = Layout(
+    (
+        Slot('bbox_head', (Role.QUERIES,), required=True),
+        Slot('rpn_head', (Role.PROPOSALS,), ('rpn',), loss_weight=5.0),
+        Slot('roi_heads', (Role.ROI,), ('rcnn',), loss_weight=5.0, several=True),
+        Slot('dense_heads', (Role.DENSE,), ('dense',), loss_weight=5.0, several=True),
+    )
+)
+
+
+@holds_heads(_LAYOUT)
 @MODELS.register_module()
 class CoDETR(DeformableDETR):
     """`DETRs with Collaborative Hybrid Assignments Training <https://arxiv.org/abs/2211.12860>`_ on MMDetection's

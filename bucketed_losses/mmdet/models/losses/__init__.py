@@ -2,16 +2,14 @@
 
 from .alrp_loss import aLRPLoss
 from .box_weighting import (
-    check_decodes_boxes,
-    check_head_losses,
-    check_ranks,
+    PositiveBoxes,
     highest_probability,
-    prior_logit,
     ranking_and_box_losses,
     score_weighted_box_loss,
     self_balance,
 )
 from .dr_loss import DRLoss
+from .head_checks import check_decodes_boxes, check_head_losses, check_ranks, prior_logit, takes_decoded_boxes
 from .ranking_losses import APLoss, BucketedAPLoss, BucketedRSLoss, ImageRows, RankingLoss, RSLoss
 
 __all__ = [
@@ -20,6 +18,7 @@ __all__ = [
     'BucketedRSLoss',
     'DRLoss',
     'ImageRows',
+    'PositiveBoxes',
     'RSLoss',
     'RankingLoss',
     'aLRPLoss',
@@ -31,4 +30,5 @@ __all__ = [
     'ranking_and_box_losses',
     'score_weighted_box_loss',
     'self_balance',
+    'takes_decoded_boxes',
 ]

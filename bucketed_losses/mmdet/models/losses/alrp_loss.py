@@ -8,6 +8,7 @@ from mmengine.logging import MessageHub
 from torch import Tensor
 
 from .... import functional
+from .box_weighting import PositiveBoxes
 from .ranking_losses import ImageRows, RankingLoss, entry_targets
 
 
@@ -30,10 +31,9 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
             MMEngine takes for a single epoch, needs it: iterations that go once through the data.
     """
 
-    PARTS = ('loss_cls',)
-    balances_itself = False
+    LOG_NAMES = ('loss_cls', 'loss_bbox')
+    balances_itself = True
     needs_ious = True
-    localizes = True
     balance: Tensor
     sums: Tensor
     epoch: Tensor
@@ -48,6 +48,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
         initial_balance: float = 50.0,
         renew_interval: int | None = None,
     ) -> None:
+        # It balances its own two parts; heads do not scale their box losses to it.
         super().__init__(delta, loss_weight, False, use_sigmoid, scope)
         if not 0 <= tau < 1:
             raise ValueError(f'aLRPLoss: tau must lie in [0, 1), got {tau}')
@@ -106,6 +107,19 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
             'loss_bbox': self.loss_weight * self.balance * parts.localization,
         }
 
+    def losses_with_boxes(
+        self,
+        pred: Tensor,
+        labels: Tensor,
+        weight: Tensor,
+        positive: Tensor,
+        boxes: PositiveBoxes,
+        images: ImageRows | None = None,
+    ) -> dict[str, Tensor]:
+        """Both parts, of the errors of the boxes; other losses of the boxes are left as they are."""
+        losses = self(pred, labels, weight, positive=positive, images=images, box_losses=boxes.errors())
+        return {**losses, **boxes.other_losses}
+
     def _each_image(
         self,
         pred: Tensor,
@@ -118,8 +132,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
         if images is None:
             raise ValueError("aLRPLoss: scope='image' needs the image of every row; use a head of this package")
         parts = []
-        for image in range(images.num_images):
-            rows = (images.image == image).nonzero().squeeze(1)
+        for image, rows in enumerate(self.rows_of_images(images, len(pred))):
             # The functional takes errors in the order of the flattened logits.
             own = (images.image[positive] == image).nonzero().squeeze(1)
             own = own[positive[own].argsort()]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
-from .alrp_loss import aLRPLoss
-from .ranking_losses import ImageRows, RankingLoss
+if TYPE_CHECKING:
+    from .ranking_losses import ImageRows, RankingLoss
 
 
 def ranking_and_box_losses(
@@ -48,24 +48,42 @@ def ranking_and_box_losses(
         ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the others; all 0 and connected if there is no
         positive.
     """
-    if isinstance(loss_cls, aLRPLoss):
-        # MMDetection's losses of no boxes at all are not connected to them.
-        errors = boxes.sum(dim=1) * 0
-        if len(boxes):
-            errors = loss_bbox(boxes, target_boxes, reduction_override='none') / loss_bbox.loss_weight
-        losses = loss_cls(logits, labels, weights, positive=positive, images=images, box_losses=errors)
-        return {**losses, **(other_box_losses or {})}
-    ious = boxes.new_zeros(len(logits))
-    ious[positive] = bbox_overlaps(boxes.detach(), target_boxes, is_aligned=True)
-    losses = loss_cls(logits, (labels, ious), weight=weights, positive=positive, images=images)
-    box_losses = {
-        'loss_bbox': score_weighted_box_loss(loss_bbox, boxes, target_boxes, logits[positive], loss_cls.shared),
-        **(other_box_losses or {}),
-    }
-    if loss_cls.self_balancing:
-        factor = balance_factor(torch.stack(list(box_losses.values())).sum(), losses.values(), loss_cls.shared)
-        box_losses = {name: value * factor for name, value in box_losses.items()}
-    return {**losses, **box_losses}
+    positives = PositiveBoxes(loss_bbox, boxes, target_boxes, logits[positive], other_box_losses or {})
+    return loss_cls.losses_with_boxes(logits, labels, weights, positive, positives, images)
+
+
+class PositiveBoxes(NamedTuple):
+    """The boxes of the ``num_pos`` positives of a batch and their loss, as a ranking loss combines them with its own.
+
+    Attributes:
+        loss_bbox: A loss on decoded boxes with MMDetection's interface, e.g. ``GIoULoss``.
+        boxes: ``(num_pos, 4)`` decoded predictions, x1 y1 x2 y2 in pixels.
+        targets: ``(num_pos, 4)`` their ground truth.
+        logits: ``(num_pos, num_classes)`` of the same predictions.
+        other_losses: Further losses of the same boxes by log name, weighted by scores already.
+    """
+
+    loss_bbox: nn.Module
+    boxes: Tensor
+    targets: Tensor
+    logits: Tensor
+    other_losses: Mapping[str, Tensor]
+
+    def ious(self) -> Tensor:
+        """``(num_pos,)`` IoUs of the predictions with their ground truth, detached."""
+        return bbox_overlaps(self.boxes.detach(), self.targets, is_aligned=True)
+
+    def errors(self) -> Tensor:
+        """``(num_pos,)`` values of ``loss_bbox``, without its ``loss_weight``."""
+        if len(self.boxes) == 0:
+            # MMDetection's losses of no boxes at all are not connected to them.
+            return self.boxes.sum(dim=1) * 0
+        return self.loss_bbox(self.boxes, self.targets, reduction_override='none') / self.loss_bbox.loss_weight
+
+    def score_weighted_losses(self, shared: bool) -> dict[str, Tensor]:
+        """``loss_bbox`` by :func:`score_weighted_box_loss`, and the other losses."""
+        loss = score_weighted_box_loss(self.loss_bbox, self.boxes, self.targets, self.logits, shared)
+        return {'loss_bbox': loss, **self.other_losses}
 
 
 def score_weighted_box_loss(
@@ -132,63 +150,3 @@ def at_least_float32(x: Tensor) -> Tensor:
 def without_bfloat16(x: Tensor) -> Tensor:
     """bfloat16 becomes float32: MMCV's NMS and RoIAlign know float16, but not bfloat16."""
     return x.float() if x.dtype == torch.bfloat16 else x
-
-
-# MMDetection's losses on box deltas, or with a weight per coordinate: none of them can be weighted per box.
-_PER_COORDINATE = ('L1Loss', 'SmoothL1Loss', 'BalancedL1Loss', 'MSELoss', 'BoundedIoULoss')
-
-
-def check_head_losses(head: nn.Module) -> None:
-    """Refuse a head whose ``loss_cls`` does not rank, or whose ``loss_bbox`` cannot be weighted per decoded box.
-
-    Raises:
-        ValueError: ``loss_cls`` is no ranking loss, or ``loss_bbox`` one of MMDetection's losses on single coordinates.
-    """
-    check_ranks(head, instead="MMDetection's own head")
-    loss_bbox = type(head.loss_bbox).__name__
-    if loss_bbox in _PER_COORDINATE:
-        raise ValueError(
-            f'{type(head).__name__}: loss_bbox must be a loss on decoded boxes such as GIoULoss, got {loss_bbox}; '
-            "write loss_bbox=dict(_delete_=True, type='GIoULoss')"
-        )
-
-
-def check_ranks(head: nn.Module, instead: str) -> None:
-    """Refuse a head whose ``loss_cls`` does not rank.
-
-    Args:
-        head: The head, with its losses.
-        instead: What to use with another loss, for the message.
-
-    Raises:
-        ValueError: ``loss_cls`` is no ranking loss.
-    """
-    if not isinstance(head.loss_cls, RankingLoss):
-        raise ValueError(
-            f'{type(head).__name__}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss, '
-            f'BucketedRSLoss, aLRPLoss or DRLoss), got {type(head.loss_cls).__name__}; use {instead} with that loss'
-        )
-
-
-def prior_logit(head: nn.Module, score_prior: float) -> float:
-    """The logit of ``score_prior``: what is added to ranking logits where something reads them as probabilities.
-
-    Raises:
-        ValueError: ``score_prior`` does not lie in (0, 1); the message names ``head``.
-    """
-    if not 0 < score_prior < 1:
-        raise ValueError(f'{type(head).__name__}: score_prior must lie in (0, 1), got {score_prior}')
-    return math.log(score_prior / (1 - score_prior))
-
-
-def check_decodes_boxes(head: nn.Module, reg_decoded_bbox: bool) -> None:
-    """Refuse ``reg_decoded_bbox=False``, before the head is built with it.
-
-    Raises:
-        ValueError: it is False.
-    """
-    if not reg_decoded_bbox:
-        raise ValueError(
-            f'{type(head).__name__}: reg_decoded_bbox must be True, got False; the labels of the positives are the '
-            'IoUs of decoded boxes, and so is the box loss'
-        )

@@ -22,7 +22,7 @@ class DRLoss(RankingLoss):
         scope: 'batch' or 'image'; distributions over several processes are not supported.
     """
 
-    PARTS = ('loss_cls',)
+    LOG_NAMES = ('loss_cls',)
     SCOPES = ('batch', 'image')
     balances_itself = False
     needs_ious = False

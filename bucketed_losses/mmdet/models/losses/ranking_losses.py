@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .... import functional
 from ....core import devices
+from .box_weighting import PositiveBoxes, balance_factor
 
 
 class ImageRows(NamedTuple):
@@ -44,13 +45,19 @@ class RankingLoss(nn.Module):
         self_balancing: Whether heads of this package scale their box loss to the size of this loss
             (:func:`~bucketed_losses.mmdet.models.losses.self_balance`); by nature of the loss if None.
         use_sigmoid: Must be True; accepted because MMDetection's dense heads read it from the loss's config.
+
+    Attributes:
+        LOG_NAMES: Names of the parts that ``forward`` returns.
+        SCOPES: Values of ``scope`` that the loss supports.
+        balances_itself: Whether the box losses are scaled to the ranking loss unless ``self_balancing`` says otherwise,
+            so that their ``loss_weight`` cancels.
+        needs_ious: Whether the loss reads the IoUs of the predicted boxes.
     """
 
-    PARTS: tuple[str, ...] = ('loss_rank', 'loss_sort')
+    LOG_NAMES: tuple[str, ...]
     SCOPES: tuple[str, ...] = ('batch', 'global', 'image')
     balances_itself: bool
     needs_ious: bool
-    localizes = False  # whether it is the boxes' loss, too
     custom_cls_channels = True
     custom_activation = True
     custom_accuracy = True
@@ -142,6 +149,41 @@ class RankingLoss(nn.Module):
             losses = self.rank(pred, targets, positive)
         return {name: self.loss_weight * value for name, value in losses.items()}
 
+    def losses_with_boxes(
+        self,
+        pred: Tensor,
+        labels: Tensor,
+        weight: Tensor,
+        positive: Tensor,
+        boxes: PositiveBoxes,
+        images: ImageRows | None = None,
+    ) -> dict[str, Tensor]:
+        """This loss and the box losses of the positives, as heads of this package log them.
+
+        Each positive is labelled by the IoU of its box. Box losses are means weighted by scores; if ``self_balancing``,
+        their sum is scaled to the sum of the parts of this loss. A loss that combines boxes in another way overrides
+        this method.
+
+        Args:
+            pred: ``(n, num_classes)`` logits.
+            labels: ``(n,)`` int64 class indices, ``num_classes`` for background.
+            weight: ``(n,)``, 0 for ignored predictions.
+            positive: ``(num_pos,)`` int64 rows of the positives that are not ignored.
+            boxes: Their boxes, in the same order.
+            images: As for :meth:`forward`.
+
+        Returns:
+            Scalars by log name: the parts of this loss, ``loss_bbox`` and the other losses of the boxes.
+        """
+        ious = boxes.boxes.new_zeros(len(pred))
+        ious[positive] = boxes.ious()
+        losses = self(pred, (labels, ious), weight=weight, positive=positive, images=images)
+        box_losses = boxes.score_weighted_losses(self.shared)
+        if self.self_balancing:
+            factor = balance_factor(torch.stack(list(box_losses.values())).sum(), losses.values(), self.shared)
+            box_losses = {name: value * factor for name, value in box_losses.items()}
+        return {**losses, **box_losses}
+
     def _check_reduction(self, reduction_override: str | None) -> None:
         if reduction_override not in (None, 'mean', 'sum'):
             raise ValueError(
@@ -155,9 +197,23 @@ class RankingLoss(nn.Module):
                 f"{type(self).__name__}: scope='image' needs the image of every row; give images=ImageRows(image, "
                 'num_images), or use a head of this package'
             )
-        rows = [(images.image == image).nonzero().squeeze(1) for image in range(images.num_images)]
-        losses = [self.rank(pred[of_image], targets[of_image]) for of_image in rows]
+        losses = [self.rank(pred[rows], targets[rows]) for rows in self.rows_of_images(images, len(pred))]
         return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+
+    def rows_of_images(self, images: ImageRows, num_rows: int) -> list[Tensor]:
+        """The rows ``(num_rows_of_image,)`` int64 of each image; of a batch without images, one entry without rows.
+
+        Raises:
+            ValueError: there are rows, but no images.
+        """
+        if images.num_images == 0:
+            if num_rows:
+                raise ValueError(
+                    f"{type(self).__name__}: scope='image' got {num_rows} rows of pred and ImageRows with "
+                    'num_images=0; num_images must count all images of the batch'
+                )
+            return [images.image.new_zeros(0)]
+        return [(images.image == image).nonzero().squeeze(1) for image in range(images.num_images)]
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Channels of the classifier: one per class, none for background."""
@@ -240,6 +296,7 @@ def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Ten
 class APLoss(RankingLoss):
     """Exact AP Loss, :func:`bucketed_losses.functional.ap_loss`; log name ``loss_rank``."""
 
+    LOG_NAMES = ('loss_rank',)
     balances_itself = False
     needs_ious = False
 
@@ -277,6 +334,7 @@ class BucketedAPLoss(APLoss):
 class RSLoss(RankingLoss):
     """Exact RS Loss, :func:`bucketed_losses.functional.rs_loss`; log names ``loss_rank`` and ``loss_sort``."""
 
+    LOG_NAMES = ('loss_rank', 'loss_sort')
     balances_itself = True
     needs_ious = True
 

@@ -1,5 +1,6 @@
 """R-CNN heads trained with ranking losses, and those of Co-DETR."""
 
+from ..recipes import ranking_heads
 from .co_roi_heads import CoRoIHeadMixin, CoStandardRoIHead, RankBasedCoRoIHead
 from .rank_based_bbox_heads import (
     RankBasedBBoxHead,
@@ -25,3 +26,8 @@ __all__ = [
     'RankingBBoxHeadMixin',
     'RankingRoIHeadMixin',
 ]
+
+# The file of a ranking head registers and exports it; it need not be named here.
+_heads = ranking_heads(__name__, __path__)
+globals().update(_heads)
+__all__ += [name for name in _heads if name not in __all__]

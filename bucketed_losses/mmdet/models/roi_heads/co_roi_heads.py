@@ -12,7 +12,8 @@ from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .rank_based_roi_heads import RankBasedRoIHead
+from ..recipes import Role, ranking_head
+from .rank_based_roi_heads import ROI_HEAD, RankBasedRoIHead
 
 if TYPE_CHECKING:
     from mmdet.models.roi_heads import StandardRoIHead as _Host
@@ -66,6 +67,7 @@ class CoStandardRoIHead(CoRoIHeadMixin, StandardRoIHead):
     """``StandardRoIHead`` as an auxiliary head of :class:`~bucketed_losses.mmdet.models.detectors.CoDETR`."""
 
 
+@ranking_head(CoStandardRoIHead, role=Role.ROI, rules=ROI_HEAD)
 @MODELS.register_module()
 class RankBasedCoRoIHead(CoRoIHeadMixin, RankBasedRoIHead):
     """``RankBasedRoIHead`` as an auxiliary head of :class:`~bucketed_losses.mmdet.models.detectors.CoDETR`."""

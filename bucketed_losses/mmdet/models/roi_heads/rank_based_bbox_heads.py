@@ -11,12 +11,16 @@ from torch import Tensor
 from ..losses import ImageRows, check_decodes_boxes, check_head_losses, ranking_and_box_losses
 from ..losses.box_weighting import at_least_float32
 from ..losses.ranking_losses import accuracy_of_positives
+from ..recipes import Role, ranking_head
+from ..rules import coder_stds, decoded_box_loss, decoded_boxes, ranking_loss
 
 if TYPE_CHECKING:
     from mmdet.models.roi_heads.bbox_heads import BBoxHead
     from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead as _Host
 else:
     _Host = object
+
+_RULES = (ranking_loss(), coder_stds(), decoded_box_loss(10.0), decoded_boxes())
 
 
 class RankingBBoxHeadMixin(_Host):
@@ -108,21 +112,25 @@ class RankingBBoxHeadMixin(_Host):
         return {**losses, **accuracy_of_positives(logits, labels, positive)}
 
 
+@ranking_head(BBoxHead, role=Role.BOX, rules=_RULES)
 @MODELS.register_module()
 class RankBasedBBoxHead(RankingBBoxHeadMixin, BBoxHead):
     """``BBoxHead`` trained with a ranking loss, as in detectors of the C4 kind; arguments as MMDetection's."""
 
 
+@ranking_head(ConvFCBBoxHead, role=Role.BOX, rules=_RULES)
 @MODELS.register_module()
 class RankBasedConvFCBBoxHead(RankingBBoxHeadMixin, ConvFCBBoxHead):
     """``ConvFCBBoxHead`` trained with a ranking loss; arguments as MMDetection's."""
 
 
+@ranking_head(Shared2FCBBoxHead, role=Role.BOX, rules=_RULES)
 @MODELS.register_module()
 class RankBasedShared2FCBBoxHead(RankingBBoxHeadMixin, Shared2FCBBoxHead):
     """``Shared2FCBBoxHead`` trained with a ranking loss; arguments as MMDetection's."""
 
 
+@ranking_head(Shared4Conv1FCBBoxHead, role=Role.BOX, rules=_RULES)
 @MODELS.register_module()
 class RankBasedShared4Conv1FCBBoxHead(RankingBBoxHeadMixin, Shared4Conv1FCBBoxHead):
     """``Shared4Conv1FCBBoxHead`` trained with a ranking loss; arguments as MMDetection's."""

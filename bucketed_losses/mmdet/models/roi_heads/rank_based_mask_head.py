@@ -11,8 +11,10 @@ from mmdet.utils import InstanceList, reduce_mean
 from torch import Tensor
 
 from ..losses.box_weighting import at_least_float32
+from ..recipes import Role, ranking_head
 
 
+@ranking_head(FCNMaskHead, role=Role.MASK, rules=())
 @MODELS.register_module()
 class RankBasedFCNMaskHead(FCNMaskHead):
     """``FCNMaskHead`` whose loss weighs each positive by its highest class probability, as the box loss does.

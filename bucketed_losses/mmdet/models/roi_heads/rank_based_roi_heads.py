@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +13,10 @@ from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..losses import RankingLoss, highest_probability, self_balance
+from ..losses import highest_probability, self_balance
 from ..losses.box_weighting import without_bfloat16
+from ..recipes import Inner, Part, Role, Rule, Setting, ranking_head
+from ..rules import at, each, inner_heads
 from .rank_based_bbox_heads import RankingBBoxHeadMixin
 from .rank_based_mask_head import RankBasedFCNMaskHead
 
@@ -87,7 +90,7 @@ class RankingRoIHeadMixin(_Host):
             stage = name.removesuffix('loss_mask')  # '' or 's0.' ...
             head = _as_list(self.bbox_head)[int(stage[1:-1]) if stage else 0]
             if head.loss_cls.self_balancing:
-                ranking = [losses[stage + part] for part in RankingLoss.PARTS if stage + part in losses]
+                ranking = [losses[stage + part] for part in head.loss_cls.LOG_NAMES]
                 losses[name] = self_balance(losses[name], ranking, head.loss_cls.shared)
         return losses
 
@@ -123,6 +126,59 @@ def _as_list(value: Any) -> list:
     return list(value) if isinstance(value, (list, tuple, nn.ModuleList)) else [value]
 
 
+def _mask_heads() -> Rule:
+    def apply(part: Part) -> Iterator[Inner | Setting]:
+        for where in each(part.config.get('mask_head')):
+            yield Inner(('mask_head', *where), Role.MASK)
+            if part.config.get('mask_roi_extractor') is None:
+                reason = 'masks are trained on fewer RoIs than boxes, and so need an extractor of their own'
+                yield Setting(('mask_roi_extractor',), part.config.get('bbox_roi_extractor'), reason)
+
+    return Rule(('mask_head', 'mask_roi_extractor'), apply)
+
+
+def _all_proposals() -> Rule:
+    def apply(part: Part) -> Iterator[Setting]:
+        for where in each(part.train_cfg):
+            old = at(part.train_cfg, where).get('sampler') or {}
+            sampler = dict(
+                type='RandomSampler',
+                num=1000000,
+                pos_fraction=1.0,
+                neg_pos_ub=-1,
+                add_gt_as_proposals=old.get('add_gt_as_proposals', True),
+            )
+            reason = 'all proposals are ranked: nothing is sampled'
+            yield Setting((*where, 'sampler'), sampler, reason, 'train_cfg')
+
+    return Rule(('train_cfg.sampler',), apply)
+
+
+def _equal_stages() -> Rule:
+    def apply(part: Part) -> Iterator[Setting]:
+        weights = part.config.get('stage_loss_weights')
+        if part.loss.balances_itself and isinstance(weights, list) and any(weight != 1 for weight in weights):
+            reason = "every stage's losses are balanced by themselves"
+            yield Setting(('stage_loss_weights',), [1] * len(weights), reason)
+
+    return Rule(('stage_loss_weights',), apply)
+
+
+def _published_score_threshold() -> Rule:
+    def apply(part: Part) -> Iterator[Setting]:
+        if isinstance(part.test_cfg, dict) and 'score_thr' in part.test_cfg:
+            lvis = any('LVIS' in name for name in part.dataset_types)
+            reason = 'as published; ranking scores are no probabilities: choose your own, or calibrate'
+            yield Setting(('score_thr',), 0.60 if lvis else 0.40, reason, 'test_cfg')
+
+    return Rule(('test_cfg.score_thr',), apply)
+
+
+ROI_HEAD = (inner_heads('bbox_head', Role.BOX), _mask_heads(), _all_proposals())
+"""Rules of every RoI head."""
+
+
+@ranking_head(StandardRoIHead, role=Role.ROI, rules=(*ROI_HEAD, _published_score_threshold()))
 @MODELS.register_module()
 class RankBasedRoIHead(RankingRoIHeadMixin, StandardRoIHead):
     """``StandardRoIHead`` for ranking losses; for Faster and Mask R-CNN."""
@@ -138,6 +194,7 @@ class RankBasedRoIHead(RankingRoIHeadMixin, StandardRoIHead):
         return super().mask_loss(x, self.mask_positives(sampling_results), bbox_feats, batch_gt_instances)
 
 
+@ranking_head(CascadeRoIHead, role=Role.ROI, rules=(*ROI_HEAD, _equal_stages(), _published_score_threshold()))
 @MODELS.register_module()
 class RankBasedCascadeRoIHead(RankingRoIHeadMixin, CascadeRoIHead):
     """``CascadeRoIHead`` for ranking losses; for Cascade R-CNN and Cascade Mask R-CNN."""

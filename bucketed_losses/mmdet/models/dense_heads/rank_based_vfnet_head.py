@@ -1,0 +1,114 @@
+"""VarifocalNet trained with a ranking loss in the place of varifocal loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmcv.ops import DeformConv2d
+from mmdet.models.dense_heads import VFNetHead
+from mmdet.registry import MODELS
+from mmdet.utils import InstanceList, OptInstanceList
+from torch import Tensor
+
+from ..losses import check_head_losses, ranking_and_box_losses, score_weighted_box_loss
+from ..losses.box_weighting import without_bfloat16
+from ..recipes import Role, ranking_head
+from ..rules import decoded_box_loss, nothing_sampled, ranking_loss
+from .ranking_mixin import RankingHeadMixin, flatten_maps
+
+_RULES = (
+    ranking_loss(),
+    decoded_box_loss(1.5, 'loss_bbox', default_fits=True),
+    decoded_box_loss(2.0, 'loss_bbox_refine', default_fits=True),
+    nothing_sampled(),
+)
+
+
+class StarDeformConv2d(DeformConv2d):
+    """MMCV's ``DeformConv2d``, which has no bfloat16, on float32 features where autocast makes bfloat16 ones."""
+
+    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
+        """Features ``(N, channels, H, W)`` of ``x (N, channels, H, W)`` and ``offset (N, 18, H, W)``."""
+        return super().forward(without_bfloat16(x), without_bfloat16(offset))
+
+
+@ranking_head(VFNetHead, role=Role.DENSE, rules=_RULES, unused=['use_vfl', 'loss_cls_fl'])
+@MODELS.register_module()
+class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
+    """``VFNetHead`` whose levels and images are ranked together, positives labelled by the IoU of their refined box.
+
+    The labels take the place of the IoU-aware classification scores that varifocal loss trains. The box refinement by
+    a star-shaped deformable convolution stays, and so do both box losses: they are weighted by scores as in all heads
+    of this package, and balanced together, so that they keep the proportion of their weights. Logs ``loss_bbox`` for
+    the first boxes and ``loss_bbox_rf`` for the refined ones, as ``VFNetHead``. aLRP Loss ranks by the errors of the
+    refined boxes and balances these; the loss of the first boxes keeps its weight.
+
+    Args:
+        loss_cls: Config of one of this package's ranking losses.
+        use_vfl, loss_cls_fl: Not used; accepted so that a config may inherit one written for ``VFNetHead``.
+        kwargs: As for :class:`mmdet.models.VFNetHead`. ``init_cfg`` defaults to a classifier bias of 0.
+
+    Raises:
+        ValueError: when built with a loss that does not rank, or a box loss on deltas.
+    """
+
+    def __init__(
+        self, *args: Any, loss_cls: dict, use_vfl: bool = True, loss_cls_fl: dict | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, loss_cls=loss_cls, use_vfl=True, **kwargs)
+        check_head_losses(self, 'loss_bbox', 'loss_bbox_refine')
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        for name in ('vfnet_reg_refine_dconv', 'vfnet_cls_dconv'):
+            conv = StarDeformConv2d(self.feat_channels, self.feat_channels, self.dcn_kernel, 1, padding=self.dcn_pad)
+            setattr(self, name, conv)
+
+    def loss_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        bbox_preds_refine: list[Tensor],
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: OptInstanceList = None,
+    ) -> dict[str, Tensor]:
+        """Losses of a batch; arguments as for :meth:`mmdet.models.VFNetHead.loss_by_feat`.
+
+        Returns:
+            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and ``loss_bbox_rf``; all 0 and connected if there
+            is no positive.
+        """
+        sizes = [level.shape[-2:] for level in cls_scores]
+        points = self.fcos_prior_generator.grid_priors(sizes, bbox_preds[0].dtype, bbox_preds[0].device)
+        level_labels, label_weights, level_targets, _ = self.get_targets(
+            cls_scores, points, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
+        )
+        num_images = len(batch_img_metas)
+        labels = torch.cat(level_labels)
+        if label_weights is None:  # with use_atss=False, targets are FCOS's, which ignores nothing
+            label_weights = torch.ones_like(labels)
+        positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
+        positive_points = torch.cat([level.repeat(num_images, 1) for level in points])[positive]
+        first, refined, targets = (
+            self.bbox_coder.decode(positive_points, distances[positive])
+            for distances in (flatten_maps(bbox_preds, 4), flatten_maps(bbox_preds_refine, 4), torch.cat(level_targets))
+        )
+        logits = flatten_maps(cls_scores, self.cls_out_channels)
+        loss_of_first = score_weighted_box_loss(self.loss_bbox, first, targets, logits[positive], self.loss_cls.shared)
+        losses = ranking_and_box_losses(
+            self.loss_cls,
+            self.loss_bbox_refine,
+            logits,
+            labels,
+            label_weights,
+            positive,
+            refined,
+            targets,
+            self.image_rows([len(level) for level in points], num_images, labels.device),
+            {'loss_first_bbox': loss_of_first},
+        )
+        losses['loss_bbox_rf'] = losses.pop('loss_bbox')
+        losses['loss_bbox'] = losses.pop('loss_first_bbox')
+        return losses

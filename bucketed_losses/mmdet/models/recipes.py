@@ -1,0 +1,306 @@
+"""Recipes: the changes that turn the config of a stock head into the config of a ranking head.
+
+Each ranking head registers its :class:`Recipe` in its own file, with :func:`ranking_head`.
+:mod:`bucketed_losses.mmdet.swap` applies the recipes, :mod:`~bucketed_losses.mmdet.models.pairing` reads from them
+which ranking head to suggest, and the table of heads in the docs is made from them. None of these knows a head by name.
+Heads are matched by class.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib import import_module
+from typing import Any, NamedTuple, TypeVar
+
+from mmdet.registry import MODELS
+from mmengine.registry import Registry
+from torch import nn
+
+from .losses import RankingLoss
+
+MMDET_SCOPE = 'mmdet'
+"""Scope of the registries that this package registers its classes in."""
+
+Path = tuple[str | int, ...]
+"""Keys and indices that lead to a value of a config."""
+
+
+class Role(Enum):
+    """The function of a head in a detector. Each :class:`Slot` of a detector accepts some roles."""
+
+    DENSE = 'dense head'
+    QUERIES = 'query head'
+    PROPOSALS = 'region proposals'
+    ROI = 'RoI head'
+    BOX = 'box head of an RoI head'
+    MASK = 'mask head of an RoI head'
+
+
+class Setting(NamedTuple):
+    """A value that a recipe puts into a config.
+
+    Attributes:
+        where: Its keys below the head's config.
+        value: The value; a type is the name of a class in the scope ``mmdet``.
+        reason: The reason that is shown to the user.
+        of: The config that ``where`` starts from: 'head', or 'train_cfg' or 'test_cfg' of the head.
+    """
+
+    where: Path
+    value: Any
+    reason: str
+    of: str = 'head'
+
+
+class Note(NamedTuple):
+    """A remark for the user on something that the recipe does not change."""
+
+    text: str
+
+
+class Inner(NamedTuple):
+    """A head inside the config of another head. Its own recipe is applied at this point.
+
+    Attributes:
+        where: Its keys below the outer head's config.
+        role: The role that it must have.
+    """
+
+    where: Path
+    role: Role
+
+
+@dataclass(frozen=True)
+class Part:
+    """The config of one head and the settings that belong to it. Rules read it and do not change it.
+
+    The configs contain the values that earlier rules have set.
+
+    Attributes:
+        path: The keys that lead to the head, joined by dots.
+        config: The head's config.
+        train_cfg: The part of ``model.train_cfg`` that belongs to it; a dict, a list of dicts, or None.
+        test_cfg: The same of ``model.test_cfg``.
+        loss: The class of the ranking loss.
+        loss_name: Its name in the registry.
+        loss_weight: The weight that the detector gives the loss of this head, or None.
+        dataset_types: Names of the types of the data sets that the detector is trained on.
+        scope: The scope in which types without a scope are looked up.
+    """
+
+    path: str
+    config: dict[str, Any]
+    train_cfg: Any
+    test_cfg: Any
+    loss: type[RankingLoss]
+    loss_name: str
+    loss_weight: float | None
+    dataset_types: tuple[str, ...]
+    scope: str | None
+
+    def type_of(self, config: Any, registry: Registry = MODELS) -> type | None:
+        """The class of a config with a ``type``, or None if there is none or it is not known."""
+        kind = config.get('type') if isinstance(config, dict) else None
+        return None if kind is None else registered_class(kind, registry, self.scope)
+
+
+class Rule(NamedTuple):
+    """One step of a recipe.
+
+    Attributes:
+        changes: The settings that the rule may change, as keys joined by dots. Settings outside the head's own config
+            start with ``train_cfg`` or ``test_cfg``.
+        apply: Yields the changes in order. Each is applied before the next one is computed.
+    """
+
+    changes: tuple[str, ...]
+    apply: Callable[[Part], Iterator[Setting | Note | Inner]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the config of a stock head becomes that of a ranking head.
+
+    Attributes:
+        head: The ranking head.
+        replaces: The stock heads that it takes the place of.
+        role: Its function in a detector.
+        rules: The changes besides the type, in order.
+        unused: Keys of the stock head that the ranking head accepts and ignores.
+        suggested_for: Further stock heads that cannot train a ranking loss, and whose error names this head. Their
+            configs are not converted.
+        reason: The reason for the new type that is shown to the user.
+    """
+
+    head: type[nn.Module]
+    replaces: tuple[type[nn.Module], ...]
+    role: Role
+    rules: tuple[Rule, ...]
+    unused: tuple[str, ...] = ()
+    suggested_for: tuple[type[nn.Module], ...] = ()
+    reason: str = 'ranks all predictions of a batch, labelled by the IoU of their boxes'
+
+
+class Slot(NamedTuple):
+    """A key of a detector's config that holds a head, or a list of heads.
+
+    Attributes:
+        key: The key.
+        roles: The roles that a head under this key may have.
+        settings: The keys, below ``train_cfg`` and ``test_cfg`` of the detector, that lead to the settings of the head.
+        loss_weight: The weight of its ranking loss; None for the loss's default.
+        several: Whether the key may hold a list of heads.
+        required: Whether the detector needs the key.
+    """
+
+    key: str
+    roles: tuple[Role, ...]
+    settings: tuple[str, ...] = ()
+    loss_weight: float | None = None
+    several: bool = False
+    required: bool = False
+
+
+class LearningRate(NamedTuple):
+    """The SGD learning rates of a kind of detector, in the paper and in MMDetection's configs.
+
+    Attributes:
+        kind: The kind, for the message to the user.
+        paper: The learning rate in the paper.
+        stock: The learning rate in MMDetection's configs.
+    """
+
+    kind: str
+    paper: float
+    stock: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a kind of detector consists of, as far as a swap changes it.
+
+    Attributes:
+        slots: Its heads, in the order in which they are converted.
+        learning_rate: How its learning rate changes; None if it does not.
+    """
+
+    slots: tuple[Slot, ...]
+    learning_rate: LearningRate | None = None
+
+
+_RECIPES: dict[type, Recipe] = {}
+_SUGGESTIONS: dict[type, Recipe] = {}
+_LAYOUTS: dict[type, Layout] = {}
+
+Head = TypeVar('Head', bound=type[nn.Module])
+Detector = TypeVar('Detector', bound=type[nn.Module])
+
+
+def ranking_head(
+    *replaces: type[nn.Module],
+    role: Role,
+    rules: Sequence[Rule],
+    unused: Sequence[str] = (),
+    suggested_for: Sequence[type[nn.Module]] = (),
+) -> Callable[[Head], Head]:
+    """Class decorator that registers the recipe of a ranking head; arguments as for :class:`Recipe`.
+
+    Raises:
+        ValueError: a stock head has a recipe already.
+    """
+
+    def register(head: Head) -> Head:
+        recipe = Recipe(head, replaces, role, tuple(rules), tuple(unused), tuple(suggested_for))
+        for stock in replaces:
+            if stock in _RECIPES:
+                raise ValueError(
+                    f'{head.__name__}: {stock.__name__} is replaced by {_RECIPES[stock].head.__name__} already'
+                )
+            _RECIPES[stock] = recipe
+        for stock in suggested_for:
+            _SUGGESTIONS.setdefault(stock, recipe)
+        return head
+
+    return register
+
+
+def holds_heads(layout: Layout) -> Callable[[Detector], Detector]:
+    """Class decorator that registers the layout of a detector whose config holds heads under keys of its own."""
+
+    def register(detector: Detector) -> Detector:
+        _LAYOUTS[detector] = layout
+        return detector
+
+    return register
+
+
+def recipe_of(stock: type | None) -> Recipe | None:
+    """The recipe that replaces exactly this class. A subclass or another class of the same name has none."""
+    return None if stock is None else _RECIPES.get(stock)
+
+
+def suggestion_for(stock: type) -> Recipe | None:
+    """The recipe whose head can be used instead of ``stock``, whether or not its config can be converted."""
+    return _RECIPES.get(stock) or _SUGGESTIONS.get(stock)
+
+
+def recipes(*roles: Role) -> dict[type, Recipe]:
+    """Recipes of all heads, or of those with some roles, by the stock class that they replace."""
+    return {stock: recipe for stock, recipe in _RECIPES.items() if not roles or recipe.role in roles}
+
+
+def layout_of(detector: type | None) -> Layout | None:
+    """The layout that a detector class, or one that it derives from, has registered."""
+    ancestors = () if detector is None else detector.__mro__
+    return next((_LAYOUTS[ancestor] for ancestor in ancestors if ancestor in _LAYOUTS), None)
+
+
+def layouts() -> list[Layout]:
+    """All layouts that were registered."""
+    return list(_LAYOUTS.values())
+
+
+def is_ranking_head(head: type) -> bool:
+    """Whether a class is a ranking head with a recipe, or derives from one."""
+    return issubclass(head, tuple({recipe.head for recipe in _RECIPES.values()}))
+
+
+def registered_class(kind: Any, registry: Registry = MODELS, scope: str | None = None) -> type | None:
+    """The class that the ``type`` of a config names.
+
+    Args:
+        kind: A name, a name with its scope (``mmdet.RetinaHead``) or its module, or the class.
+        registry: The registry in which MMDetection looks it up.
+        scope: The scope in which a name without one is looked up first, e.g. the config's ``default_scope``.
+
+    Returns:
+        The class, or None if it is not known.
+    """
+    if isinstance(kind, type):
+        return kind
+    name = str(kind)
+    scoped = [f'{scope}.{name}'] if scope not in (None, registry.scope) and '.' not in name else []
+    for key in (*scoped, name):
+        try:
+            found = registry.get(key)
+        except RuntimeError:  # MMEngine's answer to a scope or a module that is not there
+            continue
+        if isinstance(found, type):
+            return found
+    return None
+
+
+def ranking_heads(package: str, folder: Sequence[str]) -> dict[str, type]:
+    """Import every module of a package; the ranking heads with a recipe in them, by name.
+
+    Args:
+        package: Name of the package.
+        folder: Its ``__path__``.
+    """
+    for module in pkgutil.iter_modules(folder):
+        import_module(f'{package}.{module.name}')
+    heads = {recipe.head for recipe in _RECIPES.values()}
+    return {head.__name__: head for head in heads if head.__module__.startswith(f'{package}.')}

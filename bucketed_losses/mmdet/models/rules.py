@@ -1,0 +1,147 @@
+"""Rules that the recipes of several heads have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmdet.models.task_modules.samplers import PseudoSampler
+from mmdet.registry import TASK_UTILS
+
+from .losses import takes_decoded_boxes
+from .recipes import Inner, Note, Part, Path, Role, Rule, Setting
+
+STDS = [0.1, 0.1, 0.2, 0.2]
+
+
+def ranking_loss(weight: float | None = None) -> Rule:
+    """``loss_cls`` becomes the ranking loss, with the head's own initialisation.
+
+    Args:
+        weight: ``loss_weight`` where the detector gives none; None for the loss's default.
+    """
+
+    def apply(part: Part) -> Iterator[Setting]:
+        own_weight = weight if part.loss_weight is None else part.loss_weight
+        loss = dict(type=part.loss_name) if own_weight is None else dict(type=part.loss_name, loss_weight=own_weight)
+        reason = 'the ranking loss: one sigmoid per class, no background column'
+        old = part.config.get('loss_cls')
+        if isinstance(old, dict) and not old.get('use_sigmoid', False):
+            reason += '; it was a softmax'
+        yield Setting(('loss_cls',), loss, reason)
+        if isinstance(part.config.get('init_cfg'), (dict, list)):
+            reason = "the head's own: a prior probability in the bias would stay in all scores"
+            yield Setting(('init_cfg',), None, reason)
+
+    return Rule(('loss_cls', 'init_cfg'), apply)
+
+
+def coder_stds() -> Rule:
+    """The box coder gets the standard deviations of the paper, if it codes boxes as Faster R-CNN does."""
+
+    def apply(part: Part) -> Iterator[Setting]:
+        reason = 'the stds of the paper'
+        if 'bbox_coder' not in part.config:
+            coder = dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, clip_border=True, target_stds=STDS)
+            yield Setting(('bbox_coder',), coder, reason)
+            return
+        coder = part.config['bbox_coder']
+        if part.type_of(coder, TASK_UTILS) is DeltaXYWHBBoxCoder and list(coder.get('target_stds', ())) != STDS:
+            yield Setting(('bbox_coder', 'target_stds'), STDS, reason)
+
+    return Rule(('bbox_coder',), apply)
+
+
+def decoded_box_loss(weight: float, key: str = 'loss_bbox', *, default_fits: bool = False) -> Rule:
+    """A box loss becomes ``GIoULoss``, unless it is on decoded boxes already.
+
+    Args:
+        weight: Its ``loss_weight`` beside a ranking loss that does not balance it.
+        key: The key of the loss.
+        default_fits: Whether the head's default, where the config has no such key, is on decoded boxes.
+    """
+
+    def apply(part: Part) -> Iterator[Setting]:
+        if default_fits and key not in part.config:
+            return
+        old = part.type_of(part.config.get(key))
+        if old is not None and takes_decoded_boxes(old):
+            return
+        if part.loss.balances_itself:
+            yield Setting((key,), dict(type='GIoULoss'), 'on decoded boxes; it is balanced, so its weight would cancel')
+        else:
+            new = dict(type='GIoULoss', loss_weight=weight)
+            yield Setting((key,), new, 'on decoded boxes; this loss does not balance it')
+
+    return Rule((key,), apply)
+
+
+def decoded_boxes() -> Rule:
+    """``reg_decoded_bbox`` becomes True."""
+
+    def apply(part: Part) -> Iterator[Setting]:
+        if part.config.get('reg_decoded_bbox') is False:
+            yield Setting(('reg_decoded_bbox',), True, 'the labels are the IoUs of decoded boxes')
+
+    return Rule(('reg_decoded_bbox',), apply)
+
+
+def nothing_sampled() -> Rule:
+    """The sampler of anchors or points becomes ``PseudoSampler``."""
+
+    def apply(part: Part) -> Iterator[Setting]:
+        for where in each(part.train_cfg):
+            settings = at(part.train_cfg, where)
+            if 'sampler' in settings and part.type_of(settings['sampler'], TASK_UTILS) is not PseudoSampler:
+                sampler = dict(type='PseudoSampler')
+                reason = 'all anchors are ranked: nothing is sampled'
+                yield Setting((*where, 'sampler'), sampler, reason, 'train_cfg')
+
+    return Rule(('train_cfg.sampler',), apply)
+
+
+def three_anchor_scales() -> Rule:
+    """A note on the anchors of the paper; those of the config are left alone."""
+
+    def apply(part: Part) -> Iterator[Note]:
+        generator = part.config.get('anchor_generator')
+        if isinstance(generator, dict) and generator.get('scales_per_octave') == 1:
+            yield Note(
+                'the paper trains this head with three anchor scales, anchor_generator=dict(octave_base_scale=4, '
+                'scales_per_octave=3); your anchors are left alone'
+            )
+
+    return Rule((), apply)
+
+
+def inner_heads(key: str, role: Role) -> Rule:
+    """The heads inside another head get their own recipes."""
+
+    def apply(part: Part) -> Iterator[Inner]:
+        for where in each(part.config.get(key)):
+            yield Inner((key, *where), role)
+
+    return Rule((key,), apply)
+
+
+ANCHOR_HEAD = (ranking_loss(), coder_stds(), decoded_box_loss(2.0), decoded_boxes(), nothing_sampled())
+"""Rules of a head on anchors that codes boxes as deltas."""
+
+POINT_HEAD = (ranking_loss(), decoded_box_loss(2.0, default_fits=True), nothing_sampled())
+"""Rules of a head that regresses distances, with a box loss on decoded boxes by default."""
+
+
+def each(part: Any) -> Iterator[Path]:
+    """The paths, below ``part``, of its dicts: ``part`` is one dict, a list of dicts, or missing."""
+    if isinstance(part, dict):
+        yield ()
+    elif isinstance(part, (list, tuple)):
+        yield from ((index,) for index, item in enumerate(part) if isinstance(item, dict))
+
+
+def at(part: Any, where: Path) -> Any:
+    """The value at a path below ``part``."""
+    for key in where:
+        part = part[key]
+    return part

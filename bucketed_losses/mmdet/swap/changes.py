@@ -1,0 +1,159 @@
+"""A config that is edited, and the account of what was changed."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+from mmengine.config import Config, ConfigDict
+
+from ...errors import UserError
+from ..models.recipes import Path
+
+
+class _Absent(Enum):
+    """No value: not even None."""
+
+    ABSENT = 'not set'
+
+
+ABSENT = _Absent.ABSENT
+
+
+class SwapError(UserError):
+    """Why a config cannot have a ranking loss, in one sentence."""
+
+
+class Change(NamedTuple):
+    """One setting that differs.
+
+    Attributes:
+        path: Where, with dots.
+        old: Its value before, ``ABSENT`` if there was none.
+        new: Its value.
+        reason: Why.
+    """
+
+    path: str
+    old: Any
+    new: Any
+    reason: str
+
+    def __str__(self) -> str:
+        before = '' if self.old is ABSENT else f'- {self.path} = {self.old!r}\n'
+        return f'{before}+ {self.path} = {self.new!r}\n      {self.reason}'
+
+
+@dataclass
+class Swap:
+    """A config and how it came about.
+
+    Attributes:
+        cfg: The config with the ranking loss; the original is left as it was.
+        changes: What was changed, in the order of the model.
+        overrides: The changes alone, nested, to be written below ``_base_ = ORIGINAL``.
+        notes: Remarks on settings that were not changed.
+    """
+
+    cfg: Config
+    changes: list[Change]
+    overrides: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def delta(self) -> dict[str, Any]:
+        """Deprecated name of ``overrides``: delta is the half-width of the smoothed step."""
+        warnings.warn('Swap.delta is deprecated: read Swap.overrides', FutureWarning, stacklevel=2)
+        return self.overrides
+
+    def diff(self) -> str:
+        """The changes and the notes, to read."""
+        return '\n'.join([*map(str, self.changes), *(f'  note: {note}' for note in self.notes)])
+
+
+class EditedConfig:
+    """A config as plain dicts that records what is set.
+
+    Attributes:
+        cfg: The config.
+        changes: What was set, in order, where it differs from what was there.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        self.cfg: dict[str, Any] = plain(cfg)
+        self.original = copy.deepcopy(self.cfg)
+        self.changes: list[Change] = []
+
+    def get(self, *path: str | int) -> Any:
+        """The value at a path, or ``ABSENT``."""
+        value: Any = self.cfg
+        for key in path:
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                return ABSENT
+        return value
+
+    def set(self, path: Path, new: Any, reason: str) -> None:
+        """Set the value at a path whose parent is there."""
+        old = self.get(*path)
+        if old is not ABSENT and old == new:
+            return
+        self.get(*path[:-1])[path[-1]] = copy.deepcopy(new)
+        self.changes.append(Change(dotted(path), copy.deepcopy(old), new, reason))
+
+    def overrides(self) -> dict[str, Any]:
+        """The nested dict that turns the original into the result when it inherits it."""
+        return _difference(self.original, self.cfg)
+
+
+def dotted(path: Path) -> str:
+    """A path as users write it."""
+    return '.'.join(map(str, path))
+
+
+def plain(value: Any) -> Any:
+    """A config's value as plain dicts and lists, types as names; modules, functions and private keys left out."""
+    if isinstance(value, Config):
+        value = value._cfg_dict
+    if isinstance(value, ConfigDict):
+        value = value.to_dict() if hasattr(value, 'to_dict') else dict(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if not callable(item) or isinstance(item, type)}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(item) for item in value)
+    if isinstance(value, type):
+        return f'{value.__module__}.{value.__name__}'
+    return copy.deepcopy(value)
+
+
+def values_of(part: Any, key: str) -> Iterator[Any]:
+    """The values of all entries called ``key`` in nested dicts and lists."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            if name == key:
+                yield value
+            yield from values_of(value, key)
+    elif isinstance(part, list):
+        for value in part:
+            yield from values_of(value, key)
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What a config that inherits ``old`` must say to become ``new``; a dict of another type replaces the old one."""
+    overrides: dict[str, Any] = {}
+    for key, value in new.items():
+        before = old.get(key, ABSENT)
+        if before is not ABSENT and before == value:
+            continue
+        if isinstance(value, dict) and isinstance(before, dict):
+            loss_like = key.startswith(('loss', 'sampler'))
+            gone = set(before) - set(value)
+            overrides[key] = {'_delete_': True, **value} if loss_like or gone else _difference(before, value)
+        else:
+            overrides[key] = value
+    return overrides

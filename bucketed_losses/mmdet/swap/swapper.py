@@ -1,0 +1,345 @@
+"""Applies the recipes of the heads that a detector's config holds, and what belongs to the detector as a whole."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import MutableMapping
+from typing import Any
+
+from mmdet.models.dense_heads import AnchorHead
+from mmengine.config import Config
+
+from ..models.losses import RankingLoss
+from ..models.recipes import (
+    MMDET_SCOPE,
+    Inner,
+    Layout,
+    LearningRate,
+    Note,
+    Part,
+    Path,
+    Recipe,
+    Role,
+    Setting,
+    Slot,
+    is_ranking_head,
+    layout_of,
+    layouts,
+    recipe_of,
+    recipes,
+    registered_class,
+)
+from ..models.rules import each
+from ..suggestions import nearest
+from .changes import ABSENT, EditedConfig, Swap, SwapError, dotted, plain, values_of
+
+LOSSES = {
+    'brs': 'BucketedRSLoss',
+    'rs': 'RSLoss',
+    'bap': 'BucketedAPLoss',
+    'ap': 'APLoss',
+    'alrp': 'aLRPLoss',
+    'dr': 'DRLoss',
+}
+
+# Where MMDetection's detectors hold their heads.
+_R_CNN = LearningRate('R-CNN', paper=0.012, stock=0.02)
+_RPN = Layout((Slot('rpn_head', (Role.PROPOSALS,), ('rpn',)),), _R_CNN)
+_ONE_STAGE = Layout(
+    (Slot('bbox_head', (Role.DENSE, Role.QUERIES)),), LearningRate('one-stage', paper=0.008, stock=0.01)
+)
+_TWO_STAGE = Layout(
+    (
+        # Usually an RPN, but any dense head may propose.
+        Slot('rpn_head', (Role.PROPOSALS, Role.DENSE), ('rpn',)),
+        Slot('roi_head', (Role.ROI,), ('rcnn',)),
+    ),
+    _R_CNN,
+)
+
+
+def swap_loss(cfg: Config | MutableMapping, loss: str = 'brs') -> Swap:
+    """Put a ranking loss into a detector's config, by the settings of the paper.
+
+    Args:
+        cfg: An MMDetection config, as ``Config.fromfile`` reads it. It is not changed.
+        loss: 'brs', 'rs', 'bap', 'ap', 'alrp' or 'dr'; or the name of a registered ranking loss, e.g. 'BucketedRSLoss'.
+
+    Returns:
+        The new config, the list of changes and what a config that inherits ``cfg`` would have to say.
+
+    Raises:
+        SwapError: the detector cannot be trained with a ranking loss, or is already; or ``loss`` is not known.
+    """
+    name = LOSSES.get(loss, loss)
+    known = registered_class(name)
+    if known is None or not issubclass(known, RankingLoss) or known is RankingLoss:
+        raise SwapError(
+            f'no loss is called {loss!r}; there are {", ".join(LOSSES)}{nearest(loss, [*LOSSES, *LOSSES.values()])}'
+        )
+    swapper = _Swapper(cfg, name, known)
+    swapper.run()
+    edited = swapper.edited
+    return Swap(Config(copy.deepcopy(edited.cfg)), edited.changes, edited.overrides(), swapper.notes)
+
+
+def swap_here(variables: dict[str, Any], loss: str = 'brs') -> None:
+    """In the last line of a config file: put a ranking loss into everything above it, bases included.
+
+    MMEngine takes a config that imports anything for one of its lazy kind, hence the way it is called::
+
+        __import__('bucketed_losses').swap_here(globals(), 'brs')
+
+    Args:
+        variables: ``globals()`` of the config.
+        loss: As for :func:`swap_loss`.
+
+    Raises:
+        SwapError: as :func:`swap_loss`.
+    """
+    own = {key: value for key, value in variables.items() if not key.startswith('_')}
+    bases = plain(variables.get('_base_', {}))
+    merged = Config(copy.deepcopy(bases))
+    merged.merge_from_dict(plain(own))
+    for key, value in swap_loss(merged, loss).cfg.items():
+        new = plain(value)
+        # What is above it is part of the value already.
+        replaces = isinstance(new, dict) and isinstance(bases.get(key), dict)
+        variables[key] = {'_delete_': True, **new} if replaces else new
+
+
+class _Swapper:
+    """Walks through the heads of a detector and applies their recipes."""
+
+    def __init__(self, cfg: Config | MutableMapping, loss_name: str, loss: type[RankingLoss]) -> None:
+        self.edited = EditedConfig(cfg)
+        self.loss_name = loss_name
+        self.loss = loss
+        self.notes: list[str] = []
+        self.default_scope = self.edited.cfg.get('default_scope') or MMDET_SCOPE
+        data = self.edited.cfg.get('train_dataloader', {})
+        self.dataset_types = tuple(str(value) for value in values_of(data, 'type'))
+
+    def run(self) -> None:
+        """Convert the config.
+
+        Raises:
+            SwapError: it cannot be.
+        """
+        model = self.edited.get('model')
+        if not isinstance(model, dict) or 'type' not in model:
+            raise SwapError('the config has no model with a type: it is no detector')
+        self._refuse_if_ranked('model', model)
+        layout = self._layout(model)
+        for slot in layout.slots:
+            self._slot(slot, model)
+        if layout.learning_rate is not None:
+            self._learning_rate(layout.learning_rate)
+        if self.loss_name == 'aLRPLoss' and self.edited.get('train_cfg', 'max_iters') is not ABSENT:
+            self.notes.append(
+                'training is counted in iterations: give each aLRPLoss the renew_interval of its balance, the '
+                'iterations that go once through the data'
+            )
+        self._imports()
+
+    def _refuse_if_ranked(self, path: str, part: Any, key: str = '') -> None:
+        if isinstance(part, dict):
+            # Of what else has a type, such as layers, nothing ranks.
+            found = self._class(part, part) if 'head' in key or key.startswith('loss') else None
+            if found is not None and (is_ranking_head(found) or issubclass(found, RankingLoss)):
+                raise SwapError(
+                    f'the config has a ranking loss already: {path}.type is {found.__name__}; to change which one, set '
+                    'the type of each loss_cls'
+                )
+            for name, value in part.items():
+                self._refuse_if_ranked(f'{path}.{name}', value, str(name))
+        elif isinstance(part, (list, tuple)):
+            for index, value in enumerate(part):
+                self._refuse_if_ranked(f'{path}.{index}', value, key)
+
+    # Where the heads are
+
+    def _layout(self, model: dict[str, Any]) -> Layout:
+        """The layout of the detector's class, or by the heads that its config holds."""
+        name = _name(model['type'])
+        keys = list(dict.fromkeys(slot.key for layout in self._all_layouts() for slot in layout.slots))
+        if not any(model.get(key) for key in keys):
+            others = [key for key in model if key.endswith(('_head', 'heads', 'detector'))] or ['none']
+            raise SwapError(
+                f'{name} has no classification loss that could rank boxes: neither of {", ".join(keys)} is in its '
+                f'config (heads it has: {", ".join(others)})'
+            )
+        layout = layout_of(self._class(model, model))
+        if layout is None and model.get('roi_head'):
+            layout = _TWO_STAGE
+        elif layout is None and model.get('bbox_head'):
+            layout = _ONE_STAGE
+        elif layout is None and model.get('rpn_head'):
+            layout = _RPN
+        if layout is None:
+            held = [key for key in keys if model.get(key)]
+            raise SwapError(
+                f'{name} holds {" and ".join(held)}, which only a CoDETR has, beside its bbox_head; a detector with a '
+                'ranking loss needs a bbox_head, an rpn_head or a roi_head'
+            )
+        missing = [slot.key for slot in layout.slots if slot.required and not model.get(slot.key)]
+        if missing:
+            raise SwapError(f'model.{missing[0]} is missing: a {name} cannot be trained without it')
+        return layout
+
+    @staticmethod
+    def _all_layouts() -> list[Layout]:
+        return [_RPN, _ONE_STAGE, _TWO_STAGE, *layouts()]
+
+    def _slot(self, slot: Slot, model: dict[str, Any]) -> None:
+        part = model.get(slot.key)
+        if not part:
+            return
+        if not slot.several and not isinstance(part, dict):
+            raise SwapError(f'model.{slot.key} is a list of heads; one head is ranked at a time')
+        for where in each(part):
+            self._head(('model', slot.key, *where), slot.roles, slot)
+
+    # One head
+
+    def _head(self, path: Path, roles: tuple[Role, ...], slot: Slot) -> None:
+        """Apply the recipe of the head at ``path`` and of the heads inside it."""
+        config = self.edited.get(*path)
+        recipe = self._recipe(path, config, roles)
+        roots: dict[str, Path] = {
+            'head': path,
+            'train_cfg': ('model', 'train_cfg', *slot.settings),
+            'test_cfg': ('model', 'test_cfg', *slot.settings),
+        }
+        train_cfg, test_cfg = (self.edited.get(*roots[key]) for key in ('train_cfg', 'test_cfg'))
+        part = Part(
+            path=dotted(path),
+            config=config,
+            train_cfg=None if train_cfg is ABSENT else train_cfg,
+            test_cfg=None if test_cfg is ABSENT else test_cfg,
+            loss=self.loss,
+            loss_name=self.loss_name,
+            loss_weight=slot.loss_weight,
+            dataset_types=self.dataset_types,
+            scope=self._scope(config),
+        )
+        self.edited.set((*path, 'type'), self._scoped(recipe.head.__name__), recipe.reason)
+        self.notes += [
+            f'{part.path}.{key} is left in place and not used any more' for key in recipe.unused if key in config
+        ]
+        for rule in recipe.rules:
+            for step in rule.apply(part):
+                if isinstance(step, Setting):
+                    self.edited.set((*roots[step.of], *step.where), self._value(step.value), step.reason)
+                elif isinstance(step, Inner):
+                    self._head((*path, *step.where), (step.role,), slot)
+                elif isinstance(step, Note):
+                    self.notes.append(step.text)
+
+    def _recipe(self, path: Path, config: dict[str, Any], roles: tuple[Role, ...]) -> Recipe:
+        """The recipe for the head at ``path``.
+
+        Raises:
+            SwapError: there is none that fits.
+        """
+        if 'type' not in config:
+            raise SwapError(f'{dotted(path)} has no type')
+        stock = self._class(config, config)
+        recipe = recipe_of(stock)
+        if recipe is None or recipe.role not in roles:
+            raise SwapError(self._why_not(path, config, stock, roles))
+        return recipe
+
+    def _why_not(self, path: Path, config: dict[str, Any], stock: type | None, roles: tuple[Role, ...]) -> str:
+        """Why the head at ``path`` has no ranking form, and which heads have one."""
+        convertible = {head.__name__: head for head in recipes(*roles)}
+        kind = _name(config['type'])
+        names = ', '.join(sorted(convertible))
+        if kind in convertible:
+            whose = config['type'] if stock is None else f'{stock.__module__}.{stock.__name__}'
+            own = convertible[kind]
+            return (
+                f'{dotted(path)} is {whose}, another class than {own.__module__}.{kind}, which is the one with a '
+                f'ranking form; derive your head from {recipes()[own].head.__name__} instead. Heads that have one: '
+                f'{names}'
+            )
+        why = f'{dotted(path)} is a {kind}, which has no ranking form'
+        if _is_softmax(config, stock):
+            why += ' and scores by a softmax with background'
+        parent = None if stock is None or stock.__module__.startswith('mmdet.') else _first(stock, roles)
+        if parent is not None:
+            why += f'; it derives from {parent.__name__}: derive a head from {recipes()[parent].head.__name__} instead'
+        misspelt = nearest(kind, convertible) if stock is None else ''
+        return f'{why}; heads that have one: {names}{misspelt}'
+
+    # Types and scopes
+
+    def _scope(self, config: dict[str, Any]) -> str:
+        """The scope in which MMDetection looks up the types in the config of a part of the model."""
+        return config.get('_scope_') or self.edited.get('model').get('_scope_') or self.default_scope
+
+    def _class(self, config: dict[str, Any], part: dict[str, Any]) -> type | None:
+        kind = config.get('type')
+        return None if kind is None else registered_class(kind, scope=self._scope(part))
+
+    def _scoped(self, name: str) -> str:
+        """The name of a class in MMDetection's scope, with this scope where the config's default scope is another."""
+        return name if self.default_scope == MMDET_SCOPE else f'{MMDET_SCOPE}.{name}'
+
+    def _value(self, value: Any) -> Any:
+        return {**value, 'type': self._scoped(value['type'])} if isinstance(value, dict) and 'type' in value else value
+
+    # The rest of the config
+
+    def _learning_rate(self, rates: LearningRate) -> None:
+        optimizer = self.edited.get('optim_wrapper', 'optimizer')
+        if not isinstance(optimizer, dict) or 'lr' not in optimizer:
+            return
+        if _name(optimizer.get('type', '')) != 'SGD':
+            self.notes.append(f'the learning rate of {_name(optimizer.get("type", "?"))} is left alone')
+            return
+        lr = float(f'{optimizer["lr"] * rates.paper / rates.stock:.6g}')
+        reason = f'the paper trains {rates.kind} detectors at {rates.paper} where MMDetection does at {rates.stock}'
+        self.edited.set(('optim_wrapper', 'optimizer', 'lr'), lr, reason)
+
+    def _imports(self) -> None:
+        imports = self.edited.get('custom_imports')
+        own = dict(imports) if isinstance(imports, dict) else {}
+        modules = own.get('imports', [])
+        modules = [modules] if isinstance(modules, str) else list(modules)
+        if 'bucketed_losses.mmdet' not in modules:
+            reason = 'registers the losses and heads'
+            self.edited.set(('custom_imports',), {**own, 'imports': [*modules, 'bucketed_losses.mmdet']}, reason)
+
+
+def _name(kind: Any) -> str:
+    """The name of a class in a config: a string, with a scope or a module before it, or the class."""
+    return kind.__name__ if isinstance(kind, type) else str(kind).rsplit('.', 1)[-1].rsplit('::', 1)[-1]
+
+
+def _first(stock: type, roles: tuple[Role, ...]) -> type | None:
+    """The nearest ancestor of a class that has a recipe for one of the roles."""
+    convertible = recipes(*roles)
+    return next((ancestor for ancestor in stock.__mro__ if ancestor in convertible), None)
+
+
+def _is_softmax(config: dict[str, Any], stock: type | None) -> bool:
+    """Whether a head scores by a softmax with a column for background: by its loss, or because it takes no loss."""
+    loss = config.get('loss_cls')
+    if isinstance(loss, dict):
+        return not loss.get('use_sigmoid', False)
+    return stock is not None and issubclass(stock, AnchorHead) and not _takes(stock, 'loss_cls')
+
+
+def _takes(cls: type, key: str) -> bool:
+    """Whether ``cls(..., key=...)`` is possible: an ``__init__`` names the key, and those before it pass it on."""
+    for ancestor in cls.__mro__:
+        if '__init__' not in vars(ancestor):
+            continue
+        parameters = inspect.signature(vars(ancestor)['__init__']).parameters
+        if key in parameters:
+            return True
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return False
+    return False
