@@ -271,6 +271,39 @@ def test_paa_keeps_score_voting_and_the_class_scores():
 
 
 @HEADS
+def test_detections_by_position_and_by_name(head_type):
+    """MMDetection's own tests call ``predict_by_feat`` by position."""
+    head = build_head(head_type=head_type)
+    outputs = head(features())
+    by_name = head.predict_by_feat(*outputs, batch_img_metas=METAS, cfg=head.test_cfg, rescale=True)
+    by_position = head.predict_by_feat(*outputs, None, METAS, head.test_cfg, True, True)
+    for one, other in zip(by_name, by_position, strict=True):
+        assert len(one) == 10
+        for key in ('bboxes', 'scores', 'labels'):
+            assert torch.equal(one[key], other[key])
+
+
+def test_paa_does_not_depend_on_how_mmdetection_combines_scores(monkeypatch):
+    from mmdet.models.dense_heads import PAAHead
+
+    head = build_head(head_type='RankBasedPAAHead')
+    generator = torch.Generator().manual_seed(3)
+    outputs = [[torch.randn(x.shape, generator=generator) for x in level] for level in head(features())]
+    expected = head.predict_by_feat(*outputs, batch_img_metas=METAS)
+
+    def another_formula(*args, **kwargs):
+        raise AssertionError('MMDetection combines scores with IoUs here')
+
+    for name in ('_predict_by_feat_single', '_bbox_post_process'):
+        monkeypatch.setattr(PAAHead, name, another_formula)
+    for one, other in zip(expected, head.predict_by_feat(*outputs, batch_img_metas=METAS), strict=True):
+        assert torch.equal(one.scores, other.scores) and torch.equal(one.bboxes, other.bboxes)
+    # The scores are those of the classes, bit for bit.
+    scores = torch.cat([level.sigmoid().flatten() for level in outputs[0]])
+    assert all(torch.isin(result.scores, scores).all() for result in expected)
+
+
+@HEADS
 def test_bfloat16_autocast_keeps_the_loss_in_float32(head_type):
     head = build_head(head_type=head_type)
     with torch.autocast('cpu', dtype=torch.bfloat16):
