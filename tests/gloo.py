@@ -35,13 +35,14 @@ def _run(rank: int, num: int, folder: str, function: Callable, args: tuple) -> N
 
 
 class CountCollectives:
-    """``names`` of the collectives that this process takes part in, in order, with the bytes it gives to each."""
+    """``names`` of the collectives that this process takes part in, in order, and the bytes and dtypes of each."""
 
     NAMES = ('all_gather', 'all_reduce', 'broadcast', 'reduce', 'barrier', 'all_gather_into_tensor', 'gather')
 
     def __enter__(self) -> CountCollectives:
         self.names: list[str] = []
         self.bytes: list[int] = []
+        self.dtypes: list[str] = []
         self._originals = {name: getattr(dist, name) for name in self.NAMES}
         for name, original in self._originals.items():
             setattr(dist, name, self._counted(name, original))
@@ -52,6 +53,7 @@ class CountCollectives:
             self.names.append(name)
             tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
             self.bytes.append(sum(tensor.nbytes for tensor in tensors))
+            self.dtypes.append(', '.join(str(tensor.dtype) for tensor in tensors))
             return original(*args, **kwargs)
 
         return collective

@@ -27,9 +27,10 @@ def write_config(folder: Path, lines: str = '') -> Path:
 
 
 def environment(shapes_root: Path, python: Path, **more: object) -> dict[str, str]:
-    """``PATH`` begins with the folder of ``python``; ``tests/`` can be imported."""
+    """``PATH`` begins with the folder of ``python``; this checkout and its ``tests/`` can be imported."""
     path = f'{python.parent}{os.pathsep}{os.environ["PATH"]}'
-    changes = {'SHAPES_ROOT': shapes_root, 'OMP_NUM_THREADS': 1, 'PYTHONPATH': ROOT / 'tests', 'PATH': path, **more}
+    modules = f'{ROOT}{os.pathsep}{ROOT / "tests"}'
+    changes = {'SHAPES_ROOT': shapes_root, 'OMP_NUM_THREADS': 1, 'PYTHONPATH': modules, 'PATH': path, **more}
     return {**os.environ, **{key: str(value) for key, value in changes.items()}}
 
 

@@ -603,6 +603,33 @@ def test_matched_layers_equal_loops(loss):
     assert {name: value.item() for name, value in fast.items()} == pytest.approx(slow, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize('loss', ['FocalLoss', 'BucketedRSLoss'])
+def test_objects_are_matched_with_valid_locations_only(loss):
+    """An invalid location holds the box of the object itself; the losses are those of the valid locations alone."""
+    head = query_head(loss)
+    metas = [dict(img_shape=(100, 160)), dict(img_shape=(90, 60))]
+    logits, boxes = (value.detach().clone() for value in predictions(3))
+    truth = [
+        InstanceData(bboxes=torch.tensor([[0.0, 0, 160, 100], [70, 10, 150, 60]]), labels=torch.tensor([2, 0])),
+        InstanceData(bboxes=torch.tensor([[0.0, 0, 60, 90], [10, 20, 40, 60]]), labels=torch.tensor([4, 1])),
+    ]
+    valid = torch.ones(2, 7, dtype=torch.bool)
+    valid[0, [1, 4]] = valid[1, [0, 6]] = False
+    boxes[~valid] = torch.tensor([0.5, 0.5, 1.0, 1.0])
+    logits[~valid] = 5.0
+    decoder = tuple(value[None] for value in predictions(1))
+    targets = head.match(logits, boxes, truth, metas, valid)
+    assert (targets.labels < NUM_CLASSES).sum(1).tolist() == [2, 2], 'no object is dropped'
+    assert torch.equal(targets.weights, valid.float())
+    assert (targets.labels[~valid] == NUM_CLASSES).all() and not targets.boxes[~valid].any()
+    losses = head.loss_by_feat(*decoder, logits, boxes, truth, metas, enc_valid=valid)
+    alone = (value[valid].reshape(2, 5, -1) for value in (logits, boxes))
+    for name, value in head.loss_by_feat(*decoder, *alone, truth, metas).items():
+        torch.testing.assert_close(losses[name], value)
+    none = head.match(logits, boxes, truth, metas, torch.zeros_like(valid))
+    assert (none.labels == NUM_CLASSES).all() and not none.weights.any()
+
+
 def test_all_decoder_layers_learn_the_auxiliary_targets():
     head = shake(query_head('BucketedRSLoss'))
     metas = [dict(img_shape=(100, 160))] * 2
@@ -676,6 +703,22 @@ def test_more_objects_than_queries_than_locations(config):
     detector.bbox_head.test_cfg['max_per_img'] = 5
     with torch.no_grad():
         assert len(detector(**batch(detector, training=False), mode='predict')[0].pred_instances) == 5
+
+
+@BOTH
+@pytest.mark.parametrize('most', [100, 5, None])
+def test_images_with_fewer_queries_than_detections_are_wanted(config, most):
+    """A 64 x 64 image has 85 locations, which are 85 queries of one class."""
+    detector = shake(build(load(config, num_classes=1, num_queries=300))).eval()
+    detector.bbox_head.test_cfg.pop('max_per_img')
+    if most:
+        detector.bbox_head.test_cfg['max_per_img'] = most
+    with torch.no_grad():
+        (result,) = detector(**batch(detector, (1,), sizes=((64, 64),), training=False), mode='predict')
+    detections = result.pred_instances
+    assert len(detections) == min(most or 85, 85)
+    assert (detections.scores.diff() <= 0).all() and (detections.labels == 0).all()
+    assert detector.bbox_head.test_cfg.get('max_per_img') == most
 
 
 @BOTH

@@ -246,6 +246,7 @@ def test_bias_starts_at_zero_and_score_threshold_keeps_fresh_detections(head_typ
     head = build_head(head_type=head_type)
     name = {'RankBasedRetinaHead': 'retina_cls', 'RankBasedRPNHead': 'rpn_cls'}.get(head_type, 'atss_cls')
     assert getattr(head, name).bias.eq(0).all()
+    assert [bias.data_ptr() for bias in head.classifier_biases()] == [getattr(head, name).bias.data_ptr()]
     results = head.predict_by_feat(*head(features()), batch_img_metas=METAS)
     assert [len(result) for result in results] == [10, 10]
     assert all((result.scores > 0.4).all() and (result.labels < head.num_classes).all() for result in results)
@@ -268,6 +269,51 @@ def test_paa_keeps_score_voting_and_the_class_scores():
     assert not torch.equal(voted[0].bboxes[: len(detected[0])], detected[0].bboxes)
     inside = torch.cat([result.scores for result in voted])
     assert ((inside > 0) & (inside < 1)).all()
+
+
+@HEADS
+def test_images_smaller_than_a_stride(head_type):
+    """One location per level, fewer priors than ``nms_pre``, the assigner and PAA's mixture model ask for."""
+    head = build_head(head_type=head_type)
+    small = [{**METAS[0], 'img_shape': (8, 8), 'pad_shape': (8, 8), 'batch_input_shape': (8, 8)}] * 2
+    maps = head([torch.randn(2, 8, 1, 1) for _ in range(2)])
+    results = head.predict_by_feat(*maps, batch_img_metas=small)
+    assert all(0 < len(result) <= 10 for result in results)
+    losses = head.loss_by_feat(*maps, [instances([[1, 1, 7, 7]], [0]), instances([[0, 0, 8, 8]], [0])], small)
+    assert all(value.isfinite() for value in losses.values())
+
+
+@HEADS
+def test_detections_by_position_and_by_name(head_type):
+    """MMDetection's own tests call ``predict_by_feat`` by position."""
+    head = build_head(head_type=head_type)
+    outputs = head(features())
+    by_name = head.predict_by_feat(*outputs, batch_img_metas=METAS, cfg=head.test_cfg, rescale=True)
+    by_position = head.predict_by_feat(*outputs, None, METAS, head.test_cfg, True, True)
+    for one, other in zip(by_name, by_position, strict=True):
+        assert len(one) == 10
+        for key in ('bboxes', 'scores', 'labels'):
+            assert torch.equal(one[key], other[key])
+
+
+def test_paa_does_not_depend_on_how_mmdetection_combines_scores(monkeypatch):
+    from mmdet.models.dense_heads import PAAHead
+
+    head = build_head(head_type='RankBasedPAAHead')
+    generator = torch.Generator().manual_seed(3)
+    outputs = [[torch.randn(x.shape, generator=generator) for x in level] for level in head(features())]
+    expected = head.predict_by_feat(*outputs, batch_img_metas=METAS)
+
+    def another_formula(*args, **kwargs):
+        raise AssertionError('MMDetection combines scores with IoUs here')
+
+    for name in ('_predict_by_feat_single', '_bbox_post_process'):
+        monkeypatch.setattr(PAAHead, name, another_formula)
+    for one, other in zip(expected, head.predict_by_feat(*outputs, batch_img_metas=METAS), strict=True):
+        assert torch.equal(one.scores, other.scores) and torch.equal(one.bboxes, other.bboxes)
+    # The scores are those of the classes, bit for bit.
+    scores = torch.cat([level.sigmoid().flatten() for level in outputs[0]])
+    assert all(torch.isin(result.scores, scores).all() for result in expected)
 
 
 @HEADS

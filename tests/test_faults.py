@@ -283,6 +283,17 @@ def test_a_loss_that_is_no_number_is_named(two_epochs, shapes_root, tmp_path):
     assert newest_complete_checkpoint(tmp_path / 'run') == str(tmp_path / 'run/epoch_1.pth')
 
 
+def test_a_learning_rate_that_is_too_high_is_named(shapes_root, tmp_path):
+    """The network diverges at once: the losses are not finite, whatever the predicted boxes are."""
+    config = write_config(tmp_path, "custom_hooks = [dict(type='InvalidLossHook')]\nparam_scheduler = []\n")
+    options = ['--cfg-options', 'optim_wrapper.optimizer.lr=1e6']
+    output = run(train(config, tmp_path / 'run', *options), shapes_root, check=False)
+    (line,) = [line for line in output.splitlines() if line.startswith('FloatingPointError')]
+    for words in ('iteration ', 'loss_rank is nan', 'shapes/train/', 'lower the learning rate'):
+        assert words in line, line
+    assert not list((tmp_path / 'run').glob('*.pth'))
+
+
 def test_weights_that_are_no_numbers_are_not_saved():
     hook = HOOKS.build(dict(type='InvalidLossHook'))
     model = torch.nn.Linear(2, 1)

@@ -305,6 +305,35 @@ def test_bias_starts_at_zero_and_fresh_detections_pass_the_threshold(head_type):
     assert all(len(result) > 0 and (result.scores > 0.4).all() for result in results)
 
 
+@pytest.mark.parametrize(
+    ('head_type', 'objectness'),
+    [*((name, False) for name in HEAD_CONFIGS), *((name, True) for name in HEAD_CONFIGS if 'RTM' in name)],
+)
+def test_all_classifiers_start_with_a_bias_of_zero(head_type, objectness):
+    """RTMDet makes its scores of two branches, and has them once or once per level."""
+    head = build_head(head_type, **(dict(with_objectness=True) if objectness else {}))
+    per_level = len(STRIDES) if 'RTMDetSepBN' in head_type else 1
+    assert len(head.classifier_biases()) == per_level * (2 if objectness else 1)
+    assert all(bias.eq(0).all() for bias in head.classifier_biases())
+    scores = torch.cat([level.detach().sigmoid().flatten() for level in head(features())[0]])
+    assert (scores - 0.5).abs().max() < 0.1
+    sum(head.loss_by_feat(*head(features()), OBJECTS, METAS).values()).backward()
+    assert not [key for key, parameter in head.named_parameters() if parameter.grad is None]
+
+
+@HEADS
+def test_images_smaller_than_a_stride(head_type):
+    """One location per level, fewer than any top k asks for."""
+    head = build_head(head_type)
+    head.eval()
+    small = [{**METAS[0], 'img_shape': (8, 8), 'pad_shape': (8, 8), 'batch_input_shape': (8, 8)}] * 2
+    maps = head(tuple(torch.randn(2, 8, 1, 1) for _ in STRIDES))
+    results = head.predict_by_feat(*maps, batch_img_metas=small)
+    assert len(results) == 2
+    losses = head.loss_by_feat(*maps, objects(([[1, 1, 7, 7]], [0]), ([[0, 0, 8, 8]], [1])), small)
+    assert all(value.isfinite() for value in losses.values())
+
+
 @HEADS
 def test_scope_image_is_the_mean_over_images(head_type):
     """Of images that are assigned alone, too."""

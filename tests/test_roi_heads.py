@@ -101,6 +101,13 @@ def test_box_losses_equal_a_slow_computation(head_type, agnostic, name):
     assert accuracy.item() == pytest.approx(100 * sum(correct) / 12)
 
 
+@BBOX_HEADS
+def test_classifiers_start_with_a_bias_of_zero(head_type):
+    head = build(bbox_head_cfg(head_type=head_type))
+    (bias,) = head.classifier_biases()
+    assert bias is head.fc_cls.bias and bias.eq(0).all()
+
+
 @EACH
 @AGNOSTIC
 @BBOX_HEADS

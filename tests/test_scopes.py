@@ -19,6 +19,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from test_configs import bbox_heads, build
 
+from bucketed_losses.mmdet.engine import BFloat16OptimWrapper
 from bucketed_losses.mmdet.models.losses import ImageRows, RankingLoss
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,6 +126,39 @@ def test_a_global_step_is_that_of_one_process_with_both_batches(two_processes, i
         if 'loss' in name:  # box losses are shares
             mean = (first_logs[name] + second_logs[name]) / 2
             torch.testing.assert_close(mean, value, rtol=1e-4, atol=1e-5)
+
+
+def amp_steps(detectors):
+    """One step of every detector under bfloat16 autocast, the second process without objects: logs and collectives."""
+    found = []
+    for detector in detectors:
+        cfg, model = repeatable(detector)
+        for module in model.modules():
+            if isinstance(module, RankingLoss):
+                module.scope = 'global'
+        num_items = [0, 0] if dist.get_rank() else [3, 2]
+        num_classes = bbox_heads(cfg)[0].num_classes
+        inputs = demo_mm_inputs(2, [[3, 96, 96]] * 2, num_classes=num_classes, num_items=num_items, with_mask=True)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        wrapped = MMDistributedDataParallel(model, find_unused_parameters=True)
+        with CountCollectives() as collectives:
+            logs = wrapped.train_step(inputs, BFloat16OptimWrapper(optimizer=optimizer))
+        losses = {name: value.detach() for name, value in logs.items() if 'loss' in name}
+        found.append((losses, list(zip(collectives.names, collectives.dtypes, strict=True))))
+    return found
+
+
+def test_what_processes_exchange_has_one_dtype_under_autocast():
+    """Whether a process has objects changes which operations it runs, and with them the dtypes that it comes by."""
+    detectors = ['atss', 'cascade-rcnn', 'mask-rcnn', 'brs-detr']
+    steps = zip(*on_processes(2, amp_steps, detectors), strict=True)
+    for detector, (first, second) in zip(detectors, steps, strict=True):
+        assert first[1] == second[1], detector
+        shared = [dtype for name, dtype in first[1] if name == 'all_reduce']
+        assert shared and set(shared) <= {'torch.float32', 'torch.float64'}, detector
+        assert all(value.isfinite() for losses, _ in (first, second) for value in losses.values())
+        # Boxes and masks of a process without objects.
+        assert all(value.dtype == torch.float32 for losses, _ in (first, second) for value in losses.values()), detector
 
 
 @pytest.mark.parametrize('loss', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])

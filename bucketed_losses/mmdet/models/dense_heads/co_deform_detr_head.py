@@ -15,12 +15,14 @@ from mmdet.models.utils import rename_loss_dict, reweight_loss_dict
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
-from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
-from torch import Tensor, nn
+from mmdet.utils import InstanceList, OptInstanceList
+from mmengine.structures import InstanceData
+from torch import Tensor
 
 from ....core.distributed import num_processes
+from ..classifiers import ClassifierMixin
 from ..losses import ImageRows, check_ranks, prior_logit, self_balance
-from ..losses.box_weighting import at_least_float32
+from ..losses.box_weighting import at_least_float32, mean_over_processes
 from ..recipes import Part, Role, Rule, Setting, ranking_head
 from ..rules import at, each, ranking_loss
 
@@ -124,9 +126,7 @@ class CoDeformDETRHead(DeformableDETRHead):
             objects = copy.deepcopy(batch_gt_instances)
             for image in objects:
                 image.labels = torch.zeros_like(image.labels)
-            targets = self.match(enc_cls_scores, enc_bbox_preds, objects, batch_img_metas)
-            if enc_valid is not None:
-                targets = targets._replace(weights=targets.weights * enc_valid)
+            targets = self.match(enc_cls_scores, enc_bbox_preds, objects, batch_img_metas, enc_valid)
             losses |= rename_loss_dict(
                 'enc.', self.query_losses(enc_cls_scores, enc_bbox_preds, targets, batch_img_metas)
             )
@@ -153,13 +153,43 @@ class CoDeformDETRHead(DeformableDETRHead):
         return 1.0
 
     def match(
-        self, logits: Tensor, boxes: Tensor, batch_gt_instances: InstanceList, batch_img_metas: list[dict]
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        valid: Tensor | None = None,
     ) -> QueryTargets:
-        """One-to-one targets by the head's assigner: shapes as for :meth:`query_losses`."""
-        labels, weights, target_boxes, *_ = self.get_targets(
-            list(logits.detach()), list(boxes.detach()), batch_gt_instances, batch_img_metas
+        """One-to-one targets by the head's assigner.
+
+        The assigner cannot compare predictions that are not finite. An image that has any is matched as if it had no
+        objects; such predictions make the losses NaN.
+
+        Args:
+            logits, boxes, batch_img_metas: As for :meth:`query_losses`.
+            batch_gt_instances: Objects of each image.
+            valid: ``(batch, n)`` bool, False for predictions that no object may be matched with; these get weight 0.
+                None: all are valid.
+        """
+        logits, boxes = logits.detach(), boxes.detach()
+        if valid is None:
+            valid = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
+        image_logits, image_boxes, objects = [], [], []
+        for image, chosen in enumerate(valid):
+            image_logits.append(logits[image, chosen])
+            image_boxes.append(boxes[image, chosen])
+            finite = image_logits[-1].isfinite().all() & image_boxes[-1].isfinite().all()
+            objects.append(batch_gt_instances[image] if finite else batch_gt_instances[image][:0])
+        labels, weights, target_boxes, *_ = self.get_targets(image_logits, image_boxes, objects, batch_img_metas)
+        # In the order of the images and, within an image, of its valid predictions.
+        labels, weights, target_boxes = torch.cat(labels), torch.cat(weights), torch.cat(target_boxes)
+        targets = QueryTargets(
+            labels.new_full(valid.shape, self.num_classes),
+            weights.new_zeros(valid.shape),
+            target_boxes.new_zeros(*valid.shape, 4),
         )
-        return QueryTargets(torch.stack(labels), torch.stack(weights), torch.stack(target_boxes))
+        targets.labels[valid], targets.weights[valid], targets.boxes[valid] = labels, weights, target_boxes
+        return targets
 
     def query_losses(
         self, logits: Tensor, boxes: Tensor, targets: QueryTargets, batch_img_metas: list[dict]
@@ -180,7 +210,7 @@ class CoDeformDETRHead(DeformableDETRHead):
         positive = (labels < self.num_classes) & (weights > 0)
         ious = bbox_overlaps(pixels.detach(), target_pixels, is_aligned=True)
         num_local = positive.sum().to(boxes.dtype)
-        num_pos = reduce_mean(num_local).clamp(min=self.fewest_positives)
+        num_pos = mean_over_processes(num_local).clamp(min=self.fewest_positives)
         avg_factor = num_pos if self.sync_cls_avg_factor else num_local.clamp(min=1)
         box_weights = positive[:, None].expand(-1, 4).to(boxes.dtype)
         losses = self.classification_losses(logits, labels, ious, weights, avg_factor, len(batch_img_metas))
@@ -197,6 +227,17 @@ class CoDeformDETRHead(DeformableDETRHead):
         anything."""
         target = (labels, ious) if isinstance(self.loss_cls, QualityFocalLoss) else labels
         return {'loss_cls': self.loss_cls(logits, target, weights, avg_factor=avg_factor)}
+
+    def _predict_by_feat_single(
+        self, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool = True
+    ) -> InstanceData:
+        # MMDetection takes the best max_per_img scores, and fails if there are fewer: small images have few queries.
+        available = cls_score.numel() if self.loss_cls.use_sigmoid else len(cls_score)
+        if self.test_cfg.get('max_per_img', 0) <= available:
+            return super()._predict_by_feat_single(cls_score, bbox_pred, img_meta, rescale)
+        limited = copy.copy(self)  # it shares everything with this head except for the limit
+        limited.test_cfg = {**self.test_cfg, 'max_per_img': available}
+        return limited._predict_by_feat_single(cls_score, bbox_pred, img_meta, rescale)
 
 
 def _published_match_cost() -> Rule:
@@ -220,7 +261,7 @@ def _published_match_cost() -> Rule:
     suggested_for=[DeformableDETRHead],
 )
 @MODELS.register_module()
-class RankBasedCoDeformDETRHead(CoDeformDETRHead):
+class RankBasedCoDeformDETRHead(ClassifierMixin, CoDeformDETRHead):
     """``CoDeformDETRHead`` trained with a ranking loss, Eq. 17: BRS-DETR's query head.
 
     The logits of one decoder layer (or of the encoder's proposals, or of one group of auxiliary queries) of all images
@@ -239,6 +280,9 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
         ValueError: when built with a loss that does not rank, or a ``score_prior`` that is no probability.
     """
 
+    classifiers = ('cls_branches',)
+    own_init = True
+
     def __init__(self, *args: Any, loss_cls: dict, score_prior: float = 0.01, **kwargs: Any) -> None:
         super().__init__(*args, loss_cls=loss_cls, **kwargs)
         check_ranks(self, instead="type='CoDeformDETRHead'")
@@ -249,15 +293,15 @@ class RankBasedCoDeformDETRHead(CoDeformDETRHead):
         # One of the whole batch, where the processes share it.
         return 1 / num_processes(self.loss_cls.group)
 
-    def init_weights(self) -> None:
-        super().init_weights()
-        for branch in self.cls_branches:
-            nn.init.zeros_(branch.bias)
-
     def match(
-        self, logits: Tensor, boxes: Tensor, batch_gt_instances: InstanceList, batch_img_metas: list[dict]
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        valid: Tensor | None = None,
     ) -> QueryTargets:
-        return super().match(logits + self.score_shift, boxes, batch_gt_instances, batch_img_metas)
+        return super().match(logits + self.score_shift, boxes, batch_gt_instances, batch_img_metas, valid)
 
     def query_losses(
         self, logits: Tensor, boxes: Tensor, targets: QueryTargets, batch_img_metas: list[dict]

@@ -26,6 +26,8 @@ class RankBasedFCOSHead(RankingHeadMixin, FCOSHead):
         kwargs: As for :class:`mmdet.models.FCOSHead`. ``init_cfg`` defaults to a classifier bias of 0.
     """
 
+    classifiers = ('conv_cls',)
+
     def __init__(self, *args: Any, loss_cls: dict, loss_centerness: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, loss_cls=loss_cls, **kwargs)
         del self.loss_centerness

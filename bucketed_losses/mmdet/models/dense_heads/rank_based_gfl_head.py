@@ -25,6 +25,8 @@ class RankBasedGFLHead(RankingDenseHeadMixin, GFLHead):
         kwargs: As for :class:`mmdet.models.GFLHead`. ``init_cfg`` defaults to a classifier bias of 0.
     """
 
+    classifiers = ('gfl_cls',)
+
     @property
     def box_channels(self) -> int:  # type: ignore[override]
         return 4 * (self.reg_max + 1)

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from mmdet.models.dense_heads import PAAHead
+from mmdet.models.layers import multiclass_nms
 from mmdet.models.utils import levels_to_images, multi_apply
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import scale_boxes
 from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptInstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -70,7 +72,7 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
                 self.get_pos_loss, anchors, logits, deltas, labels, label_weights, bbox_targets, bbox_weights, pos_inds
             )
             labels, label_weights, *_ = multi_apply(
-                self.paa_reassign, scores, labels, label_weights, bbox_weights, pos_inds, pos_gt_index, anchors
+                self._split, scores, labels, label_weights, bbox_weights, pos_inds, pos_gt_index, anchors
             )
         images = None
         if self.loss_cls.needs_images:
@@ -85,6 +87,27 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
             torch.cat(bbox_targets),
             images,
         )
+
+    def _split(
+        self, scores: Tensor, label: Tensor, label_weight: Tensor, bbox_weight: Tensor, pos_inds: Tensor, *args: Any
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """``paa_reassign`` of an image whose candidates' scores are finite; other candidates all stay positive.
+
+        scikit-learn's mixture model refuses scores that are not finite. The positives that have them make the loss NaN.
+
+        Raises:
+            FloatingPointError: the mixture model fails on finite scores, which happens if they are very large.
+        """
+        if not scores.isfinite().all():
+            return label, label_weight, bbox_weight, len(pos_inds)
+        try:
+            return self.paa_reassign(scores, label, label_weight, bbox_weight, pos_inds, *args)
+        except ValueError as error:
+            raise FloatingPointError(
+                f'{type(self).__name__}: the mixture model that splits candidate anchors failed; their scores lie '
+                f'between {scores.min().item():g} and {scores.max().item():g}. If they are large, the training '
+                'diverges: lower the learning rate, or clip gradients (optim_wrapper.clip_grad)'
+            ) from error
 
     def get_pos_loss(
         self,
@@ -109,17 +132,34 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
         # find negative variances in float32.
         return ((classification.sum(dim=-1) + localisation).double(),)
 
-    def predict_by_feat(
+    def _predict_by_feat_single(
         self,
-        cls_scores: list[Tensor],
-        bbox_preds: list[Tensor],
-        score_factors: list[Tensor] | None = None,
-        **kwargs: Any,
-    ) -> InstanceList:
-        """Detections; arguments as for :meth:`mmdet.models.PAAHead.predict_by_feat`, without ``score_factors``."""
-        # No branch doubts the class scores: an IoU of sigmoid(inf) = 1 everywhere.
-        certain = [x.new_full((len(x), self.num_base_priors, *x.shape[-2:]), float('inf')) for x in bbox_preds]
-        return super().predict_by_feat(cls_scores, bbox_preds, certain, **kwargs)
+        cls_score_list: list[Tensor],
+        bbox_pred_list: list[Tensor],
+        score_factor_list: list[Tensor | None],
+        mlvl_priors: list[Tensor],
+        img_meta: dict,
+        cfg: OptConfigType = None,
+        rescale: bool = False,
+        with_nms: bool = True,
+    ) -> InstanceData:
+        """Detections of one image; arguments as for :class:`mmdet.models.PAAHead`, whose scores combine class and IoU.
+
+        The score here is that of the class: ``score_factor_list``, the IoU branch, is not read.
+        """
+        cfg = self.test_cfg if cfg is None else cfg
+        nms_pre = cfg.get('nms_pre', -1)
+        boxes, scores = [], []
+        for cls_score, bbox_pred, priors in zip(cls_score_list, bbox_pred_list, mlvl_priors, strict=True):
+            level_scores = cls_score.permute(1, 2, 0).reshape(-1, self.cls_out_channels).sigmoid()
+            deltas = bbox_pred.permute(1, 2, 0).reshape(-1, 4)
+            if 0 < nms_pre < len(level_scores):
+                best = level_scores.amax(dim=1).topk(nms_pre).indices
+                level_scores, deltas, priors = level_scores[best], deltas[best], priors[best]
+            boxes.append(self.bbox_coder.decode(priors, deltas, max_shape=img_meta['img_shape']))
+            scores.append(level_scores)
+        results = InstanceData(bboxes=torch.cat(boxes), scores=torch.cat(scores))
+        return self._bbox_post_process(results, cfg, rescale, with_nms, img_meta)
 
     def _bbox_post_process(
         self,
@@ -129,6 +169,18 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
         with_nms: bool = True,
         img_meta: OptConfigType = None,
     ) -> InstanceData:
-        # PAA's detections are scored sqrt(class score * IoU); squared, the class score comes out as it is.
-        results.scores = results.scores**2
-        return super()._bbox_post_process(results, cfg, rescale, with_nms, img_meta)
+        """NMS and, if the head has it, score voting.
+
+        Args:
+            results: ``bboxes (n, 4)`` and ``scores (n, num_classes)``.
+            cfg, rescale, img_meta: As for :class:`mmdet.models.PAAHead`.
+            with_nms: Not read: as in MMDetection, NMS cannot be left out.
+        """
+        boxes = results.bboxes
+        if rescale:
+            boxes = scale_boxes(boxes, [1 / scale for scale in img_meta['scale_factor']])
+        scores = torch.nn.functional.pad(results.scores, (0, 1))  # multiclass_nms expects a column for background
+        detections, labels = multiclass_nms(boxes, scores, cfg.score_thr, cfg.nms, cfg.max_per_img)
+        if self.with_score_voting and len(detections):
+            detections, labels = self.score_voting(detections, labels, boxes, scores, cfg.score_thr)
+        return InstanceData(bboxes=detections[:, :4], scores=detections[:, 4], labels=labels)

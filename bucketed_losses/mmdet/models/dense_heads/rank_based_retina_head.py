@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mmdet.models.dense_heads import RetinaHead, RetinaSepBNHead
 from mmdet.registry import MODELS
-from torch import nn
 
 from ..recipes import Role, ranking_head
 from ..rules import ANCHOR_HEAD
@@ -22,15 +21,13 @@ class RankBasedRetinaHead(RankingDenseHeadMixin, RetinaHead):
         kwargs: As for :class:`mmdet.models.RetinaHead`. ``init_cfg`` defaults to a classifier bias of 0.
     """
 
+    classifiers = ('retina_cls',)
+
 
 @ranking_head(RetinaSepBNHead, role=Role.DENSE, rules=ANCHOR_HEAD)
 @MODELS.register_module()
 class RankBasedRetinaSepBNHead(RankingDenseHeadMixin, RetinaSepBNHead):
     """``RetinaSepBNHead`` trained with a ranking loss; arguments as MMDetection's."""
 
+    classifiers = ('retina_cls',)
     own_init = True
-
-    def init_weights(self) -> None:
-        """As MMDetection's, which sets the prior probability by itself, but with a classifier bias of 0."""
-        super().init_weights()
-        nn.init.zeros_(self.retina_cls.bias)

@@ -38,6 +38,8 @@ class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
         kwargs: As for :class:`mmdet.models.RPNHead`.
     """
 
+    classifiers = ('rpn_cls',)
+
     def __init__(self, *args: Any, head_weight: float = 0.2, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.head_weight = head_weight

@@ -9,7 +9,7 @@ from mmdet.models.dense_heads import RTMDetHead, RTMDetSepBNHead
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import distance2bbox
 from mmdet.utils import InstanceList, OptInstanceList
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..losses import prior_logit
 from ..recipes import Role, ranking_head
@@ -34,22 +34,22 @@ class RankingRTMDetHeadMixin(RankingDenseHeadMixin, _Host):
 
     Args:
         score_prior: The probability, for the assigner, of a logit of 0; in (0, 1).
-        args, kwargs: As for the head. The classifier's biases start at 0.
+        args, kwargs: As for the head.
 
     Raises:
         ValueError: as :class:`RankingDenseHeadMixin`, and ``score_prior`` outside (0, 1).
     """
 
+    own_init = True
+
     def __init__(self, *args: Any, score_prior: float = 0.01, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.score_shift = prior_logit(self, score_prior)
 
-    def init_weights(self) -> None:
-        super().init_weights()
-        # One, or one per level.
-        for name, parameter in self.rtm_cls.named_parameters():
-            if name.endswith('bias'):
-                nn.init.zeros_(parameter)
+    @property
+    def classifiers(self) -> tuple[str, ...]:  # type: ignore[override]
+        # The score is the geometric mean of both branches' probabilities.
+        return ('rtm_cls', 'rtm_obj') if self.with_objectness else ('rtm_cls',)
 
     def loss_by_feat(
         self,

@@ -9,6 +9,7 @@ from mmdet.models.task_modules.samplers import PseudoSampler
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
+from ..classifiers import ClassifierMixin
 from ..losses import ImageRows, check_decodes_boxes, check_head_losses, ranking_and_box_losses
 from ..losses.box_weighting import at_least_float32
 
@@ -18,21 +19,15 @@ else:
     _Host = object
 
 
-class RankingHeadMixin(_Host):
+class RankingHeadMixin(ClassifierMixin, _Host):
     """Put before an mmdet dense head, anchor-based or not: a background-free sigmoid classifier and its losses.
 
-    The head's classifier bias starts at 0, not at MMDetection's prior probability: a ranking loss compares logits with
-    each other and never moves them as a whole, so a prior of 0.01 would keep true detections under score thresholds.
-    A subclass says in ``loss_by_feat`` what its predictions are and hands them to :meth:`ranking_losses`.
-
-    Attributes:
-        own_init: The head takes no ``init_cfg``; its ``init_weights`` must leave a bias of 0.
+    A subclass names its ``classifiers``, see :class:`ClassifierMixin`, says in ``loss_by_feat`` what its predictions
+    are and hands them to :meth:`ranking_losses`.
 
     Raises:
         ValueError: when built with a loss that does not rank, or a box loss on deltas.
     """
-
-    own_init = False
 
     def __init__(self, *args: Any, loss_cls: dict, init_cfg: dict | list | None = None, **kwargs: Any) -> None:
         super().__init__(

@@ -113,12 +113,15 @@ def score_weights(class_logits: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
     With ``shared`` that is the mean over processes, one collective.
     """
     weights = highest_probability(class_logits)
-    return weights, reduce_mean(weights.sum()) if shared else weights.sum()
+    return weights, mean_over_processes(weights.sum(), shared)
 
 
 def highest_probability(class_logits: Tensor) -> Tensor:
-    """``(n,)`` highest class probabilities, detached, of ``(n, num_classes)`` logits: the weights of localisation."""
-    return class_logits.detach().sigmoid().amax(dim=1)
+    """``(n,)`` highest class probabilities of ``(n, num_classes)`` logits: the weights of localisation.
+
+    They are detached and at least float32.
+    """
+    return at_least_float32(class_logits.detach()).sigmoid().amax(dim=1)
 
 
 def self_balance(loss: Tensor, ranking_losses: Iterable[Tensor], shared: bool = False) -> Tensor:
@@ -138,8 +141,23 @@ def self_balance(loss: Tensor, ranking_losses: Iterable[Tensor], shared: bool = 
 def balance_factor(loss: Tensor, ranking_losses: Iterable[Tensor], shared: bool = False) -> Tensor:
     """The detached factor of :func:`self_balance`; arguments as there."""
     total = torch.stack(list(ranking_losses)).sum().detach()
-    size = reduce_mean(loss.detach()) if shared else loss.detach()
-    return total / size.clamp(min=torch.finfo(loss.dtype).eps)
+    size = mean_over_processes(loss.detach(), shared)
+    return total / size.clamp(min=torch.finfo(size.dtype).eps)
+
+
+def mean_over_processes(value: Tensor, shared: bool = True) -> Tensor:
+    """The mean of a value over all processes, by one collective; it is at least float32.
+
+    All values of the heads that processes exchange go through this function. Under autocast the dtype of a value may
+    depend on what a process has seen, for example on whether there are objects, and a collective needs the same dtype
+    on all processes.
+
+    Args:
+        value: A tensor of any floating-point dtype, of the same shape on all processes.
+        shared: If False, return the value of this process; no collective.
+    """
+    value = at_least_float32(value)
+    return reduce_mean(value) if shared else value
 
 
 def at_least_float32(x: Tensor) -> Tensor:

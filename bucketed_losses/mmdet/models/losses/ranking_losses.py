@@ -127,7 +127,7 @@ class RankingLoss(nn.Module):
             target: ``(labels, ious)`` as ``QualityFocalLoss`` takes it, or the labels alone (every IoU 1, which is all
                 that the AP losses use). Labels ``(n,)`` int64 in ``[0, num_classes]``, ``num_classes`` being
                 background; IoUs ``(n,)`` in [0, 1] of each positive's predicted box with its ground truth, not read
-                for background. A positive with IoU 0 stays a positive.
+                for background. A positive with IoU 0 stays a positive; one with IoU NaN makes the loss NaN.
             weight: ``(n,)`` or ``(n, num_classes)``; entries with weight 0 are ignored, other values do not matter.
             avg_factor: Accepted for MMDetection's interface and not used: ranking losses are means over positives.
             reduction_override: None, 'mean' or 'sum', which are all the same here. 'none' is refused.
@@ -140,6 +140,11 @@ class RankingLoss(nn.Module):
         """
         self._check_reduction(reduction_override)
         labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
+        sound: float | Tensor = 1.0
+        if ious is not None and positive is not None:
+            # Boxes that are not finite have NaN as IoU. The functions cannot sort by it, but the loss must be NaN.
+            sound = torch.where(ious[positive].isnan().any(), torch.nan, 1.0)
+            ious = ious.nan_to_num()
         targets = entry_targets(pred, labels, ious, weight)
         if self.needs_images:
             losses = self._rank_images(pred, targets, images)
@@ -147,7 +152,7 @@ class RankingLoss(nn.Module):
             if positive is not None:
                 positive = positive * pred.size(1) + labels[positive]
             losses = self.rank(pred, targets, positive)
-        return {name: self.loss_weight * value for name, value in losses.items()}
+        return {name: self.loss_weight * value * sound for name, value in losses.items()}
 
     def losses_with_boxes(
         self,

@@ -8,6 +8,7 @@ from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead, Shared2F
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from ..classifiers import ClassifierMixin
 from ..losses import ImageRows, check_decodes_boxes, check_head_losses, ranking_and_box_losses
 from ..losses.box_weighting import at_least_float32
 from ..losses.ranking_losses import accuracy_of_positives
@@ -23,7 +24,7 @@ else:
 _RULES = (ranking_loss(), coder_stds(), decoded_box_loss(10.0), decoded_boxes())
 
 
-class RankingBBoxHeadMixin(_Host):
+class RankingBBoxHeadMixin(ClassifierMixin, _Host):
     """Put before an mmdet ``BBoxHead`` subclass: its sigmoid classifier without background ranks all RoIs of a batch.
 
     Class-specific and class-agnostic regression, on decoded boxes. The classifier's number of channels, its activation
@@ -32,6 +33,8 @@ class RankingBBoxHeadMixin(_Host):
     Raises:
         ValueError: when built with a loss that does not rank, a box loss on deltas, or without one of the branches.
     """
+
+    classifiers = ('fc_cls',)
 
     def __init__(self, *args: Any, reg_decoded_bbox: bool = True, **kwargs: Any) -> None:
         check_decodes_boxes(self, reg_decoded_bbox)

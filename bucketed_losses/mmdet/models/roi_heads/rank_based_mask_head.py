@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
-from mmdet.utils import InstanceList, reduce_mean
+from mmdet.utils import InstanceList
 from torch import Tensor
 
-from ..losses.box_weighting import at_least_float32
+from ..losses.box_weighting import at_least_float32, mean_over_processes
 from ..recipes import Role, ranking_head
 
 
@@ -50,9 +50,9 @@ class RankBasedFCNMaskHead(FCNMaskHead):
         """
         targets = self.get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
         weights = torch.cat([result.pos_scores for result in sampling_results])
-        total = reduce_mean(weights.sum()) if self.shared else weights.sum()
+        total = mean_over_processes(weights.sum(), self.shared)
         if len(mask_preds) == 0:
-            return dict(loss_mask=dict(loss_mask=mask_preds.sum() * 0), mask_targets=targets)
+            return dict(loss_mask=dict(loss_mask=at_least_float32(mask_preds).sum() * 0), mask_targets=targets)
         labels = torch.cat([result.pos_gt_labels for result in sampling_results])
         if self.class_agnostic:
             labels = torch.zeros_like(labels)
