@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import io
 import json
 import os
 import pickle
@@ -207,6 +208,29 @@ def test_best_f1_thresholds():
     predictions = InstanceData(bboxes=boxes, scores=scores, labels=torch.zeros(6, dtype=torch.long))
     sample = DetDataSample(metainfo=dict(img_id=0), pred_instances=predictions)
     assert demo.best_f1_thresholds(annotations, [sample]) == [pytest.approx(0.6)]
+    annotations.dataset['categories'].append({'id': 8, 'name': 'nowhere'})
+    annotations.createIndex()
+    predictions.labels[5] = 1  # a wrong detection of a class without objects
+    assert demo.best_f1_thresholds(annotations, [sample]) == [pytest.approx(0.6), float('inf')]
+
+
+def test_a_progress_bar_that_cannot_be_written_ends_no_training():
+    from types import SimpleNamespace
+
+    import demo
+    from rich.console import Console
+
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, 'No space left on device')
+
+    progress = demo.Progress(Console(file=Full(), force_terminal=True))
+    runner = SimpleNamespace(max_iters=2, iter=0, epoch=0, max_epochs=1)
+    progress.before_train(runner)
+    progress.after_train_iter(runner)
+    progress.after_val_epoch(runner, {'coco/bbox_mAP': 0.5})
+    progress.after_train(runner)
+    assert progress.ap == 0.5
 
 
 def test_summarize_runs(trained, capsys):
