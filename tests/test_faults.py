@@ -55,7 +55,7 @@ def assert_same_weights(*paths):
 def logged(monkeypatch):
     """What is logged, whichever logger other tests have left."""
     messages = []
-    for module in ('datasets.checked_coco', 'engine.preemption_hook', 'engine.checkpoints'):
+    for module in ('datasets.checked_coco', 'engine.preemption_hook', 'engine.slurm', 'engine.checkpoints'):
         name = f'bucketed_losses.mmdet.{module}.print_log'
         monkeypatch.setattr(name, lambda message, *args: messages.append(message))
     return messages
@@ -219,21 +219,38 @@ def test_a_changed_loader_starts_the_epoch_over():
     from mmengine.logging import MessageHub
     from mmengine.runner import EpochBasedTrainLoop
 
+    trained_on = []
+
+    class Loop(EpochBasedTrainLoop):
+        def run_iter(self, idx, data_batch):
+            trained_on.append((idx, data_batch))
+
     hook = HOOKS.build(dict(type='PreemptionHook'))
-    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
-    loop.dataloader, loop._iter = list(range(10)), 7
+    loop = Loop.__new__(Loop)
+    loop.dataloader, loop._iter, loop._epoch = list(range(10)), 7, 1
     hub, warnings = MessageHub('changed loader'), []
     hub.update_info('preempted_at', (1, 3, 4))
     runner = SimpleNamespace(
-        message_hub=hub, train_loop=loop, epoch=1, logger=SimpleNamespace(warning=warnings.append, info=print)
+        message_hub=hub,
+        _train_loop=loop,
+        epoch=1,
+        logger=SimpleNamespace(warning=warnings.append, info=print),
+        call_hook=lambda stage: getattr(hook, stage)(runner),
+        model=torch.nn.Linear(1, 1),
     )
+    hook.before_run(runner)
+    loop = runner.train_loop = runner._train_loop
+    loop._runner = runner
+    assert isinstance(loop, Loop)
     hook.before_train_epoch(runner)
     assert 'stopped after 3 of 4 iterations of epoch 2' in warnings[0] and loop._iter == 10
     assert loop.dataloader == list(range(10))
     hub.update_info('preempted_at', (1, 3, 10))
-    hook.before_train_epoch(runner)
-    assert list(loop.dataloader) == list(range(3, 10)) and len(loop.dataloader) == 10
-    hook.after_train_epoch(runner)
+    loop.run_epoch()
+    assert trained_on == [(i, i) for i in range(3, 10)] and len(loop.dataloader) == 10
+    trained_on.clear()
+    loop.run_epoch()
+    assert trained_on == [(i, i) for i in range(10)]
     assert loop.dataloader == list(range(10))
 
 
@@ -246,18 +263,18 @@ def test_wrong_preemption_arguments(arguments, message):
 
 
 def test_requeue(tmp_path, monkeypatch, logged):
-    from bucketed_losses.mmdet.engine.preemption_hook import _requeue
+    from bucketed_losses.mmdet.engine.slurm import requeue
 
     monkeypatch.delenv('SLURM_JOB_ID', raising=False)
-    _requeue()
+    requeue()
     assert 'this is no Slurm job' in logged[-1]
     monkeypatch.setenv('SLURM_JOB_ID', '77')
     monkeypatch.setenv('PATH', str(tmp_path))
-    _requeue()
+    requeue()
     assert 'Job 77 was saved but not requeued' in logged[-1]
     (tmp_path / 'scontrol').write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
     (tmp_path / 'scontrol').chmod(0o755)
-    _requeue()
+    requeue()
     assert (tmp_path / 'called').read_text() == 'requeue 77\n'
 
 
