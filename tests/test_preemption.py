@@ -275,11 +275,18 @@ def merge_signals(kind):
     make_signal_proof(loader, [signal.SIGTERM])
     batches = iter(loader)
     next(batches)
-    (worker,) = (str(process.pid) for process in batches._workers)
-    os.kill(int(worker), signal.SIGSTOP)
-    subprocess.run(['kill', '-TERM', worker], check=True)
-    if kind == 'merged':
-        subprocess.Popen(['sh', '-c', f'sleep 1; kill -CONT {worker}'])
+    (worker,) = batches._workers
+    os.kill(worker.pid, signal.SIGSTOP)
+    subprocess.run(['kill', '-TERM', str(worker.pid)], check=True)
+    wait = worker.join
+
+    def go_on_and_wait(timeout=None):  # the parent waits for the worker after its own signal
+        if kind == 'merged':
+            os.kill(worker.pid, signal.SIGCONT)
+        wait(timeout)
+
+    worker.join = go_on_and_wait
+    sys.modules[__name__].kept = batches  # to the exit, as a run does that is stopped within its loop
     sys.stdout.write('exits\n')
 
 

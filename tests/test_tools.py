@@ -321,6 +321,36 @@ def test_a_config_without_data_root_is_named():
         engine.replace_data_root(Config({'model': {}}), 'elsewhere')
 
 
+def test_an_empty_data_root_is_not_replaced():
+    """It stands in front of every path, and of every string that is empty."""
+    from mmengine.config import Config
+
+    from bucketed_losses.errors import UserError
+
+    cfg = Config(dict(data_root='', load_from='', work_dir='/runs', model=dict(norm='BN')))
+    with pytest.raises(UserError, match='an empty data_root to replace; name'):
+        engine.replace_data_root(cfg, '/new')
+    assert cfg.load_from == '' and cfg.work_dir == '/runs' and cfg.data_root == ''
+    with pytest.raises(UserError, match=r'^the config has no top-level data_root'):
+        engine.replace_data_root(Config({'model': {}}), 'elsewhere')
+
+
+@pytest.mark.parametrize(
+    'old, new, before, after',
+    [
+        ('/', '/new', ['', '/a', 'b'], ['', '/new/a', 'b']),
+        ('data/coco/', '', ['data/coco/a.json', 'data/coco', 'data/cocoa'], ['a.json', '', 'data/cocoa']),
+        ('data', '/', ['data/a', 'database', ''], ['/a', 'database', '']),
+    ],
+)
+def test_roots_at_the_edge(old, new, before, after):
+    from mmengine.config import Config
+
+    cfg = Config(dict(data_root=old, paths=before))
+    engine.replace_data_root(cfg, new)
+    assert cfg.paths == after
+
+
 @pytest.mark.stack
 def test_allowing_checkpoints_twice_is_harmless():
     engine.load_checkpoints_safely()

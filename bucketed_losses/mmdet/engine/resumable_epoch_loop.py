@@ -7,8 +7,8 @@ from typing import Any
 from mmengine.runner import EpochBasedTrainLoop
 
 
-class PassesOverBatches:
-    """Mix-in for ``EpochBasedTrainLoop``: loads the first batches of an epoch and does not train on them.
+class PassesOverBatches(EpochBasedTrainLoop):
+    """Loads the first batches of an epoch and does not train on them.
 
     Random augmentations then go on where the stopped run left them, and batches keep their number within the epoch,
     which logs and hooks count by.
@@ -21,10 +21,10 @@ class PassesOverBatches:
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
         if idx >= self.passed_over:
-            super().run_iter(idx, data_batch)  # type: ignore[misc]
+            super().run_iter(idx, data_batch)
 
     def run_epoch(self) -> None:
-        super().run_epoch()  # type: ignore[misc]
+        super().run_epoch()
         self.passed_over = 0
 
 
