@@ -196,6 +196,23 @@ def test_rare_classes_take_the_common_map():
     torch.testing.assert_close(got, want)
 
 
+def test_a_class_whose_precision_falls_takes_the_common_map():
+    """The others keep theirs; also in every fold of the cross-validation."""
+    rising, falling = drawn(lambda s: s**2), drawn(lambda s: 1 - s, n=500, seed=3)
+    calibration, own = fit_calibration([rising, falling], 'platt')
+    assert own == [True, False]
+    alone, _ = fit_calibration([rising], 'platt')
+    x = torch.linspace(0.05, 0.95, 19)
+    first, second = (calibration(x, torch.full((19,), label)) for label in (0, 1))
+    torch.testing.assert_close(first, alone(x, torch.zeros(19, dtype=torch.long)))
+    both = [np.concatenate(column) for column in list(zip(rising, falling, strict=True))[:4]]
+    pooled, _ = fit_calibration([ClassMatches(*both, 0)], 'platt')
+    torch.testing.assert_close(second, pooled(x, torch.zeros(19, dtype=torch.long)))
+    assert [len(m.scores) for m in cross_validated([rising, falling], 'platt')] == [4000, 500]
+    same = rising._replace(scores=np.full(4000, 0.5))  # no slope at all
+    assert fit_calibration([rising, same], 'platt')[1] == [True, False]
+
+
 def test_calibration_errors_equal_the_definitions():
     a, b = drawn(lambda s: s, n=300), drawn(lambda s: 0.5 * s, n=200, seed=1)
     bins = 10

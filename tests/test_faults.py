@@ -55,7 +55,7 @@ def assert_same_weights(*paths):
 def logged(monkeypatch):
     """What is logged, whichever logger other tests have left."""
     messages = []
-    for module in ('datasets.checked_coco', 'engine.preemption_hook', 'engine.checkpoints'):
+    for module in ('datasets.checked_coco', 'engine.preemption_hook', 'engine.slurm', 'engine.checkpoints'):
         name = f'bucketed_losses.mmdet.{module}.print_log'
         monkeypatch.setattr(name, lambda message, *args: messages.append(message))
     return messages
@@ -144,6 +144,80 @@ def test_nothing_to_resume(tmp_path):
     assert newest_complete_checkpoint(tmp_path) == str(elsewhere / '1.pth')
 
 
+def not_checkpoints(folder):
+    """Files that are named as checkpoints are, each with what is said of it."""
+    import zipfile
+
+    contents = {
+        'tensor': (torch.ones(3), 'it holds a Tensor'),
+        'list': ([1, 2], 'it holds a list'),
+        'no_meta': (dict(state_dict={}, meta=None), 'no meta.epoch and no meta.iter'),
+        'weights': ({'weight': torch.ones(2)}, 'load_from starts a training from those'),
+        'odd_iter': (dict(state_dict={}, meta=dict(epoch=1, iter='x')), 'no meta.iter'),
+    }
+    found = {}
+    for name, (content, reason) in contents.items():
+        torch.save(content, folder / f'{name}.pth')
+        found[folder / f'{name}.pth'] = reason
+    (folder / 'notes.pth').write_text('epoch 3 was the best\n')
+    (folder / 'empty.pth').write_bytes(b'')
+    (folder / 'folder.pth').mkdir()
+    with zipfile.ZipFile(folder / 'archive.pth', 'w') as archive:
+        archive.writestr('readme.txt', 'no checkpoint')
+    found |= {folder / f'{name}.pth': 'truncated, or no checkpoint' for name in ('notes', 'empty', 'folder')}
+    return found | {folder / 'archive.pth': 'is not a checkpoint'}
+
+
+def test_stray_files_do_not_hide_the_newest_checkpoint(tmp_path, logged):
+    """Each is passed over; --resume FILE says what it is."""
+    strays = not_checkpoints(tmp_path)
+    assert newest_complete_checkpoint(tmp_path) is None
+    good = tmp_path / 'epoch_1.pth'
+    torch.save(dict(state_dict={}, meta=dict(epoch=1, iter=4)), good)
+    logged.clear()
+    assert newest_complete_checkpoint(tmp_path) == str(good)
+    named = [path.name for path in strays if any(f'{path} is not' in message for message in logged)]
+    assert named == ['tensor.pth', 'list.pth', 'notes.pth', 'empty.pth', 'folder.pth', 'archive.pth']
+    for path, reason in strays.items():
+        assert reason in why_incomplete(path), path
+    assert why_incomplete(good) is None
+
+
+@pytest.mark.parametrize('content', [b'\0' * 40, b'\xff\xfe', b'/a\0b'])
+def test_a_damaged_pointer_does_not_hide_the_newest_checkpoint(content, tmp_path):
+    torch.save(dict(state_dict={}, meta=dict(epoch=1, iter=4)), tmp_path / 'epoch_1.pth')
+    (tmp_path / 'last_checkpoint').write_bytes(content)
+    assert newest_complete_checkpoint(tmp_path) == str(tmp_path / 'epoch_1.pth')
+
+
+@pytest.mark.stack
+def test_files_that_are_no_checkpoints_are_named(tmp_path):
+    """As load_from and tools/test.py load them: one line with the file, which a command line shows alone."""
+    from mmengine.runner import CheckpointLoader
+
+    from bucketed_losses.errors import UserError
+
+    strays = not_checkpoints(tmp_path)
+    torch.save(dict(state_dict=None), tmp_path / 'no_state.pth')
+    for path in [*strays, tmp_path / 'no_state.pth']:
+        if path.stem in ('no_meta', 'weights', 'odd_iter'):  # weights enough for both
+            CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+        elif path.stem != 'folder':
+            with pytest.raises(UserError) as caught:
+                CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+            assert str(caught.value).startswith(f'{path}: ') and len(str(caught.value).splitlines()) == 1
+    whole = tmp_path / 'whole.pth'
+    torch.save(dict(state_dict=dict(weight=torch.ones(1000))), whole)
+    whole.write_bytes(whole.read_bytes()[:2000])
+    for load in (safe_load, CheckpointLoader.load_checkpoint):
+        with pytest.raises(UserError, match=f'^{whole}: the file is incomplete or is not a checkpoint'):
+            load(str(whole), map_location='cpu')
+    torch.save(dict(state_dict={}, x=Malicious()), whole)
+    with pytest.raises(UserError, match=f'^{whole}: Weights only load failed'):
+        safe_load(whole)
+    assert not Path('executed').exists()
+
+
 @pytest.mark.stack
 @pytest.mark.parametrize('explicit', [False, True])
 def test_a_malicious_checkpoint_is_not_resumed(explicit, two_epochs, shapes_root, tmp_path):
@@ -219,21 +293,38 @@ def test_a_changed_loader_starts_the_epoch_over():
     from mmengine.logging import MessageHub
     from mmengine.runner import EpochBasedTrainLoop
 
+    trained_on = []
+
+    class Loop(EpochBasedTrainLoop):
+        def run_iter(self, idx, data_batch):
+            trained_on.append((idx, data_batch))
+
     hook = HOOKS.build(dict(type='PreemptionHook'))
-    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
-    loop.dataloader, loop._iter = list(range(10)), 7
+    loop = Loop.__new__(Loop)
+    loop.dataloader, loop._iter, loop._epoch = list(range(10)), 7, 1
     hub, warnings = MessageHub('changed loader'), []
     hub.update_info('preempted_at', (1, 3, 4))
     runner = SimpleNamespace(
-        message_hub=hub, train_loop=loop, epoch=1, logger=SimpleNamespace(warning=warnings.append, info=print)
+        message_hub=hub,
+        _train_loop=loop,
+        epoch=1,
+        logger=SimpleNamespace(warning=warnings.append, info=print),
+        call_hook=lambda stage: getattr(hook, stage)(runner),
+        model=torch.nn.Linear(1, 1),
     )
+    hook.before_run(runner)
+    loop = runner.train_loop = runner._train_loop
+    loop._runner = runner
+    assert isinstance(loop, Loop)
     hook.before_train_epoch(runner)
     assert 'stopped after 3 of 4 iterations of epoch 2' in warnings[0] and loop._iter == 10
     assert loop.dataloader == list(range(10))
     hub.update_info('preempted_at', (1, 3, 10))
-    hook.before_train_epoch(runner)
-    assert list(loop.dataloader) == list(range(3, 10)) and len(loop.dataloader) == 10
-    hook.after_train_epoch(runner)
+    loop.run_epoch()
+    assert trained_on == [(i, i) for i in range(3, 10)] and len(loop.dataloader) == 10
+    trained_on.clear()
+    loop.run_epoch()
+    assert trained_on == [(i, i) for i in range(10)]
     assert loop.dataloader == list(range(10))
 
 
@@ -246,18 +337,18 @@ def test_wrong_preemption_arguments(arguments, message):
 
 
 def test_requeue(tmp_path, monkeypatch, logged):
-    from bucketed_losses.mmdet.engine.preemption_hook import _requeue
+    from bucketed_losses.mmdet.engine.slurm import requeue
 
     monkeypatch.delenv('SLURM_JOB_ID', raising=False)
-    _requeue()
+    requeue()
     assert 'this is no Slurm job' in logged[-1]
     monkeypatch.setenv('SLURM_JOB_ID', '77')
     monkeypatch.setenv('PATH', str(tmp_path))
-    _requeue()
+    requeue()
     assert 'Job 77 was saved but not requeued' in logged[-1]
     (tmp_path / 'scontrol').write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
     (tmp_path / 'scontrol').chmod(0o755)
-    _requeue()
+    requeue()
     assert (tmp_path / 'called').read_text() == 'requeue 77\n'
 
 
@@ -302,6 +393,13 @@ def test_weights_that_are_no_numbers_are_not_saved():
     model.bias.data.fill_(torch.inf)
     with pytest.raises(FloatingPointError, match='iteration 5: 1 parameters are infinite or NaN, bias among them'):
         hook.before_save_checkpoint(runner, {})
+
+
+def test_a_loss_of_several_numbers_is_named():
+    hook = HOOKS.build(dict(type='InvalidLossHook'))
+    outputs = dict(loss_box=torch.tensor([1.0, torch.nan, torch.inf]), loss_mask=torch.tensor(2.0))
+    with pytest.raises(FloatingPointError, match='loss_box is nan; the batch'):
+        hook.after_train_iter(SimpleNamespace(iter=0), 0, outputs=outputs)
 
 
 def test_images_of_a_batch_are_found_in_every_form():
@@ -396,6 +494,59 @@ def test_superfluous_checkpoints_go_after_the_new_one_is_there(tmp_path, monkeyp
         hook._save_checkpoint(runner)
     assert written == [[], ['epoch_1.pth'], ['epoch_2.pth']]
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_2.pth']
+
+
+@pytest.mark.parametrize('metrics', [['ap'], ['ap', 'ar']])
+def test_a_best_checkpoint_of_the_same_name_stays(metrics, tmp_path):
+    """An epoch that is validated again has a better value: MMEngine removes the file and writes one of that name."""
+    from mmengine.logging import MessageHub
+
+    hook = HOOKS.build(dict(type='AtomicCheckpointHook', interval=1, save_best=metrics, rule='greater'))
+
+    def save(out_dir, filename, *args, **kwargs):
+        AtomicLocalBackend().put(b'x', Path(out_dir, filename))
+
+    runner = SimpleNamespace(
+        work_dir=str(tmp_path),
+        message_hub=MessageHub(f'same name {len(metrics)}'),
+        logger=SimpleNamespace(info=print),
+        epoch=1,
+        iter=4,
+        save_checkpoint=save,
+    )
+    hook.before_train(runner)
+    backend = hook.file_backend
+    for value in (0.1, 0.2):
+        hook._save_best_checkpoint(runner, dict.fromkeys(metrics, value))
+        assert sorted(path.name for path in tmp_path.glob('*.pth')) == [f'best_{name}_epoch_1.pth' for name in metrics]
+    runner.epoch = 2
+    hook._save_best_checkpoint(runner, dict.fromkeys(metrics, 0.3))
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == [f'best_{name}_epoch_2.pth' for name in metrics]
+    assert hook.file_backend is backend and 'remove' not in vars(backend)
+
+
+def test_folders_go_after_the_new_one_is_there(tmp_path):
+    """DeepSpeed's checkpoints are folders."""
+    from mmengine.fileio import LocalBackend
+
+    from bucketed_losses.mmdet.engine.atomic_checkpoints import DeferredRemovals
+
+    backend = DeferredRemovals(LocalBackend())
+    paths = [tmp_path / name for name in ('old', 'kept', 'failed')]
+    for path in paths:
+        path.mkdir()
+    with backend.deferred(lambda: {str(paths[1])}):
+        backend.rmtree(str(paths[0]))
+        with backend.deferred(lambda: ()):
+            backend.rmtree(str(paths[1]))
+        assert paths[0].is_dir()
+    assert not paths[0].exists() and paths[1].is_dir()
+    with pytest.raises(OSError, match='full'), backend.deferred(lambda: ()):
+        backend.rmtree(str(paths[2]))
+        raise OSError('full')
+    assert paths[2].is_dir()
+    backend.rmtree(str(paths[2]))
+    assert not paths[2].exists() and backend.exists(str(paths[1]))
 
 
 def coco(folder, boxes, **changes):

@@ -19,12 +19,9 @@ import torch
 from test_dense_heads import OBJECTS, build_head, features, loss_of
 
 from bucketed_losses.mmdet.engine import safe_load
-from bucketed_losses.mmdet.engine.ranking_visualization_hook import (
-    RankingVisualizationHook,
-    draw_logits,
-    draw_precision_recall,
-)
+from bucketed_losses.mmdet.engine.ranking_visualization_hook import RankingVisualizationHook
 from bucketed_losses.mmdet.evaluation import watch_ranking_losses
+from bucketed_losses.mmdet.evaluation.ranking_pictures import draw_logits, draw_precision_recall
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py'

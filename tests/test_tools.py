@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import io
 import json
 import os
 import pickle
@@ -207,6 +208,29 @@ def test_best_f1_thresholds():
     predictions = InstanceData(bboxes=boxes, scores=scores, labels=torch.zeros(6, dtype=torch.long))
     sample = DetDataSample(metainfo=dict(img_id=0), pred_instances=predictions)
     assert demo.best_f1_thresholds(annotations, [sample]) == [pytest.approx(0.6)]
+    annotations.dataset['categories'].append({'id': 8, 'name': 'nowhere'})
+    annotations.createIndex()
+    predictions.labels[5] = 1  # a wrong detection of a class without objects
+    assert demo.best_f1_thresholds(annotations, [sample]) == [pytest.approx(0.6), float('inf')]
+
+
+def test_a_progress_bar_that_cannot_be_written_ends_no_training():
+    from types import SimpleNamespace
+
+    import demo
+    from rich.console import Console
+
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, 'No space left on device')
+
+    progress = demo.Progress(Console(file=Full(), force_terminal=True))
+    runner = SimpleNamespace(max_iters=2, iter=0, epoch=0, max_epochs=1)
+    progress.before_train(runner)
+    progress.after_train_iter(runner)
+    progress.after_val_epoch(runner, {'coco/bbox_mAP': 0.5})
+    progress.after_train(runner)
+    assert progress.ap == 0.5
 
 
 def test_summarize_runs(trained, capsys):
@@ -295,6 +319,36 @@ def test_a_config_without_data_root_is_named():
 
     with pytest.raises(KeyError, match='no top-level data_root'):
         engine.replace_data_root(Config({'model': {}}), 'elsewhere')
+
+
+def test_an_empty_data_root_is_not_replaced():
+    """It stands in front of every path, and of every string that is empty."""
+    from mmengine.config import Config
+
+    from bucketed_losses.errors import UserError
+
+    cfg = Config(dict(data_root='', load_from='', work_dir='/runs', model=dict(norm='BN')))
+    with pytest.raises(UserError, match='an empty data_root to replace; name'):
+        engine.replace_data_root(cfg, '/new')
+    assert cfg.load_from == '' and cfg.work_dir == '/runs' and cfg.data_root == ''
+    with pytest.raises(UserError, match=r'^the config has no top-level data_root'):
+        engine.replace_data_root(Config({'model': {}}), 'elsewhere')
+
+
+@pytest.mark.parametrize(
+    'old, new, before, after',
+    [
+        ('/', '/new', ['', '/a', 'b'], ['', '/new/a', 'b']),
+        ('data/coco/', '', ['data/coco/a.json', 'data/coco', 'data/cocoa'], ['a.json', '', 'data/cocoa']),
+        ('data', '/', ['data/a', 'database', ''], ['/a', 'database', '']),
+    ],
+)
+def test_roots_at_the_edge(old, new, before, after):
+    from mmengine.config import Config
+
+    cfg = Config(dict(data_root=old, paths=before))
+    engine.replace_data_root(cfg, new)
+    assert cfg.paths == after
 
 
 @pytest.mark.stack

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import _needs_mmdet  # noqa: F401
 
-from bucketed_losses.mmdet.engine import safe_load
+from bucketed_losses.mmdet.engine import CheckpointError, safe_load
 
 
 def load_safely(tool: str, path: Path) -> dict[str, Any]:
@@ -19,8 +18,9 @@ def load_safely(tool: str, path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = safe_load(path, map_location='cpu')
-    except (FileNotFoundError, IsADirectoryError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise SystemExit(f'{tool}: {path} cannot be loaded safely: {error}') from error
+    except (OSError, CheckpointError) as error:
+        reason = str(error).removeprefix(f'{path}: ')
+        raise SystemExit(f'{tool}: {path} cannot be loaded safely: {reason}') from error
     if not isinstance(checkpoint, dict):
         raise SystemExit(f'{tool}: {path} holds a {type(checkpoint).__name__}, not a checkpoint')
     return checkpoint

@@ -177,7 +177,9 @@ def main(argv: list[str] | None = None) -> None:
 
     print(f'{len(detections)} detections of {len(dataset)} images, right from IoU {args.iou_thr:g}; {args.method} maps')
     for class_name, m, mine in zip(classes, matches, own, strict=True):
-        whose = 'its own map' if mine else f'the map of all classes: fewer than {args.min_matches} right or wrong'
+        few = min(m.correct.sum(), (~m.correct).sum()) < args.min_matches
+        why = f'fewer than {args.min_matches} right or wrong' if few else 'its precision does not rise with its score'
+        whose = 'its own map' if mine else f'the map of all classes: {why}'
         print(f'  {class_name}: {int(m.correct.sum())} right of {len(m.scores)}, {m.num_objects} objects; {whose}')
     print('              before   after, on unseen images (5 folds)   after, on the images of the fit')
     for row, values in (('D-ECE', [e.d_ece for e in errors]), ('LaECE', [e.la_ece for e in errors])):

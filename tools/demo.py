@@ -39,6 +39,7 @@ from train import build_runner
 from train import parse_args as parse_train_args
 
 from bucketed_losses.mmdet.datasets.shapes import is_shapes
+from bucketed_losses.mmdet.engine.observers import ObserverGuard
 
 BATCH_SIZE = 8
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +62,8 @@ def predict(runner: Runner) -> list[DetDataSample]:
 def best_f1_thresholds(annotations: COCO, samples: list[DetDataSample]) -> list[float]:
     """Per class, the score at which detections have the best F1 at IoU 0.5.
 
-    Scores of a ranking loss are an order, not confidences: a threshold must be chosen on data.
+    Scores of a ranking loss are an order, not confidences: a threshold must be chosen on data. It is infinite for a
+    class without objects.
     """
     category_ids = sorted(annotations.getCatIds())
     detections = [
@@ -86,7 +88,9 @@ def best_f1_thresholds(annotations: COCO, samples: list[DetDataSample]) -> list[
     precision, scores = (evaluation.eval[key][0, :, :, 0, -1] for key in ('precision', 'scores'))
     recall = evaluation.params.recThrs[:, None]
     f1 = 2 * precision * recall / (precision + recall).clip(min=1e-9)
-    return scores[f1.argmax(axis=0), range(len(category_ids))].tolist()
+    thresholds = scores[f1.argmax(axis=0), range(len(category_ids))].tolist()
+    # A class without objects has -1 everywhere: no detection of it is right, so none is drawn.
+    return [math.inf if threshold < 0 else threshold for threshold in thresholds]
 
 
 def draw_detections(samples: list[DetDataSample], thresholds: list[float], meta: dict, folder: Path) -> None:
@@ -115,21 +119,28 @@ class Progress(Hook):
         self.bar = RichProgress(*columns, console=console, transient=True)
         self.console = console
         self.ap = math.nan
+        self.guard = ObserverGuard('the progress bar')
+        self.task = self.bar.add_task('training')
 
     def before_train(self, runner: Runner) -> None:
-        self.task = self.bar.add_task('training', total=runner.max_iters)
-        self.bar.start()
+        with self.guard('start'):
+            self.bar.update(self.task, total=runner.max_iters)
+            self.bar.start()
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        description = f'epoch {runner.epoch + 1} of {runner.max_epochs}'
-        self.bar.update(self.task, completed=runner.iter + 1, description=description)
+        with self.guard('advance'):
+            description = f'epoch {runner.epoch + 1} of {runner.max_epochs}'
+            self.bar.update(self.task, completed=runner.iter + 1, description=description)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self.ap = (metrics or {}).get('coco/bbox_mAP', math.nan)
-        self.console.print(f'  after epoch {runner.epoch} of {runner.max_epochs}: AP {self.ap:.3f}', highlight=False)
+        with self.guard('print the AP'):
+            line = f'  after epoch {runner.epoch} of {runner.max_epochs}: AP {self.ap:.3f}'
+            self.console.print(line, highlight=False)
 
     def after_train(self, runner: Runner) -> None:
-        self.bar.stop()
+        with self.guard('stop'):
+            self.bar.stop()
 
 
 @contextmanager

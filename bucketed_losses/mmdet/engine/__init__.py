@@ -1,7 +1,8 @@
 """Training helpers: checkpoints that load safely, runs that resume exactly, and launchers without a GPU."""
 
+from .atomic_checkpoints import AtomicCheckpointHook, AtomicLocalBackend
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper
-from .checkpoints import AtomicCheckpointHook, AtomicLocalBackend, newest_complete_checkpoint, why_incomplete
+from .checkpoints import newest_complete_checkpoint, why_incomplete
 from .config import replace_data_root
 from .config_checks import check_files, check_names, check_not_empty
 from .cpu_processes import launch_on_cpu
@@ -10,16 +11,19 @@ from .invalid_loss_hook import InvalidLossHook
 from .numpy_names import mend_evaluators
 from .preemption_hook import PreemptionHook
 from .ranking_visualization_hook import RankingVisualizationHook
-from .safe_loading import load_checkpoints_safely, safe_load
+from .safe_loading import CheckpointError, UnreadableCheckpointError, load_checkpoints_safely, safe_load
+from .signal_proof_workers import signal_proof_worker_init_fn
 
 __all__ = [
     'AtomicCheckpointHook',
     'AtomicLocalBackend',
     'BFloat16OptimWrapper',
+    'CheckpointError',
     'EpochSeedHook',
     'InvalidLossHook',
     'PreemptionHook',
     'RankingVisualizationHook',
+    'UnreadableCheckpointError',
     'check_files',
     'check_names',
     'check_not_empty',
@@ -29,6 +33,7 @@ __all__ = [
     'newest_complete_checkpoint',
     'replace_data_root',
     'safe_load',
+    'signal_proof_worker_init_fn',
     'why_incomplete',
 ]
 

@@ -1,110 +1,27 @@
-"""Checkpoints that are either whole or not there, and the newest whole one to resume from."""
+"""Which checkpoints are complete, and the newest of them to resume from."""
 
 from __future__ import annotations
 
 import logging
-import os
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process
-from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
-from mmengine.registry import HOOKS
-from mmengine.runner import Runner
 
-from .safe_loading import safe_load
-
-ATOMIC = {'backend': 'atomic'}
-"""``backend_args`` of :class:`AtomicLocalBackend`."""
-
-
-class AtomicLocalBackend(LocalBackend):
-    """MMEngine's local files, written beside their place and moved there once they are on the disk.
-
-    A process that is killed while it writes, or a full disk, leaves the file that was there before.
-    """
-
-    WRITING = '.writing'
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes.
-
-        Raises:
-            OSError: they could not be written; says that nothing was lost.
-        """
-        path = Path(filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f'.{path.name}{self.WRITING}')
-        try:
-            with temporary.open('wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            reason = f'{error.strerror}; it was not written, and the checkpoints before it are as they were'
-            raise OSError(error.errno, reason, str(path)) from error
-
-
-register_backend('atomic', AtomicLocalBackend, force=True)
-
-
-@HOOKS.register_module()
-class AtomicCheckpointHook(CheckpointHook):
-    """``CheckpointHook`` that a kill or a full disk cannot rob of a checkpoint.
-
-    Files appear whole or not at all (:class:`AtomicLocalBackend`), and what ``max_keep_ckpts`` or a new best makes
-    superfluous is removed after the new file is there, not before. Arguments as for
-    :class:`mmengine.hooks.CheckpointHook`; with a remote ``out_dir``, or ``backend_args``, MMEngine's backend writes.
-    """
-
-    def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
-        if backend_args is None and '://' not in str(kwargs.get('out_dir') or ''):
-            backend_args = ATOMIC
-        super().__init__(*args, backend_args=backend_args, **kwargs)
-        self._removals: list[str] | None = None
-
-    def before_train(self, runner: Runner) -> None:
-        super().before_train(runner)
-        if is_main_process() and self.backend_args == ATOMIC:
-            for left_over in Path(self.out_dir).glob(f'.*{AtomicLocalBackend.WRITING}'):
-                left_over.unlink()
-
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        with self._removals_at_the_end():
-            super()._save_checkpoint_with_step(runner, step, meta)
-
-    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        with self._removals_at_the_end():
-            super()._save_best_checkpoint(runner, metrics)
-
-    @contextmanager
-    def _removals_at_the_end(self) -> Iterator[None]:
-        if self._removals is not None:  # saving the best saves the last one again
-            yield
-            return
-        self._removals = []
-        self.file_backend.remove = self._removals.append
-        try:
-            yield
-            removals = self._removals
-        finally:
-            self._removals = None
-            del self.file_backend.remove
-        kept = {self.last_ckpt, getattr(self, 'best_ckpt_path', None)}
-        for path in dict.fromkeys(removals):
-            if path not in kept and self.file_backend.isfile(path):
-                self.file_backend.remove(path)
+from .safe_loading import CheckpointError, UnreadableCheckpointError, safe_load
 
 
 def why_incomplete(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint's file, or None; reads all of it and compares checksums."""
+    """Why a training cannot be resumed from a file, or None; reads all of it and compares checksums.
+
+    Raises:
+        CheckpointError: the file is complete, but holds what safe loading refuses.
+    """
+    return _damage(path) or _without_progress(path)
+
+
+def _damage(path: str | Path) -> str | None:
     if not zipfile.is_zipfile(path):
         return 'it is truncated, or no checkpoint'
     try:
@@ -115,35 +32,62 @@ def why_incomplete(path: str | Path) -> str | None:
     return None if damaged is None else f'{damaged} in it is damaged'
 
 
+def _without_progress(path: str | Path) -> str | None:
+    try:
+        # Memory-mapped: only what is looked at is read.
+        content = safe_load(path, map_location='cpu', mmap=True)
+    except UnreadableCheckpointError as error:
+        return str(error).removeprefix(f'{path}: ')
+    if not isinstance(content, dict):
+        return f'it holds a {type(content).__name__}, not a checkpoint'
+    missing = [key for key in ('epoch', 'iter') if not isinstance(_meta(content).get(key), int)]
+    if missing:
+        return (
+            f'it does not say where its training stood (no meta.{" and no meta.".join(missing)}), as published weights '
+            'do not; load_from starts a training from those'
+        )
+    return None
+
+
+def _meta(content: Any) -> dict:
+    meta = content.get('meta') if isinstance(content, dict) else None
+    return meta if isinstance(meta, dict) else {}
+
+
 def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
     """The checkpoint of a work directory that has come furthest, or None; the best ones do not count.
 
-    Incomplete ones are passed over with a warning that names them. A complete one that cannot be loaded safely is an
-    error: going back behind it without a word would lose what it holds.
+    Incomplete ones, and other files whose name ends in ``.pth``, are passed over with a warning that names them. A
+    complete one that cannot be loaded safely is an error: going back behind it without a word would lose what it holds.
 
     Raises:
-        pickle.UnpicklingError: a checkpoint holds what PyTorch's safe loading refuses.
+        CheckpointError: a checkpoint holds what safe loading refuses; names the file.
     """
     work_dir = Path(work_dir)
-    folders = {work_dir}
-    pointer = work_dir / 'last_checkpoint'  # MMEngine writes it; checkpoints may lie elsewhere (out_dir)
-    if pointer.is_file() and (target := pointer.read_text().strip()):
-        folders.add(Path(target).parent)
+    folders = {work_dir, *_folder_of_last_checkpoint(work_dir)}
     paths = [path for folder in folders for path in sorted(folder.glob('*.pth')) if not path.name.startswith('best_')]
     damaged = []
     progress = {}
     for path in paths:
         try:
             # Memory-mapped: only what is looked at is read. A truncated file has no directory and fails at once.
-            meta = safe_load(path, map_location='cpu', mmap=True).get('meta', {})
-        except (RuntimeError, EOFError, OSError):
-            damaged.append((path, why_incomplete(path) or 'it cannot be read'))
+            content = safe_load(path, map_location='cpu', mmap=True)
+        except (CheckpointError, OSError) as error:
+            why = _damage(path)
+            refused = isinstance(error, CheckpointError) and not isinstance(error, UnreadableCheckpointError)
+            if why is None and refused:
+                raise
+            damaged.append((path, why or str(error).removeprefix(f'{path}: ')))
             continue
-        if 'iter' in meta:  # else published weights, or another program's
-            progress[path] = (meta['iter'], path.stat().st_mtime_ns)
+        if not isinstance(content, dict):
+            damaged.append((path, f'it holds a {type(content).__name__}'))
+            continue
+        iteration = _meta(content).get('iter')
+        if isinstance(iteration, int):  # else published weights, or another program's
+            progress[path] = (iteration, path.stat().st_mtime_ns)
     chosen = None
     for path in sorted(progress, key=progress.__getitem__, reverse=True):
-        why = why_incomplete(path)
+        why = _damage(path)
         if why is None:
             chosen = str(path)
             break
@@ -156,3 +100,14 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
             logging.WARNING,
         )
     return chosen
+
+
+def _folder_of_last_checkpoint(work_dir: Path) -> list[Path]:
+    """Where MMEngine says that its last checkpoint is: it may lie elsewhere (``out_dir``)."""
+    pointer = work_dir / 'last_checkpoint'
+    try:
+        target = pointer.read_text().strip()
+        folder = Path(target).parent
+        return [folder] if target and folder.is_dir() else []
+    except (OSError, ValueError):  # not there, or its content was lost with the power
+        return []

@@ -6,6 +6,14 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ...errors import UserError
+
+
+class DataRootError(UserError, KeyError):
+    """A config's data cannot be moved by its ``data_root``."""
+
+    __str__ = UserError.__str__  # KeyError shows a repr
+
 
 def replace_data_root(cfg: Config, new_root: str) -> None:
     """Move a config's data to another folder, in place.
@@ -13,13 +21,19 @@ def replace_data_root(cfg: Config, new_root: str) -> None:
     ``--cfg-options data_root=...`` alone changes only the variable of that name: the loaders and evaluators were given
     its old value when the file was read. Here every string that starts with the old root starts with the new one.
 
+    Args:
+        cfg: The config.
+        new_root: The other folder; '' is the current one.
+
     Raises:
-        KeyError: the config has no top-level ``data_root``.
+        DataRootError: the config has no top-level ``data_root``, or an empty one, which no path can be recognised by.
     """
     old_root = cfg.get('data_root')
-    if old_root is None:
-        raise KeyError("the config has no top-level data_root to replace; name the data loaders' data_root one by one")
-    old_root, new_root = (root.rstrip('/') + '/' for root in (old_root, new_root))
+    if not old_root:
+        what = 'no top-level' if old_root is None else 'an empty'
+        raise DataRootError(f"the config has {what} data_root to replace; name the data loaders' data_root one by one")
+    old_root = old_root.rstrip('/') + '/'
+    new_root = new_root.rstrip('/') + '/' if new_root else ''
 
     def moved(value: Any) -> Any:
         if isinstance(value, dict):
@@ -27,7 +41,7 @@ def replace_data_root(cfg: Config, new_root: str) -> None:
                 value[key] = moved(value[key])
         elif isinstance(value, (list, tuple)):
             return type(value)(moved(item) for item in value)
-        elif isinstance(value, str) and (value + '/').startswith(old_root):
+        elif isinstance(value, str) and value and (value + '/').startswith(old_root):
             return new_root + value[len(old_root) :]
         return value
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from unittest import mock
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
@@ -22,7 +23,7 @@ def launch_on_cpu(cfg: Config) -> None:
         return
     if not is_distributed():
         options = {**cfg.get('env_cfg', {}).get('dist_cfg', {}), 'backend': 'gloo'}
-        with mock.patch.object(torch.cuda, 'set_device'):  # the launchers' only call that needs a GPU
+        with _no_device(cfg.launcher):
             init_dist(cfg.launcher, **options)
     wrapper = dict(
         type='MMDistributedDataParallel',
@@ -31,3 +32,27 @@ def launch_on_cpu(cfg: Config) -> None:
     )
     wrapper.update(cfg.get('model_wrapper_cfg') or {})
     cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
+
+
+# Where MMEngine's launchers read which device of its node a process selects.
+_LOCAL_RANKS = {'pytorch': 'LOCAL_RANK', 'slurm': 'SLURM_LOCALID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}
+
+
+@contextmanager
+def _no_device(launcher: str) -> Iterator[None]:
+    """Let MMEngine's launchers select device -1, which is none: ``torch.cuda.set_device`` ignores negative numbers.
+
+    Selecting a device is the only thing in them that needs a GPU. Afterwards the environment is what the launcher made
+    of it, with the true local rank.
+    """
+    name = _LOCAL_RANKS.get(launcher, 'LOCAL_RANK')
+    local_rank = os.environ.get(name)
+    os.environ[name] = '-1'
+    try:
+        yield
+    finally:
+        for changed in {name, 'LOCAL_RANK'}:
+            if os.environ.get(changed) == '-1':
+                del os.environ[changed]
+                if local_rank is not None:
+                    os.environ[changed] = local_rank

@@ -35,7 +35,7 @@ class InvalidLossHook(CheckInvalidLossHook):
         if 'loss' in outputs and torch.isfinite(outputs['loss']):  # their sum: one value read instead of all
             return
         invalid = {
-            name: value.item()
+            name: value[~torch.isfinite(value)][0].item()
             for name, value in outputs.items()
             if 'loss' in name and isinstance(value, torch.Tensor) and not torch.isfinite(value).all()
         }

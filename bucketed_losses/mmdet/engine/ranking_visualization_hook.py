@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-# Logits beyond it are counted in the outermost bins.
-_RANGE = 15.0
-_BINS = 120
+from .observers import ObserverGuard
 
 
 @HOOKS.register_module()
@@ -31,6 +28,9 @@ class RankingVisualizationHook(Hook):
 
     In a distributed run the histograms and errors are those of the first process's batches.
 
+    The hook only observes: if it cannot draw, it warns once and the run goes on. Logits and errors that are not finite
+    are left out of the pictures, with a warning.
+
     Args:
         interval: Look at every so many iterations; the others cost nothing.
         precision_recall: Whether to draw precision-recall curves.
@@ -43,19 +43,26 @@ class RankingVisualizationHook(Hook):
             raise ValueError(f'RankingVisualizationHook: interval must be at least 1, got {interval}')
         self.interval = interval
         self.precision_recall = precision_recall
+        self._guard = ObserverGuard(type(self).__name__)
         self._watching = ExitStack()
         self._counts: dict[str, Tensor] = {}
         self._errors: dict[str, list[Tensor]] = {}
+        self._non_finite: dict[str, Tensor] = {}
         self._collector: Any = None
+        self._collected_all = True
 
     # Training
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        from ..evaluation.ranked_batch import watch_ranking_losses
+        if not is_main_process() or not self.every_n_inner_iters(batch_idx, self.interval):
+            return
+        with self._guard('watch the ranking losses'):
+            from ..evaluation.ranked_batch import watch_ranking_losses
 
-        if is_main_process() and self.every_n_inner_iters(batch_idx, self.interval):
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            self._watching.enter_context(watch_ranking_losses(model, self._look))
+            # The model calls _look in its forward pass, long after this context has ended.
+            guarded = watch_ranking_losses(model, self._look, lambda: self._guard('look at a batch'))
+            self._watching.enter_context(guarded)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -63,26 +70,37 @@ class RankingVisualizationHook(Hook):
         self._watching.close()
 
     def _look(self, batch: Any) -> None:
-        bins = ((batch.logits.float() / (2 * _RANGE) + 0.5) * _BINS).clamp(0, _BINS - 1).long().flatten()
-        targets = batch.targets.flatten()
-        counts = torch.zeros(2, _BINS, device=bins.device)
-        counts[0].scatter_add_(0, bins, (targets == 0).float())
-        counts[1].scatter_add_(0, bins, (targets > 0).float())
-        self._counts[batch.name] = self._counts.get(batch.name, 0) + counts
+        from ..evaluation.ranking_pictures import count_logits
+
+        self._counts[batch.name] = self._counts.get(batch.name, 0) + count_logits(batch.logits, batch.targets)
+        non_finite = (~batch.logits.isfinite()).sum()
+        self._non_finite[batch.name] = self._non_finite.get(batch.name, 0) + non_finite
         for part, value in batch.errors.items():
             kind = {'loss_rank': 'ranking_error', 'loss_sort': 'sorting_error'}.get(part, part)
             self._errors.setdefault(f'{kind}/{batch.name}', []).append(value)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        if not self._counts:
-            return
+        counts, errors, non_finite = self._counts, self._errors, self._non_finite
+        self._counts, self._errors, self._non_finite = {}, {}, {}
         epoch = runner.epoch + 1
-        runner.visualizer.add_image('logits', draw_logits(self._counts, epoch), step=epoch)
-        means = {name: torch.stack(values).mean().item() for name, values in self._errors.items()}
-        for name, value in means.items():
-            runner.visualizer.add_scalar(name, value, step=epoch)
-        runner.logger.info(f'Epoch {epoch}: ' + ', '.join(f'{name} {value:.4f}' for name, value in means.items()))
-        self._counts, self._errors = {}, {}
+        if counts:
+            with self._guard('draw the logits'):
+                from ..evaluation.ranking_pictures import draw_logits
+
+                runner.visualizer.add_image('logits', draw_logits(counts, epoch), step=epoch)
+        with self._guard('log the ranking errors'):
+            for name, number in non_finite.items():
+                if number:
+                    runner.logger.warning(
+                        f'Epoch {epoch}: {int(number)} logits of {name} are not finite; they are not in the picture'
+                    )
+            means = {name: _finite_mean(values) for name, values in errors.items()}
+            for name, mean in means.items():
+                if mean is not None:
+                    runner.visualizer.add_scalar(name, mean, step=epoch)
+            if means:
+                texts = [f'{name} {"not finite" if mean is None else f"{mean:.4f}"}' for name, mean in means.items()]
+                runner.logger.info(f'Epoch {epoch}: ' + ', '.join(texts))
 
     # Validation and test
 
@@ -114,78 +132,38 @@ class RankingVisualizationHook(Hook):
         return loop is None or isinstance(loop, dict) or runner.iter >= runner.max_iters
 
     def _collect(self, outputs: Sequence | None) -> None:
-        from ..evaluation.matches import CollectDetections
+        collected = False
+        with self._guard('collect the detections'):
+            from ..evaluation.matches import CollectDetections
 
-        self._collector = self._collector or CollectDetections()
-        self._collector.process(None, [sample.to_dict() for sample in outputs or ()])
+            # Memory instead of files: a full disk must not keep a process from what the others wait for.
+            self._collector = self._collector or CollectDetections(collect_device='gpu')
+            self._collector.process(None, [sample.to_dict() for sample in outputs or ()])
+            collected = True
+        self._collected_all &= collected
 
     def _draw_curves(self, runner: Runner, dataset: Any) -> None:
-        from ..evaluation.matches import coco_file, load_annotations, precision_recall
-
-        if self._collector is None:
+        collector, complete = self._collector, self._collected_all and self._collector is not None
+        self._collector, self._collected_all = None, True
+        # All processes take part in both of these, whatever has failed on one of them.
+        if not all(all_gather_object(complete)):
             return
-        self._collector.evaluate(len(dataset))
+        collector.evaluate(len(dataset))
         if not is_main_process():
             return
-        classes = dataset.metainfo.get('classes', ())
-        try:
-            file = coco_file(dataset)
-        except ValueError as error:
-            runner.logger.warning(f'no precision-recall curves: {error}')
-            return
-        detections = self._collector.detections
-        if not detections:
-            runner.logger.warning('no precision-recall curves: there are no detections')
-            return
-        recall, precision = precision_recall(load_annotations(file), detections, classes, (0.5, 0.75))
-        image = draw_precision_recall(recall, precision, classes, (0.5, 0.75))
-        runner.visualizer.add_image('precision_recall', image, step=runner.epoch)
+        with self._guard('draw the precision-recall curves'):
+            from ..evaluation.matches import coco_file, load_annotations, precision_recall
+            from ..evaluation.ranking_pictures import draw_precision_recall
+
+            classes = dataset.metainfo.get('classes', ())
+            annotations = load_annotations(coco_file(dataset))
+            recall, precision = precision_recall(annotations, collector.detections, classes, (0.5, 0.75))
+            image = draw_precision_recall(recall, precision, classes, (0.5, 0.75))
+            runner.visualizer.add_image('precision_recall', image, step=runner.epoch)
 
 
-def draw_logits(counts: dict[str, Tensor], epoch: int) -> np.ndarray:
-    """Histograms of the logits of positives and negatives, a panel for each loss; ``(H, W, 3)`` uint8, RGB."""
-    figure = _figure(len(counts))
-    edges = np.linspace(-_RANGE, _RANGE, _BINS + 1)
-    for axis, (name, both) in zip(figure.axes, counts.items(), strict=True):
-        for count, label, colour in zip(
-            both.cpu().numpy(), ('negatives', 'positives'), ('grey', '#c44e52'), strict=True
-        ):
-            axis.stairs(count / max(count.sum(), 1), edges, fill=True, alpha=0.6, color=colour, label=label)
-        used = np.nonzero(both.sum(dim=0).cpu().numpy())[0]
-        axis.set_xlim(edges[used[0]] - 0.5, edges[used[-1] + 1] + 0.5)
-        axis.set(title=f'{name}, epoch {epoch}', xlabel='logit', ylabel='share')
-        axis.legend(frameon=False)
-    return _pixels(figure)
-
-
-def draw_precision_recall(
-    recall: np.ndarray, precision: np.ndarray, classes: Sequence[str], iou_thrs: Sequence[float], most: int = 12
-) -> np.ndarray:
-    """Curves of every class, a panel for each IoU; of many classes the mean and the ``most`` with lowest AP."""
-    figure = _figure(len(iou_thrs))
-    for axis, iou_thr, by_class in zip(figure.axes, iou_thrs, precision, strict=True):
-        ap = by_class.mean(axis=0)
-        for label in np.argsort(ap)[:most]:
-            axis.plot(recall, by_class[:, label], linewidth=1.2, label=f'{classes[label]} {ap[label]:.3f}')
-        if len(classes) > 1:
-            axis.plot(recall, by_class.mean(axis=1), color='black', label=f'mean {ap.mean():.3f}')
-        axis.set(title=f'IoU {iou_thr:g}', xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
-        axis.legend(framealpha=0.8, edgecolor='none', fontsize='small')
-    return _pixels(figure)
-
-
-def _figure(panels: int) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5 * panels, 3.6), layout='constrained', dpi=100)
-    FigureCanvasAgg(figure)
-    for axis in figure.subplots(1, panels, squeeze=False)[0]:
-        axis.spines[['top', 'right']].set_visible(False)
-        axis.grid(alpha=0.25)
-    return figure
-
-
-def _pixels(figure: Any) -> np.ndarray:
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+def _finite_mean(values: Sequence[Tensor]) -> float | None:
+    """The mean of the scalars that are finite; None if there are none."""
+    stacked = torch.stack([value.float() for value in values])
+    finite = stacked[stacked.isfinite()]
+    return finite.mean().item() if len(finite) else None

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +32,16 @@ from urllib.parse import urlparse
 import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from ...errors import UserError
 from .restricted_unpickler import RestrictedUnpickler, check_complete, storage_sizes
+
+
+class CheckpointError(UserError, pickle.UnpicklingError):
+    """A file holds what safe loading refuses; the message names the file and the reason. No code of it has run."""
+
+
+class UnreadableCheckpointError(CheckpointError):
+    """A file is no checkpoint, or an incomplete one; the message names the file and the reason."""
 
 
 def safe_load(file: str | Path | IO[bytes], map_location: Any = None, mmap: bool | None = None) -> Any:
@@ -45,10 +56,26 @@ def safe_load(file: str | Path | IO[bytes], map_location: Any = None, mmap: bool
         The content of the file.
 
     Raises:
-        pickle.UnpicklingError: The file contains something else or is not a checkpoint. No code of the file has run.
-        RuntimeError, EOFError, OSError: The file is incomplete or cannot be read.
+        CheckpointError: The file contains something else or is damaged. No code of the file has run.
+        UnreadableCheckpointError: The file is incomplete or is not a checkpoint.
+        OSError: The file cannot be read.
     """
-    file = str(file) if isinstance(file, Path) else file
+    name = file if isinstance(file, (str, Path)) else getattr(file, 'name', 'the file')
+    try:
+        return _safe_load(str(file) if isinstance(file, Path) else file, map_location, mmap)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f'{name}: {error}') from error
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError, OverflowError, struct.error) as error:
+        # What the unpickler raises for a file that is no pickle, or a damaged one.
+        raise CheckpointError(f'{name}: Weights only load failed: the file is not a checkpoint ({error!r})') from error
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        (reason, *_) = str(error).splitlines() or [type(error).__name__]
+        raise UnreadableCheckpointError(f'{name}: the file is incomplete or is not a checkpoint ({reason})') from error
+
+
+def _safe_load(file: str | IO[bytes], map_location: Any, mmap: bool | None) -> Any:
     if isinstance(file, str):
         with open(file, 'rb') as opened:  # noqa: PTH123
             sizes = storage_sizes(opened)
@@ -62,16 +89,8 @@ def safe_load(file: str | Path | IO[bytes], map_location: Any = None, mmap: bool
     restricted: Any = SimpleNamespace(
         __name__='restricted_pickle', Unpickler=Unpickler, load=lambda opened, **options: Unpickler(opened).load()
     )
-    try:
-        with _own_unpickler_allowed():
-            content = torch.load(
-                file, map_location=map_location, pickle_module=restricted, weights_only=False, mmap=mmap
-            )
-    except pickle.UnpicklingError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        # What the unpickler raises for a file that is no pickle, or a damaged one.
-        raise pickle.UnpicklingError(f'Weights only load failed: the file is not a checkpoint ({error!r})') from error
+    with _own_unpickler_allowed():
+        content = torch.load(file, map_location=map_location, pickle_module=restricted, weights_only=False, mmap=mmap)
     check_complete(content)
     return content
 
@@ -104,9 +123,18 @@ def _load(file: Any, map_location: Any = None, **_: Any) -> Any:
     """:func:`safe_load` for MMEngine, without ``meta['config']``: ``Runner.resume`` runs that text as Python.
 
     MMDetection 2 wrote it; MMEngine writes ``meta['cfg']``, which ``resume`` does not run.
+
+    Raises:
+        UnreadableCheckpointError: Also for content without a state dict, on which MMEngine fails later.
     """
     content = safe_load(file, map_location)
-    if isinstance(content, dict) and isinstance(content.get('meta'), dict):
+    name = file if isinstance(file, (str, Path)) else getattr(file, 'name', 'the file')
+    if not isinstance(content, dict):
+        raise UnreadableCheckpointError(f'{name}: the file holds a {type(content).__name__}, not a checkpoint')
+    if not isinstance(content.get('state_dict', content), dict):
+        kind = type(content['state_dict']).__name__
+        raise UnreadableCheckpointError(f'{name}: the file is not a checkpoint: its state_dict is a {kind}')
+    if isinstance(content.get('meta'), dict):
         content['meta'].pop('config', None)
     return content
 

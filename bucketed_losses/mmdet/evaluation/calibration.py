@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from ...errors import UserError
 from ..models.detectors.calibrated_detector import ScoreCalibration
 from .matches import ClassMatches
 
@@ -44,35 +45,41 @@ def fit_calibration(
     Args:
         matches: Per class, from :func:`~bucketed_losses.mmdet.evaluation.match_detections`.
         method: 'isotonic', scikit-learn's isotonic regression; or 'platt', its logistic regression on the logit.
-        min_matches: A class with fewer right or fewer wrong detections takes the map of all classes together.
+        min_matches: A class with fewer right or fewer wrong detections takes the map of all classes together, and so
+            does a class whose precision does not rise with the score, by Platt's regression.
 
     Returns:
         The maps, and for each class whether it has one of its own.
 
     Raises:
         ImportError: scikit-learn is not installed.
-        ValueError: an unknown method; or no right or no wrong detection at all.
+        UserError: an unknown method; no right or no wrong detection at all; or the precision of all classes together
+            does not rise with the score.
     """
     if method not in METHODS:
-        raise ValueError(f'method must be one of {", ".join(METHODS)}, got {method!r}')
+        raise UserError(f'method must be one of {", ".join(METHODS)}, got {method!r}')
     scores = np.concatenate([m.scores for m in matches])
     correct = np.concatenate([m.correct for m in matches])
     if correct.all() or not correct.any():
-        raise ValueError(
+        raise UserError(
             f'{int(correct.sum())} of {len(correct)} detections are right: a map from score to precision needs both '
             'right and wrong ones; is this the checkpoint of this config?'
         )
     fit = _isotonic if method == 'isotonic' else _platt
     pooled = fit(scores, correct)
-    own = [min(m.correct.sum(), (~m.correct).sum()) >= min_matches for m in matches]
-    maps = [fit(m.scores, m.correct) if mine else pooled for m, mine in zip(matches, own, strict=True)]
+    if pooled is None:
+        raise UserError('the precision does not rise with the score; is this the checkpoint of this config?')
+    by_class = [
+        fit(m.scores, m.correct) if min(m.correct.sum(), (~m.correct).sum()) >= min_matches else None for m in matches
+    ]
+    maps = [mine or pooled for mine in by_class]
     num_knots = max(len(knots) for knots, _ in maps)
     calibration = ScoreCalibration(len(matches), num_knots)
     for row, (knots, values) in enumerate(maps):
         missing = num_knots - len(knots)
         calibration.knots[row] = torch.from_numpy(np.pad(knots, (0, missing), mode='edge'))
         calibration.values[row] = torch.from_numpy(np.pad(values, (0, missing), mode='edge'))
-    return calibration, [bool(mine) for mine in own]
+    return calibration, [mine is not None for mine in by_class]
 
 
 def _isotonic(scores: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -82,17 +89,15 @@ def _isotonic(scores: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.n
     return (knots, values) if len(knots) > 1 else (np.array([0.0, 1.0]), np.repeat(values, 2))
 
 
-def _platt(scores: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _platt(scores: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Knots and values of the map; None if it does not rise."""
     _, logistic = _scikit_learn()
     clipped = scores.clip(1e-7, 1 - 1e-7)
     logits = np.log(clipped / (1 - clipped))
     regression = logistic(C=1e6).fit(logits[:, None], correct)
     slope, offset = float(regression.coef_[0, 0]), float(regression.intercept_[0])
     if slope <= 0:
-        raise ValueError(
-            f'the fitted slope is {slope:.3g}: precision does not rise with the score; is this the checkpoint '
-            'of this config?'
-        )
+        return None
     points = np.linspace(logits.min(), logits.max(), _PLATT_KNOTS)
     return 1 / (1 + np.exp(-points)), 1 / (1 + np.exp(-(slope * points + offset)))
 

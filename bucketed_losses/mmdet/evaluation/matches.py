@@ -14,6 +14,8 @@ from mmengine.evaluator import BaseMetric
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ...errors import UserError
+
 
 class ClassMatches(NamedTuple):
     """The detections of one class on a data set, from the highest score down within each image.
@@ -71,13 +73,13 @@ def coco_file(dataset: Any) -> str:
     """The file of a data set's COCO-style annotations, wrapped or not.
 
     Raises:
-        ValueError: it has none.
+        UserError: it has none.
     """
     while hasattr(dataset, 'dataset'):
         dataset = dataset.dataset
     file = str(getattr(dataset, 'ann_file', ''))
     if not file.endswith('.json'):
-        raise ValueError(f'{type(dataset).__name__} has no COCO-style annotations, a .json file, but {file or "none"}')
+        raise UserError(f'{type(dataset).__name__} has no COCO-style annotations, a .json file, but {file or "none"}')
     return file
 
 
@@ -93,13 +95,17 @@ def _evaluated(
     by_name = {category['name']: category['id'] for category in annotations.loadCats(annotations.getCatIds())}
     unknown = [name for name in classes if name not in by_name]
     if unknown:
-        raise ValueError(f'classes {unknown} are not among the categories of the annotations, {sorted(by_name)}')
+        raise UserError(f'classes {unknown} are not among the categories of the annotations, {sorted(by_name)}')
     ids = [by_name[name] for name in classes]
+    foreign = sorted({str(d['image_id']) for d in detections if d['image_id'] not in annotations.imgs})
+    if foreign:
+        some = ', '.join(foreign[:5]) + (', …' if len(foreign) > 5 else '')
+        raise UserError(f'there are detections on images that the annotations do not contain: image ids {some}')
     found = [
         dict(image_id=d['image_id'], category_id=ids[d['label']], bbox=d['bbox'], score=d['score']) for d in detections
     ]
     if not found:
-        raise ValueError('there are no detections: is the score threshold too high, or the checkpoint untrained?')
+        raise UserError('there are no detections: is the score threshold too high, or the checkpoint untrained?')
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(annotations, annotations.loadRes(found), 'bbox')
         evaluation.params.catIds = ids
@@ -126,7 +132,7 @@ def match_detections(
         One item per class.
 
     Raises:
-        ValueError: no detections, or a class that is not among the categories.
+        UserError: no detections, a class that is not among the categories, or a detection on an unknown image.
     """
     evaluation, ids = _evaluated(annotations, detections, classes, [iou_thr])
     parts: dict[int, list[tuple[np.ndarray, ...]]] = {category: [] for category in ids}
@@ -163,12 +169,14 @@ def precision_recall(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Recall ``(101,)`` and the precision ``(num_ious, 101, num_classes)`` that COCO interpolates there.
 
-    Arguments as for :func:`match_detections`. Classes without objects have precision 0.
+    Arguments and errors as for :func:`match_detections`. The precision of a class without objects is NaN: COCO leaves
+    it out of AP.
     """
     evaluation, _ = _evaluated(annotations, detections, classes, iou_thrs)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
-    return evaluation.params.recThrs, evaluation.eval['precision'][:, :, :, 0, -1].clip(min=0)
+    precision = evaluation.eval['precision'][:, :, :, 0, -1]
+    return evaluation.params.recThrs, np.where(precision < 0, np.nan, precision)
 
 
 def average_precision(annotations: COCO, detections: Sequence[dict], classes: Sequence[str]) -> float:

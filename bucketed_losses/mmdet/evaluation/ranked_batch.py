@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -30,18 +30,29 @@ class RankedBatch(NamedTuple):
 
 
 @contextmanager
-def watch_ranking_losses(model: nn.Module, watch: Callable[[RankedBatch], None]) -> Iterator[list[str]]:
+def watch_ranking_losses(
+    model: nn.Module,
+    watch: Callable[[RankedBatch], None],
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[list[str]]:
     """Call ``watch`` whenever a ranking loss of the model is computed; yields the names of these losses.
 
     Nothing is copied to the host, and nothing is added to the graph.
+
+    Args:
+        model: The detector.
+        watch: What receives the batches.
+        guard: Makes the context in which a batch is prepared and watched. This happens in the forward pass of the
+            model, which an exception would end: inside a training, the guard of an observer catches it
+            (:class:`~bucketed_losses.mmdet.engine.observers.ObserverGuard`).
     """
 
     def watcher(name: str) -> Callable:
         def after(module: RankingLoss, args: tuple, kwargs: dict, output: dict[str, Tensor]) -> None:
-            given: dict[str, Any] = {**dict(zip(('pred', 'target', 'weight'), args, strict=False)), **kwargs}
-            target = given['target']
-            labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
-            with torch.no_grad():
+            with guard(), torch.no_grad():
+                given: dict[str, Any] = {**dict(zip(('pred', 'target', 'weight'), args, strict=False)), **kwargs}
+                target = given['target']
+                labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
                 pred = given['pred'].detach()
                 targets = entry_targets(pred, labels, ious, given.get('weight'))
                 scale = module.loss_weight or 1.0

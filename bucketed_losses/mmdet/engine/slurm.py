@@ -1,0 +1,22 @@
+"""What a run asks Slurm for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+
+from mmengine.logging import print_log
+
+
+def requeue() -> None:
+    """Put the job of this process back into the queue (``scontrol requeue``); a warning if that is not possible."""
+    job = os.environ.get('SLURM_JOB_ID')
+    if job is None:
+        print_log('requeue=True, but this is no Slurm job: SLURM_JOB_ID is not set.', 'current', logging.WARNING)
+        return
+    try:
+        subprocess.run(['scontrol', 'requeue', job], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, 'stderr', None) or error
+        print_log(f'Job {job} was saved but not requeued: {reason}', 'current', logging.WARNING)
