@@ -526,12 +526,21 @@ def render(facts: Facts, findings: Sequence[Finding], colours: bool = False) -> 
     return '\n'.join(lines)
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the report."""
+    parser.add_argument('--json', action='store_true', help='print the report as JSON')
+    parser.add_argument('--run-checks', nargs='+', help=argparse.SUPPRESS)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the report; the exit code is 0 without problems and 1 with problems."""
     parser = argparse.ArgumentParser('python -m bucketed_losses.doctor', description=(__doc__ or '').splitlines()[0])
-    parser.add_argument('--json', action='store_true', help='print the report as JSON')
-    parser.add_argument('--run-checks', nargs='+', help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report that the options ask for, and return the exit code."""
     if args.run_checks:
         _run_checks_here(args.run_checks)
         return 0

@@ -17,7 +17,7 @@ import pytest
 from bucketed_losses.stack import installed
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / 'tools'))
+sys.path[:0] = [str(ROOT / 'tools'), str(ROOT / 'tools/benchmarks')]
 if 'BCCD_ROOT' not in os.environ and (ROOT.parent / 'shared/bccd/train.json').is_file():
     os.environ['BCCD_ROOT'] = str(ROOT.parent / 'shared/bccd')
 
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What tools/report_compatibility.py makes the compatibility page of."""
+    """What tools/benchmarks/report_compatibility.py makes the compatibility page of."""
     path = config.getoption('--record')
     if path is None or hasattr(config, 'workerinput'):
         return

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from command_line import command
 from launching import ROOT, check_processes, environment, free_port, write_config
 
 pytest.importorskip('mmdet')
@@ -146,8 +147,8 @@ def test_slurm_environment_of_several_nodes(nodelist, local, rank, world, hostna
 
 def test_demo_with_two_processes(shapes_root, tmp_path):
     options = ['train_dataloader.batch_size=2', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
-    command = [PYTHON, ROOT / 'tools/demo.py', '--processes', 2, '--work-dir', tmp_path, '--cfg-options', *options]
-    output = run(command, tmp_path, **environment(shapes_root, PYTHON))
+    demo = command('demo', '--processes', 2, '--out', tmp_path, '--cfg-options', *options)
+    output = run(demo, tmp_path, **environment(shapes_root, PYTHON))
     assert '[2/2]' in (tmp_path / 'demo.log').read_text()  # eight images, two processes, two images each
     assert len(list(tmp_path.glob('detections/*.png'))) == 4 and (tmp_path / 'curves.png').is_file()
     assert output.count('Curves of') == 1

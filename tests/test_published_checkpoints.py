@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import command
 
 pytest.importorskip('mmdet')
 
@@ -152,8 +152,8 @@ def test_the_tool(tmp_path):
         'optimizer': {'state': {}, 'param_groups': []},
     }
     torch.save(source, tmp_path / 'published.pth')
-    arguments = [sys.executable, 'tools/convert_published.py', CONFIGS['atss'], tmp_path / 'published.pth']
-    result = subprocess.run([*arguments, tmp_path / 'ours.pth'], cwd=ROOT, capture_output=True, text=True)
+    arguments = command('convert', 'published', CONFIGS['atss'], tmp_path / 'published.pth')
+    result = subprocess.run([*arguments, '--out', tmp_path / 'ours.pth'], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert '0 missing, 0 left over, 0 of another shape' in result.stdout
     ours = safe_load(tmp_path / 'ours.pth')

@@ -1,12 +1,10 @@
-"""Loading a checkpoint safely, for the tools that read one themselves."""
+"""Loading a checkpoint safely, for the verbs that read one themselves."""
 
 from __future__ import annotations
 
 import pickle
 from pathlib import Path
 from typing import Any
-
-import _needs_mmdet  # noqa: F401
 
 from bucketed_losses.mmdet.engine import safe_load
 

@@ -1,14 +1,9 @@
-"""Imported first by the tools that need MMDetection: without it they say what to install."""
+"""Imported first by what needs MMDetection: without it, one line says what to install."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from bucketed_losses.errors import one_line_errors
 
-from bucketed_losses.stack import StackError, check_stack
+from ._requirements import MMDET, require
 
-try:
-    check_stack()
-except StackError as error:
-    raise SystemExit(str(error)) from error
-if find_spec('pycocotools') is None:
-    raise SystemExit('This tool needs pycocotools: pip install pycocotools')
+one_line_errors(require)(MMDET)

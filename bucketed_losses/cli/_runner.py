@@ -1,4 +1,4 @@
-"""What the command lines of ``train.py`` and ``test.py`` share."""
+"""What ``tools/train.py``, ``tools/test.py`` and the verbs that build a runner share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _needs_mmdet  # noqa: F401
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner

@@ -1,6 +1,6 @@
 """Give a detector scores that mean something: map them to precisions, on its validation set.
 
-python tools/calibrate.py CONFIG CHECKPOINT [--out-dir DIR] [--method isotonic|platt] [--iou-thr 0.5]
+bucketed-losses calibrate CONFIG CHECKPOINT [--out DIR] [--force] [--method isotonic|platt] [--iou-thr 0.5]
                           [--min-matches 50] [--cfg-options KEY=VALUE ...] [--launcher none|pytorch|slurm|mpi]
 
 Any detector of MMDetection on COCO-style annotations, with whatever loss. Writes CONFIG's name with _calibrated to DIR
@@ -18,8 +18,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from _checkpoint import load_safely
-from _runner import add_common_arguments, load_config, runner_from
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
@@ -39,20 +37,42 @@ from bucketed_losses.mmdet.evaluation import (
 from bucketed_losses.mmdet.evaluation.calibration import METHODS
 from bucketed_losses.mmdet.models.detectors import ScoreCalibration, take_score_threshold
 
+from ._arguments import add_force, add_out, refuse_to_overwrite
+from ._checkpoint import load_safely
+from ._runner import add_common_arguments, load_config, runner_from
+
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
+HELP = 'Map the scores of a trained detector to precisions, on its validation set.'
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Map the scores of a detector to precisions')
-    parser.add_argument('config', help='config of the detector')
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help='the config of the detector')
     parser.add_argument('checkpoint', type=Path, help='its checkpoint')
-    parser.add_argument('--out-dir', type=Path, help="folder for the results; the checkpoint's by default")
-    parser.add_argument('--method', choices=METHODS, default='isotonic', help='scikit-learn regression')
-    parser.add_argument('--iou-thr', type=float, default=0.5, help='IoU from which a detection is right')
-    parser.add_argument('--min-matches', type=int, default=50, help='right and wrong detections for a map of its own')
+    add_out(
+        parser,
+        'write the config, the checkpoint and the diagram to this folder (default: the folder of the checkpoint)',
+        old='--out-dir',
+        metavar='DIR',
+    )
+    add_force(parser)
+    parser.add_argument(
+        '--method',
+        choices=METHODS,
+        default='isotonic',
+        help='choose the regression from score to precision (default: isotonic)',
+    )
+    parser.add_argument(
+        '--iou-thr', type=float, default=0.5, help='set the IoU from which a detection is right (default: 0.5)'
+    )
+    parser.add_argument(
+        '--min-matches',
+        type=int,
+        default=50,
+        help='set how many right and how many wrong detections a class needs for a map of its own (default: 50)',
+    )
     add_common_arguments(parser)
-    return parser.parse_args(argv)
 
 
 def detect(cfg: Config) -> tuple[list[dict], Any]:
@@ -115,7 +135,8 @@ def write_config(config: str, detector: str, two_stage: bool, calibration: Score
     num_classes, num_knots = calibration.knots.shape
     threshold = 'rcnn=dict(score_thr=0.0)' if two_stage else 'score_thr=0.0'
     out.write_text(
-        f'"""Written by tools/calibrate.py: scores are precisions, and so is score_thr."""\n\n_base_ = {base!r}\n\n'
+        f'"""Written by bucketed-losses calibrate: scores are precisions, and so is score_thr."""\n\n'
+        f'_base_ = {base!r}\n\n'
         "custom_imports = dict(imports=['bucketed_losses.mmdet'])\n"
         "model = dict(\n    type='CalibratedDetector',\n"
         f'    detector={detector!r},\n    calibration=dict(num_classes={num_classes}, num_knots={num_knots}),\n'
@@ -139,10 +160,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint if 'state_dict' in checkpoint else {'meta': {}, 'state_dict': checkpoint}
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+def run(args: argparse.Namespace) -> None:
     if not 0 < args.iou_thr <= 1:
         raise SystemExit(f'calibrate: --iou-thr must lie in (0, 1], got {args.iou_thr}')
+    out_dir, name = args.out or args.checkpoint.parent, f'{Path(args.config).stem}_calibrated'
+    refuse_to_overwrite(*(out_dir / f'{name}.{suffix}' for suffix in ('py', 'pth', 'png')), force=args.force)
     checkpoint = load_checkpoint(args.checkpoint)
     cfg = load_config(args)
     detector = cfg.model.type
@@ -166,9 +188,7 @@ def main(argv: list[str] | None = None) -> None:
     mapped = [dict(d, score=score) for d, score in zip(detections, scores.tolist(), strict=True)]
     errors = [calibration_errors(m) for m in (matches, unseen, calibrated(matches, calibration))]
 
-    out_dir = args.out_dir or args.checkpoint.parent
     out_dir.mkdir(parents=True, exist_ok=True)
-    name = f'{Path(args.config).stem}_calibrated'
     state = {**checkpoint['state_dict'], **{f'calibration.{k}': v for k, v in calibration.state_dict().items()}}
     torch.save({'meta': checkpoint.get('meta', {}), 'state_dict': state}, out_dir / f'{name}.pth')
     write_config(args.config, detector, two_stage, calibration, out_dir / f'{name}.py')
@@ -185,7 +205,3 @@ def main(argv: list[str] | None = None) -> None:
     ap = [average_precision(annotations, found, classes) for found in (detections, mapped)]
     print(f'  AP      {ap[0]:10.5f} {ap[1]:10.5f}')
     print(f'written to {out_dir}: {name}.py, {name}.pth, {name}.png')
-
-
-if __name__ == '__main__':
-    main()

@@ -1,48 +1,68 @@
-"""What the command lines that convert checkpoints share."""
+"""Convert a checkpoint of another code base to the names of this package's detectors.
+
+bucketed-losses convert published CONFIG SOURCE.pth --out OURS.pth [--partial] [--force]
+bucketed-losses convert co-detr CONFIG SOURCE.pth --out OURS.pth [--partial] [--force]
+
+``published`` is the paper's own repository (MMDetection 2.25), ``co-detr`` the original Co-Deformable-DETR and the fork
+of it that has BRS-DETR. CONFIG is the detector that will load the result, e.g.
+configs/atss/atss_r50_fpn_brs_4xb4-1x_coco.py or configs/co_detr/co-deformable-detr_r50_8xb2-12e_coco.py. Every name is
+accounted for; unless each finds its place, and each place its name, nothing is written.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import _needs_mmdet  # noqa: F401
 import torch
-from _checkpoint import load_safely
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from bucketed_losses.mmdet.engine.conversion import Conversion
+from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.engine.co_detr_checkpoints import convert_co_detr
+from bucketed_losses.mmdet.engine.published_checkpoints import convert_published
+
+from ._arguments import add_force, add_out, refuse_to_overwrite
+from ._checkpoint import load_safely
+
+HELP = "Convert a checkpoint of the paper's own repository or of Co-DETR to the names of this package."
+CONVERTERS = {'published': convert_published, 'co-detr': convert_co_detr}
 
 
-def run(tool: str, what: str, convert: Callable[..., Conversion], argv: list[str] | None) -> None:
-    """Convert a checkpoint of ``what`` for the model of a config, as the command line ``tool`` says."""
-    parser = argparse.ArgumentParser(description=f'Convert a checkpoint of {what}')
-    parser.add_argument('config', help='config of the detector that will load the result')
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'origin',
+        choices=CONVERTERS,
+        help="where the checkpoint comes from: the paper's own repository (published), or the original "
+        "Co-Deformable-DETR or BRS-DETR's fork of it (co-detr)",
+    )
+    parser.add_argument('config', help='the config of the detector that will load the result')
     parser.add_argument('source', type=Path, help='the original checkpoint')
-    parser.add_argument('target', type=Path, help='file to write')
+    add_out(parser, 'write the converted checkpoint to this file', required=True, metavar='OURS.pth')
+    add_force(parser)
     parser.add_argument('--partial', action='store_true', help='write it even if names are missing or left over')
-    args = parser.parse_args(argv)
-    if args.target.exists():
-        raise SystemExit(f'{tool}: {args.target} exists already')
-    checkpoint = load_safely(tool, args.source)
+
+
+def run(args: argparse.Namespace) -> None:
+    refuse_to_overwrite(args.out, force=args.force)
+    checkpoint = load_safely('convert', args.source)
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = MODELS.build(cfg.model)  # for its names and shapes
     try:
-        conversion = convert(checkpoint.get('state_dict', checkpoint), model.state_dict())
+        conversion = CONVERTERS[args.origin](checkpoint.get('state_dict', checkpoint), model.state_dict())
     except ValueError as error:
-        raise SystemExit(f'{tool}: {args.source}: {error}') from error
+        raise UserError(f'{args.source}: {error}') from error
     print(conversion.report())
     if not (conversion.complete or args.partial):
-        raise SystemExit(
-            f'{tool}: {args.source} and {args.config} do not belong together, name by name (see above); '
+        raise UserError(
+            f'{args.source} and {args.config} do not belong together, name by name (see above); '
             'nothing was written. --partial writes what fits'
         )
     meta: dict[str, Any] = {}
     if classes := checkpoint.get('meta', {}).get('CLASSES'):
         meta['dataset_meta'] = {'classes': tuple(classes)}
-    torch.save({'meta': meta, 'state_dict': conversion.state_dict}, args.target)
-    print(f'written to {args.target}')
+    torch.save({'meta': meta, 'state_dict': conversion.state_dict}, args.out)
+    print(f'written to {args.out}')

@@ -1,6 +1,6 @@
 """Train BRS-ATSS on drawn shapes on the CPU, print its AP, and leave pictures of the detections and the training.
 
-python tools/demo.py [--work-dir work_dirs/demo] [--processes N] [--verbose] [--cfg-options KEY=VALUE ...]
+bucketed-losses demo [--out work_dirs/demo] [--processes N] [--verbose] [--cfg-options KEY=VALUE ...]
 """
 
 from __future__ import annotations
@@ -22,27 +22,33 @@ with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
 
 import mmcv
 import torch
-from make_shapes import main as make_shapes
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.dist import collect_results, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
-from plot_curves import plot_curves
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from train import build_runner
-from train import parse_args as parse_train_args
 
-from bucketed_losses.mmdet.datasets.shapes import is_shapes
+from bucketed_losses.mmdet.datasets.shapes import is_shapes, make_shapes
 
+from ._arguments import add_out
+from ._files import shipped
+from ._runner import add_common_arguments, load_config, runner_from
+
+try:
+    from bucketed_losses.study.curves import plot_curves
+except ModuleNotFoundError:  # until the study is in the package
+    sys.path.insert(0, str(shipped('tools/plot_curves.py').parent))
+    from plot_curves import plot_curves
+
+HELP = 'Train BRS-ATSS on drawn shapes on the CPU, and draw its detections and the curves of the training.'
 BATCH_SIZE = 8
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py'
+CONFIG = 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py'
 
 
 def predict(runner: Runner) -> list[DetDataSample]:
@@ -161,49 +167,61 @@ def _move_logger(source: Any, target: Any) -> None:
             handler.setStream(target)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--work-dir', default=str(ROOT / 'work_dirs/demo'), help='folder for logs, checkpoints, pictures'
+def build_runner(arguments: list[str]) -> Runner:
+    """The runner of a config, as ``tools/train.py`` builds it of its arguments."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('config')
+    add_common_arguments(parser)
+    return runner_from(load_config(parser.parse_args(arguments)), ('train_dataloader', 'val_dataloader'))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_out(
+        parser,
+        'write logs, checkpoints and pictures to this folder (default: work_dirs/demo)',
+        old='--work-dir',
+        default=Path('work_dirs/demo'),
+        metavar='DIR',
     )
-    parser.add_argument('--processes', type=int, default=1, help='number of training processes, started by torchrun')
     parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch'],
-        default='none',
-        help='how this process was started; torchrun needs pytorch',
+        '--processes', type=int, default=1, metavar='N', help='train on N processes, started by torchrun (default: 1)'
     )
+    parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none', help=argparse.SUPPRESS)
     parser.add_argument(
-        '--cfg-options', nargs='+', default=[], help='settings of the config to change, written KEY=VALUE'
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='override settings of the config'
     )
     parser.add_argument('--verbose', action='store_true', help="show MMEngine's output instead of a progress bar")
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(argv)
-    work_dir = Path(args.work_dir)
+
+
+def run(args: argparse.Namespace) -> None:
+    work_dir = args.out
     # Only the first process writes to the terminal and to the log.
     is_first = os.environ.get('RANK', '0') == '0' or args.launcher == 'none'
     log = None if args.verbose else work_dir / 'demo.log' if is_first else Path(os.devnull)
     console = Console(file=sys.stdout if is_first else open(os.devnull, 'w'))  # noqa: SIM115, PTH123
 
-    data_root = os.environ.setdefault('SHAPES_ROOT', str(ROOT / 'data/shapes'))
+    data_root = os.environ.setdefault('SHAPES_ROOT', 'data/shapes')
     if not is_shapes(data_root):
         console.print(f'Drawing the data set in {data_root}', highlight=False)
         with output_in(log):
-            make_shapes([data_root])
+            make_shapes(data_root)
 
     if args.processes > 1 and args.launcher == 'none':
         torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={args.processes}']
-        raise SystemExit(subprocess.call([*torchrun, __file__, '--launcher', 'pytorch', *argv]))
+        again = ['-m', 'bucketed_losses', 'demo', '--launcher', 'pytorch', '--out', str(work_dir)]
+        again += ['--verbose'] if args.verbose else []
+        again += ['--cfg-options', *args.cfg_options] if args.cfg_options else []
+        raise SystemExit(subprocess.call([*torchrun, *again]))
 
     # As many images per step as one process has.
     batch_size = max(BATCH_SIZE // int(os.environ.get('WORLD_SIZE', '1')), 1) if args.launcher != 'none' else BATCH_SIZE
     options = ['--cfg-options', f'train_dataloader.batch_size={batch_size}', *args.cfg_options]
-    command = [str(CONFIG), '--work-dir', args.work_dir, '--launcher', args.launcher, *options]
+    command = [str(shipped(CONFIG)), '--work-dir', str(work_dir), '--launcher', args.launcher, *options]
     where = f' (the output of MMEngine is in {log})' if log else ''
     console.print(f'Training ATSS with Bucketed RS Loss on drawn shapes{where}', highlight=False, soft_wrap=True)
     progress = Progress(console)
     with output_in(log):
-        runner = build_runner(parse_train_args(command))
+        runner = build_runner(command)
         if log:
             runner.register_hook(progress)
         runner.train()
@@ -223,10 +241,6 @@ def main(argv: list[str] | None = None) -> None:
     print(f'Curves of the losses and of AP: {work_dir}/curves.png')
     print('Try next: put a ranking loss into a config of MMDetection and see what changes:')
     print(
-        f'  {Path(sys.executable).parent}/python tools/swap_loss.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py '
-        '--loss brs -o work_dirs/retinanet_brs.py --print-diff'
+        f'  {Path(sys.executable).parent}/python -m bucketed_losses swap mmdet::retinanet/retinanet_r50_fpn_1x_coco.py '
+        '--loss brs --out work_dirs/retinanet_brs.py --print-diff'
     )
-
-
-if __name__ == '__main__':
-    main()

@@ -1,6 +1,6 @@
 """Draw the ranking of one batch: who stands above whom, and which bucket the negatives fall into (the paper's Fig. 1).
 
-python tools/plot_ranks.py CONFIG CHECKPOINT OUT.png [--cfg-options KEY=VALUE ...]
+bucketed-losses plot-ranks CONFIG CHECKPOINT --out OUT.png [--force] [--cfg-options KEY=VALUE ...]
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from _runner import add_common_arguments, load_config, runner_from
 
+from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.evaluation.ranked_batch import RankedBatch, watch_ranking_losses
+
+from ._arguments import add_force, add_out, refuse_to_overwrite
+from ._runner import add_common_arguments, load_config, runner_from
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
+
+HELP = 'Draw the ranking of one training batch: ranks and logits of the positives, and the buckets of the negatives.'
 
 
 def rank_order(batch: RankedBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -63,20 +68,23 @@ def draw(batches: list[RankedBatch], out: str | Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description='Draw the ranking of one training batch')
-    parser.add_argument('config')
-    parser.add_argument('checkpoint')
-    parser.add_argument('out', help='PNG to write')
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help='the config of the detector, with a ranking loss')
+    parser.add_argument('checkpoint', help='its checkpoint')
+    add_out(parser, 'write the figure to this PNG file', required=True, metavar='OUT.png')
+    add_force(parser)
     add_common_arguments(parser)
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    refuse_to_overwrite(args.out, force=args.force)
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
     runner = runner_from(cfg, ['train_dataloader'])
     batches: list[RankedBatch] = []
     with watch_ranking_losses(runner.model, batches.append) as names:
         if not names:
-            raise SystemExit(f'plot_ranks: no loss of {args.config} ranks; tools/swap_loss.py puts one in')
+            raise UserError(f'{args.config} has no ranking loss; "bucketed-losses swap" puts one in')
         loader = runner.build_dataloader(cfg.train_dataloader, seed=cfg.get('randomness', {}).get('seed', 0))
         runner.load_or_resume()
         runner.model.train()
@@ -85,10 +93,6 @@ def main(argv: list[str] | None = None) -> None:
             runner.model(**data, mode='loss')
     batches = [batch for batch in batches if (batch.targets > 0).any()]
     if not batches:
-        raise SystemExit('plot_ranks: the batch has no positives; take one with objects')
+        raise UserError('the batch has no positives; choose a batch with objects, e.g. by randomness.seed')
     draw(batches, args.out)
     print(f'{len(batches)} rankings are in {args.out}')
-
-
-if __name__ == '__main__':
-    main()

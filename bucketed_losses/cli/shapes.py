@@ -1,8 +1,8 @@
 """Make the embedded data set of drawn shapes.
 
-python tools/make_shapes.py [data/shapes] [--num-train 320] [--num-val 80] [--size 192] [--seed 0]
-python tools/make_shapes.py FOLDER --format lvis            # for configs/lvis, --cfg-options data_root=FOLDER
-python tools/make_shapes.py FOLDER --format cityscapes      # for configs/cityscapes, likewise
+bucketed-losses shapes [--out data/shapes] [--num-train 320] [--num-val 80] [--size 192] [--seed 0]
+bucketed-losses shapes --out FOLDER --format lvis            # for configs/lvis, --cfg-options data_root=FOLDER
+bucketed-losses shapes --out FOLDER --format cityscapes      # for configs/cityscapes, likewise
 """
 
 from __future__ import annotations
@@ -12,26 +12,44 @@ import os
 import tempfile
 from pathlib import Path
 
+from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.datasets.shapes import ShapesSpec, make_shapes
 from bucketed_losses.mmdet.datasets.shapes_formats import shapes_to_cityscapes, shapes_to_lvis
 
+from ._arguments import add_out
+
+HELP = 'Make the data set of drawn shapes, which the CPU-sized configs train on.'
 CONVERTERS = {'lvis': shapes_to_lvis, 'cityscapes': shapes_to_cityscapes}
 
 
-def main(argv: list[str] | None = None) -> None:
-    default = ShapesSpec()
-    parser = argparse.ArgumentParser(description='Make the data set of drawn shapes')
-    parser.add_argument('root', nargs='?', default=os.environ.get('SHAPES_ROOT', 'data/shapes'), help='folder to write')
-    parser.add_argument('--format', choices=['coco', *CONVERTERS], default='coco', help='layout of the files')
-    parser.add_argument('--num-train', type=int, default=default.num_train, help='training images')
-    parser.add_argument('--num-val', type=int, default=default.num_val, help='validation images')
-    parser.add_argument('--size', type=int, default=default.size, help='width and height in pixels')
-    parser.add_argument('--max-objects', type=int, default=default.max_objects, help='most objects per image')
-    parser.add_argument('--seed', type=int, default=default.seed)
-    args = vars(parser.parse_args(argv))
-    root, layout = args.pop('root'), args.pop('format')
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_out(
+        parser,
+        'write the data set to this folder (default: the environment variable SHAPES_ROOT, or data/shapes)',
+        default=Path(os.environ.get('SHAPES_ROOT', 'data/shapes')),
+        metavar='FOLDER',
+    )
+    parser.add_argument(
+        '--format', choices=['coco', *CONVERTERS], default='coco', help='choose the layout of the files (default: coco)'
+    )
+    numbers = {
+        'num_train': 'set the number of training images',
+        'num_val': 'set the number of validation images',
+        'size': 'set the width and height of an image in pixels',
+        'max_objects': 'set the largest number of objects in an image',
+        'seed': 'set the seed of the random numbers',
+    }
+    for field, what in numbers.items():
+        default = getattr(ShapesSpec(), field)
+        parser.add_argument(
+            f'--{field.replace("_", "-")}', type=int, default=default, help=f'{what} (default: {default})'
+        )
+
+
+def run(args: argparse.Namespace) -> None:
+    root, layout = args.out, args.format
     try:
-        spec = ShapesSpec(**args)
+        spec = ShapesSpec(args.num_train, args.num_val, args.size, args.max_objects, args.seed)
         if layout == 'coco':
             make_shapes(root, spec)
         else:
@@ -39,8 +57,4 @@ def main(argv: list[str] | None = None) -> None:
                 CONVERTERS[layout](make_shapes(Path(tmp) / 'shapes', spec), root)
         print(f'Drawn shapes are in {root}')
     except (ValueError, FileExistsError) as error:
-        raise SystemExit(f'make_shapes: {error}') from error
-
-
-if __name__ == '__main__':
-    main()
+        raise UserError(str(error)) from error

@@ -1,9 +1,9 @@
 """Write the ranking-loss version of an MMDetection config.
 
-python tools/swap_loss.py CONFIG [--loss brs|rs|bap|ap|alrp|dr] [-o OUT.py] [--print-diff]
+bucketed-losses swap CONFIG [--loss brs|rs|bap|ap|alrp|dr] [--out OUT.py] [--print-diff] [--force]
 
 CONFIG is a file, or a name such as mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py. OUT inherits it and states
-only the difference; without -o nothing is written and the difference is printed.
+only the difference; without --out nothing is written and the difference is printed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-import _needs_mmdet  # noqa: F401
 from mmengine.config import Config
 from mmengine.utils import get_installed_path, is_installed
 
 from bucketed_losses.mmdet.swap import LOSSES, Swap, SwapError, swap_loss
+
+from ._arguments import add_force, add_out, refuse_to_overwrite
+
+HELP = 'Put a ranking loss into a config of MMDetection and write what changes as a new config.'
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
@@ -62,17 +65,17 @@ def text_of(swap: Swap, base: str | None) -> str:
     reasons = '\n'.join(f'{change.path}: {change.reason}.' for change in swap.changes)
     body = Config(swap.delta if base else swap.cfg._cfg_dict.to_dict()).pretty_text
     inherit = f'_base_ = {base!r}\n\n' if base else ''
-    return f'"""Written by tools/swap_loss.py.\n\n{reasons}\n"""\n\n{inherit}{body}'
+    return f'"""Written by bucketed-losses swap.\n\n{reasons}\n"""\n\n{inherit}{body}'
 
 
-def write(swap: Swap, name: str, file: Path, inherits: bool, out: Path) -> None:
+def write(swap: Swap, name: str, file: Path, inherits: bool, out: Path, force: bool) -> None:
     """Write the config and read it again.
 
     Raises:
-        SystemExit: ``out`` exists, or does not read back as what was meant.
+        UserError: ``out`` exists and ``force`` is False.
+        SystemExit: ``out`` does not read back as what was meant.
     """
-    if out.exists():
-        raise SystemExit(f'swap_loss: {out} exists already')
+    refuse_to_overwrite(out, force=force)
     if out.suffix != '.py':
         raise SystemExit(f'swap_loss: the new config must end in .py, got {out}')
     base = None
@@ -92,13 +95,19 @@ def _without_scope(part: Any) -> Any:
     return [_without_scope(value) for value in part] if isinstance(part, (list, tuple)) else part
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description='Put a ranking loss into an MMDetection config')
-    parser.add_argument('config', help='config file, or a name such as mmdet::atss/atss_r50_fpn_1x_coco.py')
-    parser.add_argument('--loss', default='brs', help=f'{", ".join(LOSSES)}, or the name of a loss (default: brs)')
-    parser.add_argument('-o', '--out', type=Path, help='config to write')
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help='a config file, or a name such as mmdet::atss/atss_r50_fpn_1x_coco.py')
+    parser.add_argument(
+        '--loss',
+        default='brs',
+        help=f'choose the ranking loss: {", ".join(LOSSES)}, or the name of a registered loss (default: brs)',
+    )
+    add_out(parser, 'write the new config to this file; without it, only print the changes', old='-o', metavar='OUT.py')
     parser.add_argument('--print-diff', action='store_true', help='print every change with its reason')
-    args = parser.parse_args(argv)
+    add_force(parser)
+
+
+def run(args: argparse.Namespace) -> None:
     file = find_config(args.config)
     cfg, inherits = load(file)
     try:
@@ -108,9 +117,5 @@ def main(argv: list[str] | None = None) -> None:
     if args.print_diff or args.out is None:
         print(swap.diff())
     if args.out is not None:
-        write(swap, args.config, file, inherits, args.out)
+        write(swap, args.config, file, inherits, args.out, args.force)
         print(f'written to {args.out}')
-
-
-if __name__ == '__main__':
-    main()

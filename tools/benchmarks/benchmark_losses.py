@@ -1,10 +1,10 @@
 """Time, memory and operations of the ranking losses beside their peers, all in one run on the same tensors.
 
-python tools/benchmark_losses.py [--out DIR] [--large] [--scaling] [--profile] [--config CONFIG [--checkpoint FILE]]
-                                 [--losses NAME ...]
+python tools/benchmarks/benchmark_losses.py [--out DIR] [--large] [--scaling] [--profile] [--losses NAME ...]
+                                            [--config CONFIG [--checkpoint FILE]]
 
 Forward and backward of ours (AP, BAP, RS, BRS, aLRP and DR Loss), of the published algorithms written plainly (the
-loop over positives of tests/loop_over_positives.py, the P x B matrices of tests/bucketed_by_matrices.py), of
+loop over positives and the P x B matrices of published_algorithms/), of
 MMDetection's focal, quality focal and cross-entropy losses; beside them a sort of the logits and one read and write of
 them. Data:
 
@@ -19,7 +19,7 @@ medians are reported.
 Peak memory is what a call allocates on top of its inputs, gradient included (CUDA's allocator, the profiler on a CPU).
 Operations: every ATen operation that is neither a view nor an allocation counts the elements of its largest tensor, a
 sort n log2 n, a search log2 of the length per value. Writes benchmark.csv and benchmark.png; what would not fit into
-memory, or take longer than --max-seconds, is left out with the reason. tools/report_benchmark.py makes tables of it.
+memory, or take longer than --max-seconds, is left out with the reason. report_benchmark.py makes tables of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ import math
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -41,6 +40,8 @@ from typing import Any
 import mmdet
 import torch
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss, QualityFocalLoss
+from published_algorithms.bucketed_by_matrices import bucketed_by_matrices
+from published_algorithms.loop_over_positives import loop_over_positives
 from report_benchmark import COLUMNS, LOOPS, OTHERS, OURS, draw, percent, seconds, table
 from torch import Tensor
 from torch.autograd.profiler import profile
@@ -48,10 +49,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from bucketed_losses import functional
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tests'))
-from bucketed_by_matrices import bucketed_by_matrices
-from loop_over_positives import loop_over_positives
 
 AP_DELTA, RS_DELTA = 1.0, 0.5
 SHARES = (0.001, 0.01, 0.02, 0.05)

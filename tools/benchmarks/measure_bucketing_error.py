@@ -1,6 +1,6 @@
 """How far the paper's bucketing is from the exact loss: relative error of the negatives' gradient on synthetic data.
 
-python tools/measure_bucketing_error.py
+python tools/benchmarks/measure_bucketing_error.py
 """
 
 from __future__ import annotations

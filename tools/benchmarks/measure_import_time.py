@@ -1,6 +1,6 @@
 """Compare the time of importing the torch-only part with the time of importing torch, in processes of their own.
 
-python tools/measure_import_time.py [--repeats 10]
+python tools/benchmarks/measure_import_time.py [--repeats 10]
 """
 
 from __future__ import annotations

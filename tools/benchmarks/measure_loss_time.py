@@ -1,13 +1,13 @@
 """Seconds per training iteration and seconds in the classification losses (forward and backward), as Markdown.
 
-python tools/measure_loss_time.py CONFIG [CONFIG ...] [--iterations 20] [--with-loop] [--json FILE]
-                                  [--cfg-options KEY=VALUE ...]
+python tools/benchmarks/measure_loss_time.py CONFIG [CONFIG ...] [--iterations 20] [--with-loop] [--json FILE]
+                                             [--cfg-options KEY=VALUE ...]
 
 Configs take turns, iteration by iteration, so that a machine that drifts hits all alike; medians are printed. The
 losses of all heads (RPN and every stage included) are timed on the very inputs of each iteration, right after it, on
-their own. ``--with-loop`` times the loop over positives of tests/loop_over_positives.py on the same inputs, and adds
-what an iteration would take with it; that is for configs whose losses are AP, BAP, RS or BRS Loss. ``--json`` also
-writes what was measured to a file.
+their own. ``--with-loop`` times the loop over positives of published_algorithms/ on the same inputs, and adds what an
+iteration would take with it; that is for configs whose losses are AP, BAP, RS or BRS Loss. ``--json`` also writes what
+was measured to a file.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from typing import Any
 import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from published_algorithms.loop_over_positives import loop_over_positives
 from torch import Tensor, nn
-from train import build_runner, parse_args
 
 from bucketed_losses.mmdet.models.losses import APLoss, RSLoss
 from bucketed_losses.mmdet.models.losses.ranking_losses import entry_targets
 
-TESTS = Path(__file__).resolve().parents[1] / 'tests'
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of train.py
+from train import build_runner, parse_args
 
 
 class TimedRun:
@@ -100,8 +101,6 @@ def _time_of_loop(module: nn.Module, pred: Tensor, *rest: Any, **kwargs: Any) ->
             'measure_loss_time: --with-loop is for AP, BAP, RS and BRS Loss; there is no loop for '
             f'{type(module).__name__}'
         )
-    from loop_over_positives import loop_over_positives
-
     start = time.perf_counter()
     targets = targets_of_call(pred, *rest, **kwargs)
     loop_over_positives(pred.flatten(), targets.flatten(), module.delta, sort=module.needs_ious)
@@ -132,8 +131,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the medians there, in seconds')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     args = parser.parse_args(argv)
-    if args.with_loop:
-        sys.path.insert(0, str(TESTS))
     with tempfile.TemporaryDirectory() as work_dir:
         runs = {config: TimedRun(config, work_dir, args.cfg_options) for config in args.configs}
         for _ in range(args.iterations + 2):

@@ -1,6 +1,7 @@
 """Share of a training step that the ranking losses take, forward and backward, by torch.profiler; as Markdown.
 
-python tools/profile_loss_share.py CONFIG [CONFIG ...] [--coco-size] [--iterations 3] [--cfg-options KEY=VALUE ...]
+python tools/benchmarks/profile_loss_share.py CONFIG [CONFIG ...] [--coco-size] [--iterations 3]
+                                              [--cfg-options KEY=VALUE ...]
 
 A step is what the optimiser wrapper does with a batch of the config's own data: forward, backward, update. With
 ``--coco-size`` no data is needed: 4 images of 800 x 1333 with 7 objects each, whose features are random, so that heads
@@ -15,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _runner import load_config
-from measure_loss_time import TimedRun
+from measure_loss_time import TimedRun, parse_args
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
-from train import parse_args
 
+from bucketed_losses.cli._runner import load_config
 from bucketed_losses.mmdet.models.losses import RankingLoss
 
 LOSS, BACKWARD, STEP = 'ranking losses', '_RankingLossBackward', 'training step'

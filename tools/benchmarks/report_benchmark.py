@@ -1,6 +1,6 @@
-"""Tables and a figure of what tools/benchmark_losses.py measured, and the tables of docs/speed.md.
+"""Tables and a figure of what tools/benchmarks/benchmark_losses.py measured, and the tables of docs/speed.md.
 
-python tools/report_benchmark.py BENCHMARK.csv [MORE.csv ...] [--figure OUT.png] [--page docs/speed.md]
+python tools/benchmarks/report_benchmark.py BENCHMARK.csv [MORE.csv ...] [--figure OUT.png] [--page docs/speed.md]
 
 MORE.csv are runs with other losses (``--losses``); what they divide by is the focal loss of their own run. The
 figure, which shows times, is of the first file alone.

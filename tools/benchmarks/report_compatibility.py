@@ -2,25 +2,26 @@
 
 make test STACK=openmmlab RECORD=docs/compatibility/openmmlab.json
 make test-stack STACK=torch-oldest RECORD=docs/compatibility/torch-oldest.json
-python tools/report_compatibility.py
+python tools/benchmarks/report_compatibility.py
 """
 
 from __future__ import annotations
 
 import argparse
-import configparser
 import json
+import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = '<!-- begin: tools/report_compatibility.py -->', '<!-- end -->'
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of setup_env.py
+from setup_env import ROOT, read_stacks
+
+BEGIN, END = '<!-- begin: tools/benchmarks/report_compatibility.py -->', '<!-- end -->'
 SELECTIONS = {'not slow and not slurm': 'all', 'stack and not slow': 'stack'}
 
 
 def table(records: list[dict]) -> str:
     """The records as a Markdown table, in the order of requirements/stacks.ini."""
-    stacks = configparser.ConfigParser()
-    stacks.read(ROOT / 'requirements/stacks.ini')
+    stacks = read_stacks()
     lines = [
         '| stack | what it is | versions | tests | passed | failed | skipped | date |',
         '|---|---|---|---|---:|---:|---:|---|',

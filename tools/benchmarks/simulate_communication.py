@@ -1,6 +1,7 @@
 """What ranking across all GPUs costs in communication, from the positives that detectors' heads have; as Markdown.
 
-python tools/simulate_communication.py CONFIG [CONFIG ...] [--gpus 8 64 512] [--latency-us 5] [--bandwidth-gb-s 20]
+python tools/benchmarks/simulate_communication.py CONFIG [CONFIG ...] [--gpus 8 64 512] [--latency-us 5]
+                                                  [--bandwidth-gb-s 20]
 
 Every call of a ranking loss on 4 images of 800 x 1333 with 7 objects each (random boxes, random features) is one row's
 share: N logits and P positives per GPU. Bytes are what one GPU sends and receives for a step: ``global``, its three

@@ -1,21 +1,8 @@
-"""Convert a Co-Deformable-DETR checkpoint of the original repository to this package's names.
+"""Convert a checkpoint of the original Co-Deformable-DETR: ``bucketed-losses convert co-detr``."""
 
-python tools/convert_co_detr.py CONFIG ORIGINAL.pth OURS.pth [--partial]
+import sys
 
-CONFIG is the detector that will load it, e.g. configs/co_detr/co-deformable-detr_r50_8xb2-12e_coco.py. Every name is
-accounted for; unless each finds its place, and each place its name, nothing is written.
-"""
-
-from __future__ import annotations
-
-from _convert import run
-
-from bucketed_losses.mmdet.engine.co_detr_checkpoints import convert_co_detr
-
-
-def main(argv: list[str] | None = None) -> None:
-    run('convert_co_detr', "the original Co-Deformable-DETR or of BRS-DETR's fork", convert_co_detr, argv)
-
+from bucketed_losses.cli.main import main
 
 if __name__ == '__main__':
-    main()
+    main(['convert', 'co-detr', *sys.argv[1:]])

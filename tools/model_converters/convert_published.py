@@ -1,21 +1,8 @@
-"""Convert a checkpoint of the paper's own repository (MMDetection 2.25) to this package's detectors.
+"""Convert a checkpoint of the paper's own repository: ``bucketed-losses convert published``."""
 
-python tools/convert_published.py CONFIG PUBLISHED.pth OURS.pth [--partial]
+import sys
 
-CONFIG is the detector that will load it, e.g. configs/atss/atss_r50_fpn_brs_4xb4-1x_coco.py. Every name is accounted
-for; unless each finds its place, and each place its name, nothing is written.
-"""
-
-from __future__ import annotations
-
-from _convert import run
-
-from bucketed_losses.mmdet.engine.published_checkpoints import convert_published
-
-
-def main(argv: list[str] | None = None) -> None:
-    run('convert_published', "the paper's own repository", convert_published, argv)
-
+from bucketed_losses.cli.main import main
 
 if __name__ == '__main__':
-    main()
+    main(['convert', 'published', *sys.argv[1:]])

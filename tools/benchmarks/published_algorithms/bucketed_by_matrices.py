@@ -1,13 +1,14 @@
 """Bucketed AP and RS Loss as they were published: Algorithm 2, a sort of all logits, then P x B matrices.
 
-A reference for values and, in ``tools/benchmark_losses.py``, for cost. Shares no code with the package.
+A reference for values and, in ``benchmark_losses.py``, for cost. Shares no code with the package.
 """
 
 from __future__ import annotations
 
 import torch
-from loop_over_positives import step
 from torch import Tensor
+
+from .loop_over_positives import step
 
 
 def bucketed_by_matrices(logits: Tensor, targets: Tensor, delta: float, sort: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """AP and RS Loss as they were published before bucketing: Algorithm 1, a loop over the positives, in plain PyTorch.
 
-A reference for values and, in ``tools/measure_loss_time.py``, for time. Shares no code with the package.
+A reference for values and, in ``measure_loss_time.py``, for time. Shares no code with the package.
 """
 
 from __future__ import annotations
