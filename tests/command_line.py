@@ -1,7 +1,8 @@
-"""How tests run the verbs of ``bucketed-losses``."""
+"""How tests run and install the command ``bucketed-losses``."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,3 +21,9 @@ def run_verb(name, *arguments):
     """Run a verb in this process. Its errors are raised as they are, not printed."""
     args = build_parser(name).parse_args([name, *map(str, arguments)])
     args.run_verb(args)
+
+
+def install_wheel(wheel: Path, python: Path) -> None:
+    """Install the wheel into another environment, which has no pip."""
+    install = [sys.executable, '-m', 'pip', '--python', python, 'install', '-q', '--no-deps', '--no-index']
+    subprocess.run([*install, '--ignore-installed', wheel], check=True, capture_output=True)

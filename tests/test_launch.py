@@ -174,6 +174,13 @@ def test_mim_finds_configs_by_name(mim, shapes_root, tmp_path):
     assert '.mim/configs/shapes/atss' in output and (tmp_path / 'run/epoch_1.pth').is_file()
 
 
+def test_mim_run_finds_the_converters_and_analysis_tools(mim, shapes_root, tmp_path):
+    env = environment(shapes_root, mim[0])
+    arguments = ['--out', tmp_path / 'set', '--num-train', 2, '--num-val', 1, '--size', 64]
+    run([*mim, 'run', 'bucketed_losses', 'shapes', *arguments], tmp_path, **env)
+    assert (tmp_path / 'set/annotations/val.json').is_file()
+
+
 def test_mim_train_mmdet_with_our_config(shapes_root, tmp_path):
     """MMDetection's own ``train.py``, this package installed as contributors have it (editable)."""
     if find_spec('mim') is None:

@@ -25,7 +25,7 @@ def add_out(parser: argparse.ArgumentParser, what: str, *, old: str = '', **kwar
 
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add ``--force``, without which no file is overwritten."""
-    parser.add_argument('--force', action='store_true', help='overwrite files of an earlier call')
+    parser.add_argument('--force', action='store_true', help='overwrite files that exist')
 
 
 def refuse_to_overwrite(*files: Path, force: bool) -> None:

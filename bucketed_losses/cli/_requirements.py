@@ -25,7 +25,7 @@ class Requirements(NamedTuple):
     @property
     def label(self) -> str:
         """The extras to install, as text."""
-        return ' and '.join([*(['mmdet or onedl'] if self.mmdet else []), *([self.extra] if self.extra else [])])
+        return ' and '.join(part for part in ('mmdet or onedl' if self.mmdet else '', self.extra) if part)
 
     def missing(self) -> str | None:
         """What is missing and how to install it, in one line; None if nothing is missing."""
