@@ -13,7 +13,7 @@
 #   STACK=openmmlab    another environment (requirements/stacks.ini); the default is current
 #   PYTHON=python3.12  another interpreter; the default is the first one in the stack's list that is installed
 #   PINS='mmengine==0.10.4'  versions of single packages to use instead of the pinned ones
-#   RECORD=FILE.json   where make test and make test-stack write their counts, for tools/report_compatibility.py
+#   RECORD=FILE.json   where make test and make test-stack write their counts, for tools/benchmarks/report_compatibility.py
 
 STACK := current
 VENV := $(if $(filter current,$(STACK)),.venv,.venv-$(STACK))
@@ -33,7 +33,7 @@ setup:
 	$(SETUP) $(SETUP_GROUPS)
 
 demo: setup
-	@$(BIN)/python tools/demo.py --processes $(PROCESSES)
+	@$(BIN)/python -m bucketed_losses demo --processes $(PROCESSES)
 
 docs:
 	$(SETUP) run docs

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from .doctor import ONEDL, OPENMMLAB
+from .doctor.facts import ONEDL, OPENMMLAB
 
 INSTALL = (
     'install an mmcv for your torch (docs/getting_started.md#install), then, in a clone of this project, '

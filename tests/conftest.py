@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import hypothesis_profiles  # noqa: F401  (before any module that uses hypothesis)
 import pytest
+from command_line import install_wheel
 
 from bucketed_losses.stack import installed
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / 'tools'))
+sys.path[:0] = [str(ROOT / 'tools'), str(ROOT / 'tools/benchmarks')]
 if 'BCCD_ROOT' not in os.environ and (ROOT.parent / 'shared/bccd/train.json').is_file():
     os.environ['BCCD_ROOT'] = str(ROOT.parent / 'shared/bccd')
 
@@ -27,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What tools/report_compatibility.py makes the compatibility page of."""
+    """What tools/benchmarks/report_compatibility.py makes the compatibility page of."""
     path = config.getoption('--record')
     if path is None or hasattr(config, 'workerinput'):
         return
@@ -65,29 +67,45 @@ def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='session')
-def mim(tmp_path_factory: pytest.TempPathFactory) -> list:
-    """The command ``mim`` of an environment where the package is installed from its wheel."""
-    if find_spec('mim') is None:
-        pytest.skip('needs OpenMIM: pip install openmim')
-    if installed('onedl-mim') is not None:
-        pytest.skip('onedl-mim 0.5 looks for the tools of an installed package in its .dist-info folder')
-    folder = tmp_path_factory.mktemp('mim')
-    pip = [sys.executable, '-m', 'pip']
-    wheel = [*pip, 'wheel', '-q', '--no-deps', '--no-build-isolation', '--no-index', '-w', folder, ROOT]
-    subprocess.run(wheel, check=True, capture_output=True)
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this package."""
+    folder = tmp_path_factory.mktemp('wheel')
+    # A copy, so that no file of an earlier build gets in.
+    ignored = shutil.ignore_patterns('.*', 'build', 'dist', '*.egg-info', '__pycache__', 'data', 'tests', 'work_dirs')
+    shutil.copytree(ROOT, folder / 'source', ignore=ignored)
+    build = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '--no-index']
+    subprocess.run([*build, '-w', folder, folder / 'source'], check=True, capture_output=True)
+    (package,) = folder.glob('*.whl')
+    return package
+
+
+@pytest.fixture(scope='session')
+def python_with_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment where the package is installed from its wheel, beside MMDetection."""
+    pytest.importorskip('mmdet')
+    folder = tmp_path_factory.mktemp('with_wheel')
     venv.create(folder / 'venv', with_pip=False, symlinks=True)
     (site_packages,) = folder.glob('venv/lib/python*/site-packages')
     # Everything else comes from this environment; the installed package is found first.
-    (main,) = {Path(find_spec(name).origin).parents[1] for name in ('mim', 'mmdet')}
+    main = Path(find_spec('mmdet').origin).parents[1]
     # setuptools brings the module distutils, which Python 3.12 dropped and MMEngine 0.10 imports, by such a file too.
     distutils = main / 'distutils-precedence.pth'
     lines = [str(main), *([distutils.read_text().strip()] if distutils.is_file() else [])]
     (site_packages / 'everything_else.pth').write_text('\n'.join(lines) + '\n')
     python = folder / 'venv/bin/python'
-    (package,) = folder.glob('*.whl')
-    install = [*pip, '--python', python, 'install', '-q', '--no-deps', '--no-index', '--ignore-installed']
-    subprocess.run([*install, package], check=True, capture_output=True)
+    install_wheel(wheel, python)
     where = [python, '-c', 'import bucketed_losses as b; print(b.__file__)']
-    found = subprocess.run(where, check=True, capture_output=True, text=True, cwd=folder).stdout
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    found = subprocess.run(where, check=True, capture_output=True, text=True, cwd=folder, env=environment).stdout
     assert found.startswith(str(site_packages)), found
-    return [python, '-c', 'from mim.cli import cli; cli()']
+    return python
+
+
+@pytest.fixture(scope='session')
+def mim(request: pytest.FixtureRequest) -> list:
+    """The command ``mim`` of an environment where the package is installed from its wheel."""
+    if find_spec('mim') is None:
+        pytest.skip('needs OpenMIM: pip install openmim')
+    if installed('onedl-mim') is not None:
+        pytest.skip('onedl-mim 0.5 looks for the tools of an installed package in its .dist-info folder')
+    return [request.getfixturevalue('python_with_wheel'), '-c', 'from mim.cli import cli; cli()']

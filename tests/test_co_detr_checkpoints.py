@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import command
 
 pytest.importorskip('mmdet')
 
@@ -277,10 +277,9 @@ def test_other_checkpoints_are_refused(names, words, state):
         convert_co_detr(source | {name: torch.zeros(1) for name in names}, state)
 
 
-def convert(*args):
-    return subprocess.run(
-        [sys.executable, 'tools/convert_co_detr.py', CONFIG, *args], cwd=ROOT, capture_output=True, text=True
-    )
+def convert(source, out, *args):
+    convert = command('convert', 'co-detr', CONFIG, source, '--out', out, *args)
+    return subprocess.run(convert, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_the_tool(r50, tmp_path):
@@ -300,7 +299,7 @@ def test_the_tool(r50, tmp_path):
     del source['query_head.transformer.level_embeds']
     torch.save(source, theirs)  # a bare state dict
     refused = convert(theirs, tmp_path / 'partial.pth')
-    assert refused.returncode == 1 and 'missing: level_embed' in refused.stdout
+    assert refused.returncode == 2 and 'missing: level_embed' in refused.stdout
     assert 'nothing was written' in refused.stderr and not (tmp_path / 'partial.pth').exists()
     assert convert(theirs, tmp_path / 'partial.pth', '--partial').returncode == 0
     assert 'level_embed' not in safe_load(tmp_path / 'partial.pth')['state_dict']

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import report_compatibility
+import setup_env
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,9 +20,7 @@ def test_the_page_is_made_of_the_records(pytestconfig):
     text = (ROOT / 'docs/compatibility.md').read_text()
     records = report_compatibility.read_records()
     assert text == report_compatibility.page(text, records)
-    stacks = configparser.ConfigParser()
-    stacks.read(ROOT / 'requirements/stacks.ini')
-    assert {record['stack'] for record in records} == set(stacks.sections())
+    assert {record['stack'] for record in records} == set(setup_env.read_stacks().sections())
     for record in records:
         assert record['failed'] == record['error'] == 0, record['stack']
 

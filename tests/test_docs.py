@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import bucketed_losses
+from bucketed_losses.cli.main import VERBS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / 'README.md', *sorted(p for p in (ROOT / 'docs').rglob('*.md') if '_build' not in p.parts)]
@@ -54,6 +55,7 @@ importlib.util.find_spec = lambda name, *a: None if name == 'mmdet' else find(na
 PROGRAMS = [
     'python',
     '.venv/bin/python',
+    'bucketed-losses',
     'pip',
     'make',
     'mim',
@@ -119,6 +121,11 @@ def test_commands_are_accepted(page, monkeypatch):
             assert all(a in targets or '=' in a for a in arguments), arguments
         if program.endswith('.sh'):
             assert (ROOT / program).is_file()
+        if program == 'bucketed-losses':
+            if arguments[0] in VERBS and arguments[0] != 'doctor':
+                pytest.importorskip('mmdet')
+            with pytest.raises((Parsed, SystemExit) if '--help' in arguments else Parsed):
+                main(arguments)
         if program.endswith('python') and arguments[0].endswith('.py'):
             pytest.importorskip('mmdet')
             assert (ROOT / arguments[0]).is_file(), arguments
@@ -136,8 +143,9 @@ def test_readme_commands_as_pasted(tmp_path):
     (clone / '.venv').symlink_to(ROOT / '.venv')
     blocks = re.findall(r'```bash\n(.*?)```', (clone / 'README.md').read_text(), re.DOTALL)
     # The environment of this project stands in for the one that make would build.
-    make = f'make() {{ [ "$1" = demo ] && PYTHONPATH={clone} .venv/bin/python tools/demo.py; }}'
-    script = f'set -e\nexport PYTHONPATH={clone}\n{make}\n' + '\n'.join(blocks)
+    make = f'make() {{ [ "$1" = demo ] && PYTHONPATH={clone} .venv/bin/python -m bucketed_losses demo; }}'
+    command = 'bucketed-losses() { python -m bucketed_losses "$@"; }'
+    script = f'set -e\nexport PYTHONPATH={clone}\n{make}\n{command}\n' + '\n'.join(blocks)
     result = subprocess.run(['bash', '-c', script], cwd=clone, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
 

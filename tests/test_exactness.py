@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import DELTAS, LOSSES, random_case, value_and_grad
-from loop_over_positives import loop_over_positives
+from published_algorithms.loop_over_positives import loop_over_positives
 from reference import loop_bucketed_ranking, loop_rs_loss
 
 from bucketed_losses import functional as F

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from command_line import command
 from launching import ROOT, check_processes, environment, free_port, write_config
 
 pytest.importorskip('mmdet')
@@ -175,8 +176,8 @@ def test_production_code_replaces_nothing_for_a_while():
 
 def test_demo_with_two_processes(shapes_root, tmp_path):
     options = ['train_dataloader.batch_size=2', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
-    command = [PYTHON, ROOT / 'tools/demo.py', '--processes', 2, '--work-dir', tmp_path, '--cfg-options', *options]
-    output = run(command, tmp_path, **environment(shapes_root, PYTHON))
+    demo = command('demo', '--processes', 2, '--out', tmp_path, '--cfg-options', *options)
+    output = run(demo, tmp_path, **environment(shapes_root, PYTHON))
     assert '[2/2]' in (tmp_path / 'demo.log').read_text()  # eight images, two processes, two images each
     assert len(list(tmp_path.glob('detections/*.png'))) == 4 and (tmp_path / 'curves.png').is_file()
     assert output.count('Curves of') == 1
@@ -200,6 +201,13 @@ def test_mim_finds_configs_by_name(mim, shapes_root, tmp_path):
     command = [*mim, 'train', 'bucketed_losses', 'atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py']
     output = run([*command, '--work-dir', tmp_path / 'run', *options], tmp_path, **environment(shapes_root, mim[0]))
     assert '.mim/configs/shapes/atss' in output and (tmp_path / 'run/epoch_1.pth').is_file()
+
+
+def test_mim_run_finds_the_converters_and_analysis_tools(mim, shapes_root, tmp_path):
+    env = environment(shapes_root, mim[0])
+    arguments = ['--out', tmp_path / 'set', '--num-train', 2, '--num-val', 1, '--size', 64]
+    run([*mim, 'run', 'bucketed_losses', 'shapes', *arguments], tmp_path, **env)
+    assert (tmp_path / 'set/annotations/val.json').is_file()
 
 
 def test_mim_train_mmdet_with_our_config(shapes_root, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import venv
@@ -10,7 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from command_line import install_wheel
 
+from bucketed_losses.cli._requirements import NOTHING, Requirements
+from bucketed_losses.cli.main import verbs
 from bucketed_losses.stack import installed
 
 pytestmark = pytest.mark.stack
@@ -35,10 +39,8 @@ def required_distributions(name):
     return found
 
 
-@pytest.fixture(scope='module')
-def torch_only_python(tmp_path_factory):
-    """A virtual environment that holds torch, what torch requires and this package, and nothing else."""
-    folder = tmp_path_factory.mktemp('torch_only')
+def environment_with_torch(folder):
+    """A virtual environment that holds torch, what torch requires, and nothing else; its site-packages."""
     venv.create(folder, with_pip=False, symlinks=True)
     (site_packages,) = folder.glob('lib/python*/site-packages')
     for name in required_distributions('torch'):
@@ -47,8 +49,91 @@ def torch_only_python(tmp_path_factory):
             source = Path(distribution(name).locate_file(top))
             if top not in ('..', '__pycache__') and source.exists() and not (site_packages / top).exists():
                 (site_packages / top).symlink_to(source)
-    (site_packages / 'bucketed_losses').symlink_to(ROOT / 'bucketed_losses')
+    return site_packages
+
+
+@pytest.fixture(scope='module')
+def torch_only_python(tmp_path_factory):
+    """The interpreter of an environment with torch and this package alone."""
+    folder = tmp_path_factory.mktemp('torch_only')
+    (environment_with_torch(folder) / 'bucketed_losses').symlink_to(ROOT / 'bucketed_losses')
     return folder / 'bin/python'
+
+
+@pytest.fixture(scope='module')
+def torch_only_command(wheel, tmp_path_factory):
+    """The command ``bucketed-losses`` of an environment with torch and the wheel of this package alone."""
+    folder = tmp_path_factory.mktemp('torch_only_wheel')
+    environment_with_torch(folder)
+    install_wheel(wheel, folder / 'bin/python')
+    return folder / 'bin/bucketed-losses'
+
+
+def run_installed(*command):
+    """Run a command outside of the clone, without the packages that this environment adds to the path."""
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd='/', env=environment)
+
+
+def test_the_command_lists_its_verbs_with_torch_alone(torch_only_command):
+    result = run_installed(torch_only_command, '--help')
+    assert result.returncode == 0, result.stderr
+    text = ' '.join(result.stdout.split())
+    for name, verb in verbs().items():
+        extra = f' [{verb.needs.label}]' if verb.needs != NOTHING else ''
+        assert f' {name} {verb.help}{extra}' in text
+    assert '[mmdet or onedl]' in text and '[mmdet or onedl and demo]' in text
+
+
+def test_the_list_of_verbs_needs_no_torch():
+    program = "import sys, bucketed_losses.cli.main as m; m.build_parser(); print('torch' in sys.modules)"
+    assert run_installed(sys.executable, '-c', f'import sys; sys.path.insert(0, {str(ROOT)!r}); {program}').stdout == (
+        'False\n'
+    )
+
+
+def test_the_doctor_runs_with_torch_alone(torch_only_command):
+    result = run_installed(torch_only_command, 'doctor')
+    assert 'stack                   core\n' in result.stdout and 'loss on CPU             ok\n' in result.stdout
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize('name', [name for name, verb in verbs().items() if verb.needs.mmdet])
+def test_verbs_that_need_mmdetection_say_in_one_line_what_to_install(name, torch_only_command):
+    result = run_installed(torch_only_command, name, '--help')
+    assert result.returncode == 2 and result.stderr.count('\n') == 1
+    assert result.stderr.startswith('bucketed-losses: error: This part of bucketed_losses needs mmengine, mmcv, mmdet.')
+    assert 'pip install -e ".[mmdet]"' in result.stderr and 'python -m bucketed_losses.doctor' in result.stderr
+
+
+def test_a_missing_extra_of_a_verb_is_named():
+    assert Requirements('demo', ('math', 'not_there')).missing() == (
+        'not_there is not installed: pip install "bucketed-losses[demo]"'
+    )
+    assert Requirements('demo', ('math',)).missing() is None
+
+
+def test_the_wheel_works_beside_mmdetection(python_with_wheel, tmp_path):
+    command = python_with_wheel.with_name('bucketed-losses')
+    config = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+    result = run_installed(command, 'swap', config, '--out', tmp_path / 'brs.py')
+    assert result.returncode == 0, result.stderr
+    assert 'RankBasedRetinaHead' in (tmp_path / 'brs.py').read_text()
+    again = run_installed(command, 'swap', config, '--out', tmp_path / 'brs.py')
+    assert again.returncode == 2 and again.stderr.endswith('brs.py exists already; --force overwrites it\n')
+    for verb in ('calibrate', 'demo'):
+        result = run_installed(command, verb, '--help')
+        assert result.returncode == 0 and '--out' in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    'tool', ['train', 'benchmarks/benchmark_losses', 'benchmarks/measure_loss_time', 'analysis_tools/plot_ranks']
+)
+def test_tools_of_the_wheel_need_no_clone(tool, python_with_wheel):
+    program = 'import bucketed_losses as b; print(b.__path__[0])'
+    package = run_installed(python_with_wheel, '-c', program).stdout.strip()
+    result = run_installed(python_with_wheel, f'{package}/.mim/tools/{tool}.py', '--help')
+    assert result.returncode == 0 and 'usage: ' in result.stdout, result.stderr
 
 
 def test_import_and_losses_need_torch_alone(torch_only_python):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,11 @@ pytest.importorskip('mmdet')
 
 import cv2
 import numpy as np
-import plot_ranks
 import torch
+from command_line import command
 from test_dense_heads import OBJECTS, build_head, features, loss_of
 
+from bucketed_losses.cli import plot_ranks
 from bucketed_losses.mmdet.engine import safe_load
 from bucketed_losses.mmdet.engine.ranking_visualization_hook import RankingVisualizationHook
 from bucketed_losses.mmdet.evaluation import watch_ranking_losses
@@ -87,7 +87,7 @@ def test_rank_order_and_buckets():
 
 def run(shapes_root, tool, *arguments, check=True):
     result = subprocess.run(
-        [sys.executable, f'tools/{tool}.py', *map(str, arguments)],
+        command(tool, *arguments),
         cwd=ROOT,
         env={**os.environ, 'SHAPES_ROOT': str(shapes_root), 'OMP_NUM_THREADS': '2'},
         capture_output=True,
@@ -134,8 +134,8 @@ def test_the_hook_draws_through_every_backend(trained):
 def test_plot_ranks(trained, shapes_root, tmp_path):
     config, work_dir, _ = trained
     out = tmp_path / 'ranks.png'
-    arguments = [config, work_dir / 'epoch_3.pth', out, '--work-dir', tmp_path]
-    assert '1 rankings are in' in run(shapes_root, 'plot_ranks', *arguments)
+    arguments = [config, work_dir / 'epoch_3.pth', '--out', out, '--work-dir', tmp_path]
+    assert '1 rankings are in' in run(shapes_root, 'plot-ranks', *arguments)
     assert cv2.imread(str(out)).std() > 5
 
 
@@ -144,7 +144,7 @@ def test_calibrated_checkpoint(trained, shapes_root, tmp_path):
     """The tool, then its config and checkpoint in tools/test.py: the same AP; thresholds speak of precision."""
     config, work_dir, _ = trained
     checkpoint = work_dir / 'epoch_3.pth'
-    arguments = [config, checkpoint, '--out-dir', tmp_path, '--work-dir', tmp_path / 'wd', '--iou-thr', '0.1']
+    arguments = [config, checkpoint, '--out', tmp_path, '--work-dir', tmp_path / 'wd', '--iou-thr', '0.1']
     four_images = ['--cfg-options', 'val_dataloader.dataset.ann_file=annotations/train.json']
     four_images.append('val_dataloader.dataset.data_prefix.img=train/')
     output = run(shapes_root, 'calibrate', *arguments, *four_images)

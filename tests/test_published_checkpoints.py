@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import command
 
 pytest.importorskip('mmdet')
 
@@ -135,7 +135,7 @@ def test_what_only_looks_alike_is_refused():
     state = published('atss', atss)
     with pytest.raises(ValueError, match=r'atss_centerness.*score-based'):
         convert_published({**state, 'bbox_head.atss_centerness.weight': torch.zeros(1)}, atss.state_dict())
-    with pytest.raises(ValueError, match=r'convert_co_detr\.py'):
+    with pytest.raises(ValueError, match='convert co-detr'):
         convert_published({**state, 'query_head.transformer.level_embeds': torch.zeros(1)}, atss.state_dict())
     softmax = {**published('faster', faster), 'roi_head.bbox_head.fc_cls.weight': torch.zeros(81, 1024)}
     with pytest.raises(ValueError, match='81 rows for 80 classes, one for background'):
@@ -152,8 +152,8 @@ def test_the_tool(tmp_path):
         'optimizer': {'state': {}, 'param_groups': []},
     }
     torch.save(source, tmp_path / 'published.pth')
-    arguments = [sys.executable, 'tools/convert_published.py', CONFIGS['atss'], tmp_path / 'published.pth']
-    result = subprocess.run([*arguments, tmp_path / 'ours.pth'], cwd=ROOT, capture_output=True, text=True)
+    arguments = command('convert', 'published', CONFIGS['atss'], tmp_path / 'published.pth')
+    result = subprocess.run([*arguments, '--out', tmp_path / 'ours.pth'], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert '0 missing, 0 left over, 0 of another shape' in result.stdout
     ours = safe_load(tmp_path / 'ours.pth')

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bucketed_by_matrices import bucketed_by_matrices
 from cases import DELTAS, random_case
-from loop_over_positives import loop_over_positives
+from published_algorithms.bucketed_by_matrices import bucketed_by_matrices
+from published_algorithms.loop_over_positives import loop_over_positives
 from reference import loop_rs_loss
 
 from bucketed_losses import functional as F

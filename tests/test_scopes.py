@@ -210,7 +210,7 @@ def test_every_head_knows_its_images(detector):
 
 
 def test_simulated_bytes_are_those_of_the_collectives():
-    """``tools/simulate_communication.py`` counts what the processes of tests/test_processes.py give to them."""
+    """``simulate_communication.py`` counts what the processes of tests/test_processes.py give to them."""
     from simulate_communication import Call, Network, buckets, main, ranking_across
     from test_processes import LOSSES, run_bytes
 

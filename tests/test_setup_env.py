@@ -5,7 +5,6 @@ A stand-in for the Python interpreter records what it is asked to do, so that no
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
 import re
@@ -17,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+import setup_env
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -232,8 +232,7 @@ def test_stacks_have_environments_of_their_own(project):
 
 
 def stacks():
-    parser = configparser.ConfigParser()
-    parser.read(ROOT / 'requirements/stacks.ini')
+    parser = setup_env.read_stacks()
     return {name: parser[name] for name in parser.sections()}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import run_verb
 
 pytest.importorskip('mmdet')
 
@@ -21,6 +22,7 @@ from mmengine.registry import init_default_scope
 from pycocotools import mask as mask_utils
 
 import bucketed_losses.mmdet  # noqa: F401  (mends the toolkits)
+from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.datasets.shapes_formats import CITYSCAPES_IDS, shapes_to_cityscapes, shapes_to_lvis
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,15 +84,13 @@ def test_datasets_read_them(layout, sets, shapes_root):
 
 @FORMATS
 def test_tool_writes_them(layout, tmp_path):
-    import make_shapes
-
     arguments = ['--format', layout, '--num-train', '2', '--num-val', '1', '--size', '64']
-    make_shapes.main([str(tmp_path / 'set'), *arguments])
+    run_verb('shapes', '--out', tmp_path / 'set', *arguments)
     found = {path.relative_to(tmp_path / 'set').parts[0] for path in (tmp_path / 'set').rglob('*.*')}
     expected = {'lvis': {'train2017', 'val2017'}, 'cityscapes': {'leftImg8bit', 'gtFine'}}[layout]
     assert found == expected | {'annotations'}
-    with pytest.raises(SystemExit, match='exists already'):
-        make_shapes.main([str(tmp_path / 'set'), *arguments])
+    with pytest.raises(UserError, match='exists already'):
+        run_verb('shapes', '--out', tmp_path / 'set', *arguments)
 
 
 def truth_as_predictions(dataset, metric, scores):

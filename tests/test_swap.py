@@ -10,11 +10,13 @@ import pytest
 
 pytest.importorskip('mmdet')
 
-import swap_loss as tool
 import swap_survey
+from command_line import run_verb
 from mmengine.config import Config
 
 import bucketed_losses
+from bucketed_losses.cli import swap as tool
+from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.swap import LOSSES, SwapError, swap_loss
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,7 +178,7 @@ def test_wrong_input_is_named():
 
 
 def run_tool(capsys, *arguments):
-    tool.main([str(argument) for argument in arguments])
+    run_verb('swap', *arguments)
     return capsys.readouterr().out
 
 
@@ -231,11 +233,13 @@ def test_tool_names_wrong_files(tmp_path, capsys):
     ]
     for arguments, words in cases:
         with pytest.raises(SystemExit, match=words):
-            tool.main(arguments)
+            run_verb('swap', *arguments)
     (tmp_path / 'a.py').write_text('precious')
-    with pytest.raises(SystemExit, match='exists already'):
-        tool.main([ATSS, '-o', str(tmp_path / 'a.py')])
+    with pytest.raises(UserError, match='exists already'):
+        run_verb('swap', ATSS, '-o', tmp_path / 'a.py')
     assert (tmp_path / 'a.py').read_text() == 'precious'
+    run_tool(capsys, ATSS, '--out', tmp_path / 'a.py', '--force')
+    assert 'RankBasedATSSHead' in (tmp_path / 'a.py').read_text()
 
 
 @pytest.mark.stack

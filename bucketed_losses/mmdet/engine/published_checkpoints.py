@@ -25,7 +25,7 @@ def convert_published(source: Mapping[str, Tensor], model: Mapping[str, Tensor])
     """
     source = {name.removeprefix('module.'): value for name, value in source.items()}
     if any(name.startswith('query_head.') for name in source):
-        raise ValueError('this is a Co-DETR checkpoint (query_head); convert it with tools/convert_co_detr.py')
+        raise ValueError('this is a Co-DETR checkpoint (query_head); convert it with: bucketed-losses convert co-detr')
     branches = sorted({name.split('.')[1] for name in source if 'centerness' in name})
     if branches:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 Three ways to the same result::
 
-    python tools/swap_loss.py CONFIG --loss brs -o OUT              # a file that inherits CONFIG
+    bucketed-losses swap CONFIG --loss brs --out OUT.py             # a file that inherits CONFIG
     swap_loss(Config.fromfile('my_config.py'), 'brs').cfg           # in Python
     __import__('bucketed_losses').swap_here(globals(), 'brs')       # the last line of a config
 

@@ -1,4 +1,4 @@
-"""Drawn shapes at 192x192, made by tools/make_shapes.py. Their folder: SHAPES_ROOT, or data/shapes."""
+"""Drawn shapes at 192x192, made by bucketed-losses shapes. Their folder: SHAPES_ROOT, or data/shapes."""
 
 dataset_type = 'ShapesDataset'
 data_root = '{{$SHAPES_ROOT:data/shapes}}/'

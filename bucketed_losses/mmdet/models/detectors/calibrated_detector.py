@@ -63,7 +63,7 @@ class CalibratedDetectorMixin(_Host):
     increase strictly within a class, detections are neither added nor reordered: AP stays what it was.
 
     Args:
-        calibration: Arguments of :class:`ScoreCalibration`; :mod:`tools/calibrate.py` writes them.
+        calibration: Arguments of :class:`ScoreCalibration`; ``bucketed-losses calibrate`` writes them.
         args, kwargs: As for the detector.
     """
 

@@ -1,0 +1,39 @@
+"""Arguments that several verbs have in the same form."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+
+def add_out(parser: argparse.ArgumentParser, what: str, *, old: str = '', **kwargs: Any) -> None:
+    """Add ``--out``, where a verb writes its results, as a path.
+
+    Args:
+        parser: The parser of the verb.
+        what: The help text: what is written there.
+        old: An earlier spelling of the option, which still works and is not shown.
+        kwargs: As for ``add_argument``: ``default``, ``required``, ``metavar``.
+    """
+    parser.add_argument('--out', type=Path, help=what, **kwargs)
+    if old:
+        parser.add_argument(old, dest='out', type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add ``--force``, without which no file is overwritten."""
+    parser.add_argument('--force', action='store_true', help='overwrite files that exist')
+
+
+def refuse_to_overwrite(*files: Path, force: bool) -> None:
+    """Check that files to be written do not exist yet, unless ``--force`` is given.
+
+    Raises:
+        UserError: One of them exists.
+    """
+    for file in files:
+        if file.exists() and not force:
+            raise UserError(f'{file} exists already; --force overwrites it')

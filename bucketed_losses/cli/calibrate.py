@@ -1,0 +1,209 @@
+"""Give a detector scores that mean something: map them to precisions, on its validation set.
+
+bucketed-losses calibrate CONFIG CHECKPOINT [--out DIR] [--force] [--method isotonic|platt] [--iou-thr 0.5]
+                          [--min-matches 50] [--cfg-options KEY=VALUE ...] [--launcher none|pytorch|slurm|mpi]
+
+Any detector of MMDetection on COCO-style annotations, with whatever loss. Writes CONFIG's name with _calibrated to DIR
+(the checkpoint's folder by default): a config, a checkpoint that holds the maps beside the weights, and a reliability
+diagram. AP stays the same; score_thr in the new config is a precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from bucketed_losses.mmdet.evaluation import (
+    CalibrationReport,
+    ClassMatches,
+    average_precision,
+    calibrated,
+    calibration_errors,
+    coco_file,
+    cross_validated,
+    fit_calibration,
+    load_annotations,
+    match_detections,
+    reliability,
+)
+from bucketed_losses.mmdet.evaluation.calibration import METHODS
+from bucketed_losses.mmdet.models.detectors import ScoreCalibration, take_score_threshold
+
+from ._arguments import add_force, add_out, refuse_to_overwrite
+from ._checkpoint import load_safely
+from ._runner import add_common_arguments, load_config, runner_from
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+HELP = 'Map the scores of a trained detector to precisions, on its validation set.'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help='the config of the detector')
+    parser.add_argument('checkpoint', type=Path, help='its checkpoint')
+    add_out(
+        parser,
+        'write the config, the checkpoint and the diagram to this folder (default: the folder of the checkpoint)',
+        old='--out-dir',
+        metavar='DIR',
+    )
+    add_force(parser)
+    parser.add_argument(
+        '--method',
+        choices=METHODS,
+        default='isotonic',
+        help='choose the regression from score to precision (default: isotonic)',
+    )
+    parser.add_argument(
+        '--iou-thr', type=float, default=0.5, help='set the IoU from which a detection is right (default: 0.5)'
+    )
+    parser.add_argument(
+        '--min-matches',
+        type=int,
+        default=50,
+        help='set how many right and how many wrong detections a class needs for a map of its own (default: 50)',
+    )
+    add_common_arguments(parser)
+
+
+def detect(cfg: Config) -> tuple[list[dict], Any]:
+    """Detections of the validation set without any threshold, and the data set."""
+    take_score_threshold(cfg.model.get('test_cfg'), 'roi_head' in cfg.model)
+    cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, dict(type='TestLoop')
+    cfg.test_evaluator = dict(type='CollectDetections')
+    runner = runner_from(cfg, ['test_dataloader'])
+    runner.test()
+    return runner.test_evaluator.metrics[0].detections, runner.test_dataloader.dataset
+
+
+def annotations_of(dataset: Any) -> Any:
+    """The data set's annotations, if they are COCO's.
+
+    Raises:
+        SystemExit: they are not.
+    """
+    try:
+        return load_annotations(coco_file(dataset))
+    except ValueError as error:
+        raise SystemExit(f'calibrate: the validation set is needed for the fit: {error}') from error
+
+
+Panel = tuple[list[ClassMatches], CalibrationReport]
+
+
+def draw_reliability(panels: dict[str, Panel], iou_thr: float, out: Path) -> None:
+    """Precision against score, with the share of detections in every bin below."""
+    figure, axes = plt.subplots(
+        2,
+        len(panels),
+        figsize=(3.6 * len(panels), 4.4),
+        height_ratios=[3, 1],
+        sharex=True,
+        squeeze=False,
+        layout='constrained',
+    )
+    for (title, (matches, errors)), top, bottom in zip(panels.items(), axes[0], axes[1], strict=True):
+        scores, correct = (np.concatenate([m[i] for m in matches]) for i in (0, 1))
+        confidence, precision, count = reliability(scores, correct)
+        width = 1 / len(count)
+        middles = (np.arange(len(count)) + 0.5) * width
+        top.bar(middles, np.nan_to_num(precision), width, edgecolor='white', linewidth=0.5, color='#4c72b0')
+        top.plot([0, 1], [0, 1], color='black', linewidth=1, linestyle='--')
+        top.plot(confidence, precision, 'o', markersize=3, color='#c44e52')
+        top.set(title=f'{title}\nD-ECE {errors.d_ece:.3f}, LaECE {errors.la_ece:.3f}', xlim=(0, 1), ylim=(0, 1))
+        bottom.bar(middles, count, width, edgecolor='white', linewidth=0.5, color='grey')
+        bottom.set(xlabel='score', yscale='log')
+        for axis in (top, bottom):
+            axis.spines[['top', 'right']].set_visible(False)
+    axes[0, 0].set_ylabel(f'precision at IoU {iou_thr:g}')
+    axes[1, 0].set_ylabel('detections')
+    figure.savefig(out, dpi=130)
+    plt.close(figure)
+
+
+def write_config(config: str, detector: str, two_stage: bool, calibration: ScoreCalibration, out: Path) -> None:
+    base = os.path.relpath(Path(config).resolve(), out.resolve().parent)
+    num_classes, num_knots = calibration.knots.shape
+    threshold = 'rcnn=dict(score_thr=0.0)' if two_stage else 'score_thr=0.0'
+    out.write_text(
+        f'"""Written by bucketed-losses calibrate: scores are precisions, and so is score_thr."""\n\n'
+        f'_base_ = {base!r}\n\n'
+        "custom_imports = dict(imports=['bucketed_losses.mmdet'])\n"
+        "model = dict(\n    type='CalibratedDetector',\n"
+        f'    detector={detector!r},\n    calibration=dict(num_classes={num_classes}, num_knots={num_knots}),\n'
+        f'    # Set it as for any detector: 0.5 keeps what is more likely right than wrong.\n'
+        f'    test_cfg=dict({threshold}),\n)\n'
+    )
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint, loaded safely.
+
+    Raises:
+        SystemExit: it cannot be, or has maps already.
+    """
+    checkpoint = load_safely('calibrate', path)
+    state = checkpoint.get('state_dict', checkpoint)
+    if not state:
+        raise SystemExit(f'calibrate: {path} is no checkpoint: it holds no state_dict')
+    if any(key.startswith('calibration.') for key in state):
+        raise SystemExit(f'calibrate: {path} is calibrated already; start from the checkpoint of the training')
+    return checkpoint if 'state_dict' in checkpoint else {'meta': {}, 'state_dict': checkpoint}
+
+
+def run(args: argparse.Namespace) -> None:
+    if not 0 < args.iou_thr <= 1:
+        raise SystemExit(f'calibrate: --iou-thr must lie in (0, 1], got {args.iou_thr}')
+    out_dir, name = args.out or args.checkpoint.parent, f'{Path(args.config).stem}_calibrated'
+    refuse_to_overwrite(*(out_dir / f'{name}.{suffix}' for suffix in ('py', 'pth', 'png')), force=args.force)
+    checkpoint = load_checkpoint(args.checkpoint)
+    cfg = load_config(args)
+    detector = cfg.model.type
+    if detector == 'CalibratedDetector':
+        raise SystemExit(f'calibrate: {args.config} is calibrated already; give the config of the training')
+    two_stage = 'roi_head' in cfg.model
+    cfg.load_from = str(args.checkpoint)
+    detections, dataset = detect(cfg)
+    if not is_main_process():
+        return
+    annotations = annotations_of(dataset)
+    classes = dataset.metainfo['classes']
+    try:
+        matches = match_detections(annotations, detections, classes, args.iou_thr)
+        calibration, own = fit_calibration(matches, args.method, args.min_matches)
+        unseen = cross_validated(matches, args.method, args.min_matches)
+    except (ImportError, ValueError) as error:
+        raise SystemExit(f'calibrate: {error}') from error
+    labels = torch.tensor([d['label'] for d in detections])
+    scores = calibration(torch.tensor([d['score'] for d in detections], dtype=torch.float64), labels)
+    mapped = [dict(d, score=score) for d, score in zip(detections, scores.tolist(), strict=True)]
+    errors = [calibration_errors(m) for m in (matches, unseen, calibrated(matches, calibration))]
+
+    out_dir.mkdir(parents=True, exist_ok=True)
+    state = {**checkpoint['state_dict'], **{f'calibration.{k}': v for k, v in calibration.state_dict().items()}}
+    torch.save({'meta': checkpoint.get('meta', {}), 'state_dict': state}, out_dir / f'{name}.pth')
+    write_config(args.config, detector, two_stage, calibration, out_dir / f'{name}.py')
+    panels = {'as trained': (matches, errors[0]), 'calibrated, on unseen images': (unseen, errors[1])}
+    draw_reliability(panels, args.iou_thr, out_dir / f'{name}.png')
+
+    print(f'{len(detections)} detections of {len(dataset)} images, right from IoU {args.iou_thr:g}; {args.method} maps')
+    for class_name, m, mine in zip(classes, matches, own, strict=True):
+        few = min(m.correct.sum(), (~m.correct).sum()) < args.min_matches
+        why = f'fewer than {args.min_matches} right or wrong' if few else 'its precision does not rise with its score'
+        whose = 'its own map' if mine else f'the map of all classes: {why}'
+        print(f'  {class_name}: {int(m.correct.sum())} right of {len(m.scores)}, {m.num_objects} objects; {whose}')
+    print('              before   after, on unseen images (5 folds)   after, on the images of the fit')
+    for row, values in (('D-ECE', [e.d_ece for e in errors]), ('LaECE', [e.la_ece for e in errors])):
+        print('  {:6}  {:10.4f} {:10.4f} {:36.4f}'.format(row, *values))
+    ap = [average_precision(annotations, found, classes) for found in (detections, mapped)]
+    print(f'  AP      {ap[0]:10.5f} {ap[1]:10.5f}')
+    print(f'written to {out_dir}: {name}.py, {name}.pth, {name}.png')

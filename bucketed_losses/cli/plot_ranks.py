@@ -1,0 +1,98 @@
+"""Draw the ranking of one batch: who stands above whom, and which bucket the negatives fall into (the paper's Fig. 1).
+
+bucketed-losses plot-ranks CONFIG CHECKPOINT --out OUT.png [--force] [--cfg-options KEY=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+
+from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.evaluation.ranked_batch import RankedBatch, watch_ranking_losses
+
+from ._arguments import add_force, add_out, refuse_to_overwrite
+from ._runner import add_common_arguments, load_config, runner_from
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+HELP = 'Draw the ranking of one training batch: ranks and logits of the positives, and the buckets of the negatives.'
+
+
+def rank_order(batch: RankedBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits from the highest down, with ignored ones left out; their targets; the bucket of each.
+
+    A bucket is what lies between two neighbouring positives: its number is how many positives are above.
+    """
+    taking_part = batch.targets >= 0
+    logits = batch.logits[taking_part].double().cpu()
+    targets = batch.targets[taking_part].cpu()
+    order = logits.argsort(descending=True, stable=True)
+    sorted_targets = targets[order].numpy()
+    return logits[order].numpy(), sorted_targets, np.cumsum(sorted_targets > 0)
+
+
+def draw(batches: list[RankedBatch], out: str | Path) -> None:
+    """Two panels for each loss: logits over ranks with the positives coloured by their IoU, and the buckets' sizes."""
+    figure, axes = plt.subplots(
+        len(batches), 2, figsize=(10, 3.4 * len(batches)), squeeze=False, layout='constrained', width_ratios=[2, 1]
+    )
+    for (left, right), batch in zip(axes, batches, strict=True):
+        logits, targets, bucket = rank_order(batch)
+        ranks = np.arange(1, len(logits) + 1)
+        positive = targets > 0
+        left.plot(ranks, logits, color='lightgrey', linewidth=3, label=f'{int((~positive).sum())} negatives', zorder=1)
+        dots = left.scatter(
+            ranks[positive], logits[positive], c=targets[positive], cmap='viridis', vmin=0, vmax=1, s=18, zorder=2
+        )
+        figure.colorbar(dots, ax=left, label='IoU of the positive')
+        errors = ', '.join(f'{name.removeprefix("loss_")} {value.item():.3f}' for name, value in batch.errors.items())
+        left.set(
+            xscale='log',
+            xlabel='rank',
+            ylabel='logit',
+            title=f'{batch.name}: {positive.sum()} positives, {errors}',
+        )
+        left.legend(frameon=False, loc='lower left')
+        sizes = np.bincount(bucket[~positive], minlength=int(positive.sum()) + 1)
+        right.bar(np.arange(len(sizes)), sizes, width=1.0, color='grey')
+        right.set(yscale='symlog', xlabel='bucket: positives above', ylabel='negatives in it')
+        for axis in (left, right):
+            axis.spines[['top', 'right']].set_visible(False)
+    figure.savefig(out, dpi=130)
+    plt.close(figure)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help='the config of the detector, with a ranking loss')
+    parser.add_argument('checkpoint', help='its checkpoint')
+    add_out(parser, 'write the figure to this PNG file', required=True, metavar='OUT.png')
+    add_force(parser)
+    add_common_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    refuse_to_overwrite(args.out, force=args.force)
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    runner = runner_from(cfg, ['train_dataloader'])
+    batches: list[RankedBatch] = []
+    with watch_ranking_losses(runner.model, batches.append) as names:
+        if not names:
+            raise UserError(f'{args.config} has no ranking loss; "bucketed-losses swap" puts one in')
+        loader = runner.build_dataloader(cfg.train_dataloader, seed=cfg.get('randomness', {}).get('seed', 0))
+        runner.load_or_resume()
+        runner.model.train()
+        with torch.no_grad():
+            data = runner.model.data_preprocessor(next(iter(loader)), True)
+            runner.model(**data, mode='loss')
+    batches = [batch for batch in batches if (batch.targets > 0).any()]
+    if not batches:
+        raise UserError('the batch has no positives; choose a batch with objects, e.g. by randomness.seed')
+    draw(batches, args.out)
+    print(f'{len(batches)} rankings are in {args.out}')

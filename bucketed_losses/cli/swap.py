@@ -1,0 +1,121 @@
+"""Write the ranking-loss version of an MMDetection config.
+
+bucketed-losses swap CONFIG [--loss brs|rs|bap|ap|alrp|dr] [--out OUT.py] [--print-diff] [--force]
+
+CONFIG is a file, or a name such as mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py. OUT inherits it and states
+only the difference; without --out nothing is written and the difference is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.utils import get_installed_path, is_installed
+
+from bucketed_losses.mmdet.swap import LOSSES, Swap, SwapError, swap_loss
+
+from ._arguments import add_force, add_out, refuse_to_overwrite
+
+HELP = 'Put a ranking loss into a config of MMDetection and write what changes as a new config.'
+
+SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+
+
+def find_config(name: str) -> Path:
+    """The file of a config given as a path or as PACKAGE::PATH.
+
+    Raises:
+        SystemExit: there is none, or its type is not one of a config.
+    """
+    package, separator, path = name.rpartition('::')
+    if separator:
+        if not is_installed(package):
+            raise SystemExit(f'swap_loss: {name}: the package {package} is not installed')
+        folder = Path(get_installed_path(package), '.mim', 'configs')
+        file = folder / path
+    else:
+        file = Path(name)
+    if file.suffix not in SUFFIXES:
+        raise SystemExit(f'swap_loss: {name} must end in {", ".join(SUFFIXES)}, got {file.suffix or "none"}')
+    if not file.is_file():
+        raise SystemExit(f'swap_loss: {name}: there is no file {file}{_similar(file)}')
+    return file
+
+
+def _similar(file: Path) -> str:
+    from bucketed_losses.mmdet.suggestions import nearest
+
+    return nearest(file.name, [other.name for other in file.parent.glob('*') if other.suffix in SUFFIXES])
+
+
+def load(file: Path) -> tuple[Config, bool]:
+    """The config, and whether text can inherit it: a config of MMEngine's lazy kind is written out in full."""
+    cfg = Config.fromfile(file, import_custom_modules=False)
+    if file.suffix == '.py' and Config._is_lazy_import(str(file)):
+        return Config.fromstring(cfg.pretty_text, '.py'), False
+    return cfg, True
+
+
+def text_of(swap: Swap, base: str | None) -> str:
+    """The text of the new config, below ``_base_ = base`` or, without one, in full."""
+    reasons = '\n'.join(f'{change.path}: {change.reason}.' for change in swap.changes)
+    body = Config(swap.overrides if base else swap.cfg._cfg_dict.to_dict()).pretty_text
+    inherit = f'_base_ = {base!r}\n\n' if base else ''
+    return f'"""Written by bucketed-losses swap.\n\n{reasons}\n"""\n\n{inherit}{body}'
+
+
+def write(swap: Swap, name: str, file: Path, inherits: bool, out: Path, force: bool) -> None:
+    """Write the config and read it again.
+
+    Raises:
+        UserError: ``out`` exists and ``force`` is False.
+        SystemExit: ``out`` does not read back as what was meant.
+    """
+    refuse_to_overwrite(out, force=force)
+    if out.suffix != '.py':
+        raise SystemExit(f'swap_loss: the new config must end in .py, got {out}')
+    base = None
+    if inherits:
+        base = name if '::' in name else os.path.relpath(file.resolve(), out.resolve().parent)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text_of(swap, base))
+    written = Config.fromfile(out, import_custom_modules=False)
+    if _without_scope(written.model.to_dict()) != _without_scope(swap.cfg.model.to_dict()):
+        raise SystemExit(f'swap_loss: {out} does not read back as it was meant; please report {name}')
+
+
+def _without_scope(part: Any) -> Any:
+    """What MMEngine notes in a config that inherits one of a package is no setting."""
+    if isinstance(part, dict):
+        return {key: _without_scope(value) for key, value in part.items() if key != '_scope_'}
+    return [_without_scope(value) for value in part] if isinstance(part, (list, tuple)) else part
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help='a config file, or a name such as mmdet::atss/atss_r50_fpn_1x_coco.py')
+    parser.add_argument(
+        '--loss',
+        default='brs',
+        help=f'choose the ranking loss: {", ".join(LOSSES)}, or the name of a registered loss (default: brs)',
+    )
+    add_out(parser, 'write the new config to this file; without it, only print the changes', old='-o', metavar='OUT.py')
+    parser.add_argument('--print-diff', action='store_true', help='print every change with its reason')
+    add_force(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    file = find_config(args.config)
+    cfg, inherits = load(file)
+    try:
+        swap = swap_loss(cfg, args.loss)
+    except SwapError as error:
+        raise SystemExit(f'swap_loss: {args.config}: {error}') from error
+    if args.print_diff or args.out is None:
+        print(swap.diff())
+    if args.out is not None:
+        write(swap, args.config, file, inherits, args.out, args.force)
+        print(f'written to {args.out}')

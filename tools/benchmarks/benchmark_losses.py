@@ -1,0 +1,408 @@
+"""Time, memory and operations of the ranking losses beside their peers, all in one run on the same tensors.
+
+python tools/benchmarks/benchmark_losses.py [--out DIR] [--large] [--scaling] [--profile] [--losses NAME ...]
+                                            [--config CONFIG [--checkpoint FILE]]
+
+Forward and backward of ours (AP, BAP, RS, BRS, aLRP and DR Loss), of the published algorithms written plainly (the
+loop over positives and the P x B matrices of published_algorithms/), of
+MMDetection's focal, quality focal and cross-entropy losses; beside them a sort of the logits and one read and write of
+them. Data:
+
+    synthetic     the paper's (S.3.2): positives from N(-1, 1), negatives from N(1, 1), uniform IoUs
+    trained-like  what a detector sees after its first epochs: positives from N(0, 1), negatives from N(-6, 1.5^2)
+    captured      with --config: logits and targets of the largest loss call of one training step
+    more negatives, more positives
+                  with --scaling: synthetic data with the number of the other one fixed
+
+Losses take turns, each (but for the loops) after a call that is not timed, so that a drifting machine hits all alike;
+medians are reported.
+Peak memory is what a call allocates on top of its inputs, gradient included (CUDA's allocator, the profiler on a CPU).
+Operations: every ATen operation that is neither a view nor an allocation counts the elements of its largest tensor, a
+sort n log2 n, a search log2 of the length per value. Writes benchmark.csv and benchmark.png; what would not fit into
+memory, or take longer than --max-seconds, is left out with the reason. report_benchmark.py makes tables of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mmdet
+import torch
+from mmdet.models.losses import CrossEntropyLoss, FocalLoss, QualityFocalLoss
+from published_algorithms.bucketed_by_matrices import bucketed_by_matrices
+from published_algorithms.loop_over_positives import loop_over_positives
+from report_benchmark import COLUMNS, LOOPS, OTHERS, OURS, draw, percent, seconds, table
+from torch import Tensor
+from torch.autograd.profiler import profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from bucketed_losses import functional
+
+AP_DELTA, RS_DELTA = 1.0, 0.5
+SHARES = (0.001, 0.01, 0.02, 0.05)
+
+
+@dataclass
+class Case:
+    """Flat logits and targets (0 negative, (0, 1] positive, below 0 ignored) under a name."""
+
+    data: str
+    logits: Tensor
+    targets: Tensor
+    positives: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.positives = int((self.targets > 0).sum())
+        self.leaf = self.logits.detach().requires_grad_()
+        self.is_positive = (self.targets > 0).to(self.logits.dtype)
+        self.positive_entries = (self.targets > 0).nonzero().squeeze(1)
+        self.box_errors = (1 - self.targets[self.positive_entries]).requires_grad_()
+
+    def with_positives(self, number: int) -> Case:
+        """The same with all positives but the first ``number`` ignored: a loop over them is that much shorter."""
+        rest = (self.targets > 0).nonzero().squeeze(1)[number:]
+        return Case(self.data, self.logits, self.targets.index_fill(0, rest, -1))
+
+
+def synthetic(number: int, positives: int, data: str, device: torch.device, seed: int = 0) -> Case:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(number, generator=generator)
+    is_positive = torch.zeros(number, dtype=torch.bool)
+    is_positive[torch.randperm(number, generator=generator)[:positives]] = True
+    ious = 1 - torch.rand(number, generator=generator)
+    if data == 'trained-like':
+        logits = torch.where(is_positive, noise, 1.5 * noise - 6)
+    else:
+        logits = torch.where(is_positive, noise - 1, noise + 1)
+    return Case(data, logits.to(device), torch.where(is_positive, ious, 0).to(device))
+
+
+@dataclass
+class Loss:
+    """One contestant: ``run(case)`` is forward and backward; what it would need can be told before it is tried."""
+
+    name: str
+    run: Callable[[Case], Any]
+    matrices: int = 0
+    """Float32 matrices of P x P that are alive at once."""
+
+    @property
+    def loops(self) -> bool:
+        return self.name in LOOPS
+
+
+def losses() -> list[Loss]:
+    """All contestants; ours first."""
+
+    def ours(function: Callable[..., Any], delta: float) -> Callable[[Case], None]:
+        def run(case: Case) -> None:
+            result = function(case.leaf, case.targets, delta)
+            torch.stack(tree_flatten(result)[0]).sum().backward()
+
+        return run
+
+    def alrp(case: Case) -> None:
+        # A positive's IoU gives the error of its box.
+        parts = functional.alrp_loss(case.leaf, case.targets, case.box_errors, AP_DELTA, case.positive_entries)
+        torch.stack(list(parts)).sum().backward()
+        case.box_errors.grad = None
+
+    def dr(case: Case) -> None:
+        functional.dr_loss(case.leaf, case.targets).backward()
+
+    def mmdets(module: torch.nn.Module, target: Callable[[Case], Any]) -> Callable[[Case], None]:
+        return lambda case: module(case.leaf.view(-1, 1), target(case)).backward()
+
+    def classes(case: Case) -> Tensor:
+        return (case.targets <= 0).long()
+
+    def scores(case: Case) -> Tensor:
+        # On a GPU, class indices choose MMCV's fused kernel; on a CPU, MMDetection would first make them one-hot.
+        return classes(case) if case.leaf.is_cuda else case.is_positive.view(-1, 1)
+
+    def reference(function: Callable[..., Any], delta: float, sort: bool) -> Callable[[Case], None]:
+        return lambda case: function(case.logits, case.targets, delta, sort)
+
+    return [
+        Loss('AP', ours(functional.ap_loss, AP_DELTA)),
+        Loss('BAP', ours(functional.bucketed_ap_loss, AP_DELTA)),
+        Loss('RS', ours(functional.rs_loss, RS_DELTA)),
+        Loss('BRS', ours(functional.bucketed_rs_loss, RS_DELTA)),
+        Loss('aLRP', alrp),
+        Loss('DR', dr),
+        Loss('focal', mmdets(FocalLoss(), scores)),
+        Loss('quality focal', mmdets(QualityFocalLoss(), lambda case: (classes(case), case.is_positive))),
+        Loss('cross-entropy', mmdets(CrossEntropyLoss(use_sigmoid=True), lambda case: case.is_positive.view(-1, 1))),
+        Loss('sort', lambda case: case.logits.sort()),
+        Loss('read + write', lambda case: case.logits.mul(2)),
+        Loss('BAP by matrices', reference(bucketed_by_matrices, AP_DELTA, False), matrices=4),
+        Loss('BRS by matrices', reference(bucketed_by_matrices, RS_DELTA, True), matrices=6),
+        Loss('AP by loop', reference(loop_over_positives, AP_DELTA, False)),
+        Loss('RS by loop', reference(loop_over_positives, RS_DELTA, True)),
+    ]
+
+
+class CountOperations(TorchDispatchMode):
+    """Sums up element-operations by the definition at the top."""
+
+    FREE = ('empty', 'detach', 'alias', '_local_scalar_dense', 'resize', 'set_')
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.name().removeprefix('aten::').split('.')[0]
+        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+        if not is_view and not any(word in name for word in self.FREE):
+            inputs = [leaf.numel() for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+            outputs = [leaf.numel() for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor)]
+            factor = 1.0
+            if name in ('sort', 'argsort'):
+                factor = math.log2(max(inputs[0], 2))
+            elif name in ('searchsorted', 'bucketize'):
+                factor, inputs = math.log2(max(inputs[0], 2)), inputs[1:]
+            self.total += factor * max(inputs + outputs, default=0)
+        return out
+
+
+def operations(loss: Loss, case: Case) -> float:
+    def count(case: Case) -> float:
+        with CountOperations() as mode:
+            loss.run(case)
+        case.leaf.grad = None
+        return mode.total
+
+    if not loss.loops or case.positives <= 8:
+        return count(case)
+    # The loop does the same for every positive.
+    few, more = count(case.with_positives(4)), count(case.with_positives(8))
+    return few + (more - few) / 4 * (case.positives - 4)
+
+
+def peak_bytes(loss: Loss, case: Case) -> int:
+    """Allocated on top of what is there before, at the highest."""
+    if loss.loops:  # an iteration frees what it made
+        case = case.with_positives(4)
+    loss.run(case)
+    case.leaf.grad = None
+    if case.leaf.is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        loss.run(case)
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() - before
+    else:
+        with profile(use_kineto=True, profile_memory=True) as profiler:
+            loss.run(case)
+        sizes = _allocations(profiler.kineto_results.experimental_event_tree())
+        peak = max(itertools.accumulate((size for _, size in sorted(sizes)), initial=0))
+    case.leaf.grad = None
+    return peak
+
+
+def _allocations(events: list[Any]) -> Iterator[tuple[int, int]]:
+    """Time and size (negative where memory is freed) of every allocation in a profiler's tree of events."""
+    stack = list(events)
+    while stack:
+        event = stack.pop()
+        stack.extend(event.children)
+        if event.name == '[memory]':
+            yield event.start_time_ns, event.extra_fields.alloc_size
+
+
+def timed(loss: Loss, case: Case) -> float:
+    """Seconds of one call."""
+    if not case.leaf.is_cuda:
+        start = time.perf_counter()
+        loss.run(case)
+        spent = time.perf_counter() - start
+    else:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        begin.record()
+        loss.run(case)
+        end.record()
+        torch.cuda.synchronize()
+        spent = begin.elapsed_time(end) / 1000
+    case.leaf.grad = None
+    return spent
+
+
+def available_bytes(device: torch.device) -> int:
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    lines = Path('/proc/meminfo').read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable'))
+
+
+def reason_to_skip(loss: Loss, case: Case, max_seconds: float) -> str:
+    """Empty if the loss can be run."""
+    need = loss.matrices * 4 * case.positives**2
+    have = available_bytes(case.leaf.device)
+    if need > 0.8 * have:
+        return f'needs {need / 1e9:.2g} GB for its matrices, {have / 1e9:.2g} GB available'
+    if loss.loops and case.positives > 40:
+        for _ in range(2):
+            estimate = timed(loss, case.with_positives(20)) / 20 * case.positives
+        if estimate > max_seconds:
+            return (
+                f'would take {seconds(estimate)} (20 of its positives took {seconds(estimate / case.positives * 20)})'
+            )
+    return ''
+
+
+def measure(case: Case, contestants: list[Loss], repeats: int, max_seconds: float) -> list[dict[str, Any]]:
+    """One row per contestant."""
+    rows: dict[str, dict[str, Any]] = {
+        loss.name: dict(
+            data=case.data, logits=len(case.logits), positives=case.positives, loss=loss.name,
+            note=reason_to_skip(loss, case, max_seconds),
+        )
+        for loss in contestants
+    }  # fmt: skip
+    running = [loss for loss in contestants if not rows[loss.name]['note']]
+    for loss in running:
+        rows[loss.name].update(peak_bytes=peak_bytes(loss, case), operations=round(operations(loss, case)))
+    times: dict[str, list[float]] = {loss.name: [] for loss in running}
+    for _ in range(repeats):
+        for loss in running:
+            spent = times[loss.name]
+            if spent and sum(spent) > max_seconds / 10:
+                continue  # slow, and known well enough
+            if not loss.loops and (not spent or spent[-1] < 0.5):
+                timed(loss, case)
+            spent.append(timed(loss, case))
+    for name, spent in times.items():
+        rows[name].update(milliseconds=round(1000 * statistics.median(spent), 4), repeats=len(spent))
+    for row in rows.values():
+        loop = 'RS by loop' if 'RS' in row['loss'] else 'AP by loop'
+        for column, peer in (('to_focal', 'focal'), ('to_loop', '' if row['loss'] in OTHERS else loop)):
+            if peer in times and row['loss'] in times:
+                row[column] = round(row['milliseconds'] / rows[peer]['milliseconds'], 4)
+    return list(rows.values())
+
+
+def time_by_operation(loss: Loss, case: Case, most: int = 8) -> str:
+    """What the time goes to: the ATen operations with the largest shares, by the profiler."""
+    loss.run(case)
+    with torch.profiler.profile() as profiler:
+        for _ in range(5):
+            loss.run(case)
+            case.leaf.grad = None
+    on_device = case.leaf.is_cuda
+    spent = {e.key: e.self_device_time_total if on_device else e.self_cpu_time_total for e in profiler.key_averages()}
+    total = sum(spent.values())
+    ranked = sorted(spent.items(), key=lambda item: -item[1])[:most]
+    return ', '.join(f'{name.removeprefix("aten::")} {value / total:.0%}' for name, value in ranked)
+
+
+def capture(config: str, checkpoint: str | None, path: Path, device: torch.device) -> Case:
+    """The largest call of a ranking loss in one training step, also written to ``path``."""
+    from measure_loss_time import TimedRun, targets_of_call
+
+    run = TimedRun(config, str(path.parent / 'captured_step'), [])
+    if checkpoint:
+        run.runner.load_checkpoint(checkpoint)
+    run.step()
+    calls = [
+        (pred.detach().flatten(), targets_of_call(pred.detach(), *rest, **kwargs).flatten())
+        for _, (pred, *rest), kwargs in run.loss_calls
+    ]
+    logits, targets = max(calls, key=lambda call: len(call[0]))
+    torch.save({'logits': logits.cpu(), 'targets': targets.cpu()}, path)
+    return Case('captured', logits.to(device), targets.to(device))
+
+
+def cases(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[Case, list[Loss]]]:
+    everything = losses()
+    if args.losses:
+        everything = [loss for loss in everything if loss.name in ('focal', *args.losses)]
+    sizes = [*args.sizes, *([10_000_000] if args.large else [])]
+    for data in ('synthetic', 'trained-like'):
+        for number in sizes:
+            for share in args.shares:
+                yield synthetic(number, max(round(number * share), 1), data, device), everything
+    if args.config:
+        yield capture(args.config, args.checkpoint, args.out / 'captured.pt', device), everything
+    if args.scaling:
+        cheap = [loss for loss in everything if loss.name in (*OURS, *OTHERS, 'focal')]
+        for number in (100_000, 1_000_000, 10_000_000):
+            yield synthetic(number, 1000, 'more negatives', device), cheap
+        for positives in (1000, 10_000, 100_000):
+            yield synthetic(1_000_000 + positives, positives, 'more positives', device), cheap
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark_losses'), help='folder to write to')
+    names = [loss.name for loss in losses()]
+    parser.add_argument('--losses', nargs='+', choices=names, metavar='NAME', help='these and focal loss alone')
+    parser.add_argument('--sizes', nargs='+', type=int, default=[10_000, 100_000, 1_000_000], help='numbers of logits')
+    parser.add_argument('--shares', nargs='+', type=float, default=SHARES, help='shares of positives')
+    parser.add_argument('--large', action='store_true', help='10 million logits, too')
+    parser.add_argument('--scaling', action='store_true', help='growth with the negatives and with the positives, too')
+    parser.add_argument('--config', help='a training config of ours, of which one step is captured')
+    parser.add_argument('--checkpoint', help='weights for --config, e.g. of a trained detector')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--repeats', type=int, default=15, help='timed calls per loss and case')
+    parser.add_argument('--profile', action='store_true', help='also print which operations the time of ours goes to')
+    parser.add_argument('--max-seconds', type=float, default=30, help='leave out what a single call takes longer')
+    args = parser.parse_args(argv)
+    device = torch.device(args.device)
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    machine = {
+        'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else _processor(),
+        'threads': torch.get_num_threads(),
+        'torch': torch.__version__,
+        'mmdet': mmdet.__version__,
+    }
+    print(', '.join(f'{key} {value}' for key, value in machine.items()), flush=True)
+    rows: list[dict[str, Any]] = []
+    # As in a training process, which has freed larger tensors: glibc then takes memory from its heap and keeps it, and
+    # no call pays for new pages. Its limits follow the largest block freed, up to 32 MiB.
+    torch.empty(7 * 2**20, device=device).fill_(0)
+    with (args.out / 'benchmark.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS, restval='')
+        writer.writeheader()
+        for case, contestants in cases(args, device):
+            measured = measure(case, contestants, args.repeats, args.max_seconds)
+            rows += [{**row, **machine} for row in measured]
+            writer.writerows(rows[-len(measured) :])
+            file.flush()
+            print(f'\n{case.data}, {len(case.logits)} logits, {percent(case.positives / len(case.logits))} positives')
+            print(table([{key: str(value) for key, value in row.items()} for row in measured]), flush=True)
+            if args.profile:
+                for loss in (loss for loss in contestants if loss.name in OURS):
+                    print(f'{loss.name}: {time_by_operation(loss, case)}', flush=True)
+    draw(args.out / 'benchmark.csv', args.out / 'benchmark.png')
+    print(f'\nwrote {args.out / "benchmark.csv"} and benchmark.png')
+
+
+def _processor() -> str:
+    cores = len(os.sched_getaffinity(0))
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        name = next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))
+    except (OSError, StopIteration):
+        name = platform.machine()
+    return f'{name}, {cores} cores'
+
+
+if __name__ == '__main__':
+    main()

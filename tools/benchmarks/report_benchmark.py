@@ -1,0 +1,244 @@
+"""Tables and a figure of what tools/benchmarks/benchmark_losses.py measured, and the tables of docs/speed.md.
+
+python tools/benchmarks/report_benchmark.py BENCHMARK.csv [MORE.csv ...] [--figure OUT.png] [--page docs/speed.md]
+
+MORE.csv are runs with other losses (``--losses``); what they divide by is the focal loss of their own run. The
+figure, which shows times, is of the first file alone.
+``--page`` rewrites what lies between the markers ``<!-- benchmark -->`` and ``<!-- end of benchmark -->``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+COLUMNS = (
+    'data', 'logits', 'positives', 'loss', 'milliseconds', 'to_focal', 'to_loop', 'peak_bytes', 'operations',
+    'repeats', 'note', 'device', 'threads', 'torch', 'mmdet',
+)  # fmt: skip
+LOOPS = ('AP by loop', 'RS by loop')
+OURS = ('AP', 'BAP', 'RS', 'BRS')
+OTHERS = ('aLRP', 'DR')  # ours, too, with no loop of theirs to compare with
+SCALING = ('more negatives', 'more positives')
+# What we hold ourselves to: time over that of focal loss, at most, of AP and BAP, and of RS and BRS.
+GOALS = {
+    ('synthetic', 1_000_000, 1000): (2, 3),
+    ('synthetic', 1_000_000, 10_000): (3, 5),
+    ('synthetic', 1_000_000, 50_000): (4, 10),
+    ('synthetic', 100_000, 5000): (4, 15),
+    ('trained-like', 1_000_000, 1000): (1, 1.5),
+}
+MARKERS = '<!-- benchmark -->', '<!-- end of benchmark -->'
+Row = dict[str, str]
+
+
+def seconds(value: float) -> str:
+    """With a unit that fits."""
+    if value >= 1000:
+        return f'{value / 60:.0f} min'
+    factor, unit = next((pair for pair in ((1, 's'), (1e3, 'ms')) if value * pair[0] >= 1), (1e6, 'µs'))
+    return f'{value * factor:.3g} {unit}'
+
+
+def percent(share: float) -> str:
+    return f'{100 * share:.2g} %'
+
+
+def short(number: float) -> str:
+    """1000000 as 1M."""
+    for factor, unit in ((1e9, 'G'), (1e6, 'M'), (1e3, 'K')):
+        if number >= factor:
+            return f'{number / factor:.3g}{unit}'
+    return f'{number:.3g}'
+
+
+def read(*paths: str | Path) -> list[Row]:
+    """The rows of all files, case by case, the losses of further files after the first's of ours.
+
+    Raises:
+        SystemExit: they are from different machines.
+    """
+    cases: dict[tuple[str, ...], dict[str, Row]] = {}
+    machines = set()
+    for path in paths:
+        with Path(path).open(newline='') as file:
+            for row in csv.DictReader(file):
+                cases.setdefault((row['data'], row['logits'], row['positives']), {}).setdefault(row['loss'], row)
+                machines.add(tuple(row[key] for key in ('device', 'threads', 'torch', 'mmdet')))
+    if len(machines) > 1:
+        raise SystemExit(f'report_benchmark: times of different machines are not compared: {sorted(machines)}')
+
+    def place(row: Row) -> int:
+        return [*OURS, *OTHERS].index(row['loss']) if row['loss'] in (*OURS, *OTHERS) else len(OURS + OTHERS)
+
+    return [row for rows in cases.values() for row in sorted(rows.values(), key=place)]
+
+
+def table(rows: Iterable[Row]) -> str:
+    """One case, a line per loss, as Markdown."""
+    lines = [
+        '| loss | time | / focal | / its loop | peak memory | / logits | operations |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    for row in rows:
+        if row['note']:
+            lines.append(f'| {row["loss"]} | {row["note"]} | | | | | |')
+            continue
+        peak = float(row['peak_bytes'])
+        cells = [
+            row['loss'],
+            seconds(float(row['milliseconds']) / 1000),
+            f'{float(row["to_focal"]):.2f}' if row.get('to_focal') else '',
+            f'{float(row["to_loop"]):.2g}' if row.get('to_loop') and row['loss'] not in LOOPS else '',
+            f'{peak / 1e6:.3g} MB',
+            f'{peak / (4 * float(row["logits"])):.1f}',
+            short(float(row['operations'])),
+        ]
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def overview(rows: list[Row]) -> str:
+    """Time over that of focal loss, a line per case."""
+    names = list(dict.fromkeys(row['loss'] for row in rows if row['loss'] != 'focal'))
+    lines = ['| data | logits | positives | focal | ' + ' | '.join(names) + ' |', '|---' * (4 + len(names)) + '|']
+    for case, group in groupby(rows, key=lambda row: (row['data'], row['logits'], row['positives'])):
+        by_loss = {row['loss']: row for row in group}
+        ratios = [_ratio(by_loss.get(name)) for name in names]
+        focal = seconds(float(by_loss['focal']['milliseconds']) / 1000)
+        share = percent(float(case[2]) / float(case[1]))
+        lines.append('| ' + ' | '.join([case[0], short(float(case[1])), share, focal, *ratios]) + ' |')
+    return '\n'.join(lines)
+
+
+def _ratio(row: Row | None) -> str:
+    if row is None:
+        return ''
+    if row['note']:
+        return 'too large' if 'GB' in row['note'] else 'too slow'
+    return f'{float(row["to_focal"]):.3g}'
+
+
+def goals(rows: list[Row]) -> str:
+    """What was measured beside what we hold ourselves to; what misses it is bold."""
+    lines = ['| data | logits | positives | goal AP, BAP | AP | BAP | goal RS, BRS | RS | BRS |', '|---' * 9 + '|']
+    for (data, logits, positives), limits in GOALS.items():
+        ratio = {
+            r['loss']: float(r['to_focal'])
+            for r in rows
+            if (r['data'], r['logits'], r['positives']) == (data, str(logits), str(positives)) and r['to_focal']
+        }
+        if not ratio:
+            continue
+        cells = [data, short(logits), percent(positives / logits)]
+        for limit, names in zip(limits, (OURS[:2], OURS[2:]), strict=True):
+            shown = [f'{ratio[name]:.2f}' if ratio[name] <= limit else f'**{ratio[name]:.2f}**' for name in names]
+            cells += [f'{limit:g}', *shown]
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def slope(rows: list[Row], loss: str, over: str) -> float:
+    """Least-squares slope of log time over log ``over``."""
+    points = [(math.log(float(r[over])), math.log(float(r['milliseconds']))) for r in rows if r['loss'] == loss]
+    mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+
+
+def scaling(rows: list[Row]) -> str:
+    """How time grows with the negatives and with the positives, from the cases of ``--scaling``."""
+    cases = {
+        'negatives, 100K to 10M logits at 1000 positives': ('logits', [r for r in rows if r['data'] == SCALING[0]]),
+        'positives, 1K to 100K at 1M negatives': ('positives', [r for r in rows if r['data'] == SCALING[1]]),
+    }
+    names = [*OURS, *(name for name in OTHERS if any(r['loss'] == name for r in rows)), 'focal']
+    lines = ['| exponent of growth with | ' + ' | '.join(names) + ' |', '|---' * (1 + len(names)) + '|']
+    for name, (over, chosen) in cases.items():
+        slopes = [f'{slope(chosen, loss, over):.2f}' for loss in names]
+        lines.append('| ' + ' | '.join([name, *slopes]) + ' |')
+    return '\n'.join(lines)
+
+
+def page(rows: list[Row]) -> str:
+    """What stands between the markers."""
+    machine = rows[0]
+    grid = [r for r in rows if r['data'] not in SCALING]
+    parts = [
+        f'Machine: {machine["device"]}, {machine["threads"]} threads, torch {machine["torch"]}, '
+        f'MMDetection {machine["mmdet"]}. Time of forward and backward, divided by that of focal loss:',
+        overview(grid),
+    ]
+    largest = max(int(r['logits']) for r in grid if r['data'] == 'synthetic')
+    for data, positives in (('synthetic', largest // 1000), ('synthetic', largest // 20), ('captured', None)):
+        size = (str(largest), str(positives))
+        chosen = [r for r in grid if r['data'] == data and (positives is None or (r['logits'], r['positives']) == size)]
+        if chosen:
+            share = percent(int(chosen[0]['positives']) / int(chosen[0]['logits']))
+            logits, number = short(float(chosen[0]['logits'])), chosen[0]['positives']
+            parts += [f'In full for {data} data, {logits} logits, {number} positives ({share}):', table(chosen)]
+    reached = goals(grid)
+    if reached.count('\n') > 1:
+        parts += ['What we hold ourselves to, in times of focal loss; what misses it is bold:', reached]
+    if len(grid) < len(rows):
+        parts += ['Least-squares slope of log time over log number (1: linear):', scaling(rows)]
+    return '\n\n'.join(parts)
+
+
+def draw(source: str | Path, out: str | Path) -> None:
+    """Time, memory and operations over the number of logits, log-log, one column per share of positives."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    rows = [r for r in read(source) if r['data'] == 'synthetic' and not r['note']]
+    shares = sorted({percent(int(r['positives']) / int(r['logits'])) for r in rows}, key=lambda s: float(s.split()[0]))
+    names = list(dict.fromkeys(r['loss'] for r in rows))
+    colors = plt.get_cmap('tab20').colors
+    figure, axes = plt.subplots(3, len(shares), figsize=(3.4 * len(shares) + 1.6, 8.4), squeeze=False, sharex=True)
+    quantities = ('milliseconds', 'time (ms)'), ('peak_bytes', 'peak memory (bytes)'), ('operations', 'operations')
+    for column, share in enumerate(shares):
+        chosen = [r for r in rows if percent(int(r['positives']) / int(r['logits'])) == share]
+        for axis, (quantity, label) in zip(axes[:, column], quantities, strict=True):
+            for index, name in enumerate(names):
+                points = sorted((int(r['logits']), float(r[quantity])) for r in chosen if r['loss'] == name)
+                if points:
+                    axis.loglog(
+                        *zip(*points, strict=True), label=name, color=colors[index], marker='o', markersize=3,
+                        linewidth=2.2 if name in (*OURS, *OTHERS) else 1.2,
+                        linestyle='-' if name in (*OURS, *OTHERS) else '--',
+                    )  # fmt: skip
+            axis.grid(alpha=0.3)
+            if column == 0:
+                axis.set_ylabel(label)
+        axes[0, column].set_title(f'{share} positives')
+        axes[-1, column].set_xlabel('logits')
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='center right', frameon=False)
+    figure.tight_layout(rect=(0, 0, 1 - 1.6 / figure.get_size_inches()[0], 1))
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('csv', type=Path, nargs='+', metavar='BENCHMARK.csv')
+    parser.add_argument('--figure', type=Path, help='PNG to write')
+    parser.add_argument('--page', type=Path, help='Markdown page to rewrite between its markers')
+    args = parser.parse_args(argv)
+    text = page(read(*args.csv))
+    if args.figure:
+        draw(args.csv[0], args.figure)  # times of one run
+    if args.page is None:
+        print(text)
+        return
+    before, rest = args.page.read_text().split(MARKERS[0])
+    args.page.write_text(f'{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{rest.split(MARKERS[1])[1]}')
+
+
+if __name__ == '__main__':
+    main()
