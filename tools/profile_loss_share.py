@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from _runner import load_config
-from measure_loss_time import TimedRun
+from bucketed_losses.study.times import TimedRun
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.registry import init_default_scope

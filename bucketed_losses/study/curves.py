@@ -1,16 +1,14 @@
-"""Draw training curves from MMEngine's logs: every loss over iterations, AP over epochs (mean and range of the seeds).
-
-python tools/plot_curves.py OUT.png NAME=WORK_DIR[,WORK_DIR...] [NAME=...] [--ap-only]
-"""
+"""Training curves of any runs, from MMEngine's logs: losses over iterations, and AP over epochs."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
-from _logs import RUN_METAVAR, parse_run, read_scalars
+import pandas as pd
+
+from .logs import read_metrics, read_scalars
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -25,29 +23,35 @@ LOSSES = {
 
 
 def plot_curves(runs: Mapping[str, Sequence[str | Path]], out: str | Path, ap_only: bool = False) -> None:
-    """Write a PNG with the losses of every run's first seed, by name and work directories, and the AP of all runs."""
+    """Write a PNG with the losses of each run's first seed, and the AP of all runs (mean and range of the seeds).
+
+    Args:
+        runs: Work directories of the seeds of each run, by the run's name.
+        out: The file.
+        ap_only: Leave the losses out.
+
+    Raises:
+        NoLogs: a work directory has no logs.
+    """
     panels = 1 if ap_only else len(runs) + 1
     figure = plt.figure(figsize=(4.5 * panels if panels > 1 else 6.4, 3.6), layout='constrained')
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for (name, work_dirs), axis in zip(runs.items(), axes[:-1], strict=False):
-        train, _ = read_scalars(work_dirs[0])
+        train = pd.DataFrame(read_scalars(work_dirs[0])[0])
         for key, label in LOSSES.items():
-            points = [(record['step'], record[key]) for record in train if key in record]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=label, linewidth=1.8)
+            if key in train:
+                points = train[['step', key]].dropna()
+                axis.plot(points.step, points[key], label=label, linewidth=1.8)
         axis.set(xlabel='iteration', ylabel='loss', title=name)
         axis.set_ylim(bottom=0)
         axis.legend(frameon=False)
     for name, work_dirs in runs.items():
-        by_epoch: dict[int, list[float]] = {}
-        for work_dir in work_dirs:
-            for record in read_scalars(work_dir)[1]:
-                by_epoch.setdefault(record['step'], []).append(record['coco/bbox_mAP'])
-        if by_epoch:
-            means = [sum(values) / len(values) for values in by_epoch.values()]
-            (line,) = axes[-1].plot(list(by_epoch), means, marker='o', label=name, linewidth=1.8, markersize=4)
-            lowest, highest = ([pick(values) for values in by_epoch.values()] for pick in (min, max))
-            axes[-1].fill_between(list(by_epoch), lowest, highest, color=line.get_color(), alpha=0.15, linewidth=0)
+        # MMDetection logs no AP where nothing at all was detected.
+        records = [(step, metrics.get('AP', 0.0)) for folder in work_dirs for step, metrics in read_metrics(folder)]
+        if records:
+            ap = pd.DataFrame(records, columns=['epoch', 'AP']).groupby('epoch').AP.agg(['mean', 'min', 'max'])
+            (line,) = axes[-1].plot(ap.index, ap['mean'], marker='o', label=name, linewidth=1.8, markersize=4)
+            axes[-1].fill_between(ap.index, ap['min'], ap['max'], color=line.get_color(), alpha=0.15, linewidth=0)
     axes[-1].set(xlabel='epoch', ylabel='AP', title='validation AP')
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     if len(runs) > 1:
@@ -57,20 +61,3 @@ def plot_curves(runs: Mapping[str, Sequence[str | Path]], out: str | Path, ap_on
         axis.spines[['top', 'right']].set_visible(False)
     figure.savefig(out, dpi=130)
     plt.close(figure)
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description='Draw training curves')
-    parser.add_argument('out', help='PNG to write')
-    parser.add_argument('runs', nargs='+', metavar=RUN_METAVAR, type=parse_run)
-    parser.add_argument('--ap-only', action='store_true', help='leave the losses out')
-    args = parser.parse_args(argv)
-    try:
-        plot_curves(dict(args.runs), args.out, args.ap_only)
-    except FileNotFoundError as error:
-        raise SystemExit(f'plot_curves: {error}') from error
-    print(f'Curves are in {args.out}')
-
-
-if __name__ == '__main__':
-    main()

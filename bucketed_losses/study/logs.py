@@ -1,29 +1,45 @@
-"""Reading the logs of finished runs, for the tools that tabulate and draw them."""
+"""The logs that MMEngine writes into a work directory."""
 
 from __future__ import annotations
 
-import argparse
 import json
+import re
 from pathlib import Path
+
+from bucketed_losses.errors import UserError
 
 RUN_METAVAR = 'NAME=WORK_DIR[,WORK_DIR...]'
 
 
+class NoLogs(UserError, FileNotFoundError):
+    """A folder has no logs of a training."""
+
+
 def parse_run(text: str) -> tuple[str, list[str]]:
-    """``NAME=DIR,DIR`` as a name and the work directories of its seeds; a bare directory is named after itself."""
+    """``NAME=DIR,DIR`` as a name and the work directories of its seeds; a bare directory is named after itself.
+
+    Raises:
+        UserError: the name or the directories are missing.
+    """
     name, separator, work_dirs = text.partition('=')
     if not separator:
         return Path(text).name, [text]
     if not name or not work_dirs:
-        raise argparse.ArgumentTypeError(f'a run is {RUN_METAVAR}, got {text}')
+        raise UserError(f'a run is given as {RUN_METAVAR}, got {text}')
     return name, work_dirs.split(',')
 
 
 def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
-    """Training and validation records of a work directory, resumed runs joined in order."""
+    """Training and validation records of a work directory in the order of their steps.
+
+    If a run was resumed, its logs are joined.
+
+    Raises:
+        NoLogs: there is none.
+    """
     files = sorted(Path(work_dir).glob('**/vis_data/scalars.json'))
     if not files:
-        raise FileNotFoundError(f'no vis_data/scalars.json in {work_dir}: not a work directory of a training run')
+        raise NoLogs(f'no vis_data/scalars.json in {work_dir}: not a work directory of a training run')
     train: dict[int, dict] = {}
     val: dict[int, dict] = {}
     for file in files:
@@ -38,3 +54,23 @@ def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
             # A resumed run repeats what came after its checkpoint: the later record counts.
             (train if 'loss' in record else val)[record['step']] = record
     return [train[step] for step in sorted(train)], [val[step] for step in sorted(val)]
+
+
+def read_metrics(work_dir: str | Path) -> list[tuple[int, dict[str, float]]]:
+    """Step and metrics of every validation with COCO's, LVIS's or VOC's metric, named as in the paper's tables.
+
+    Raises:
+        NoLogs: the work directory has no logs.
+    """
+    found = []
+    for record in read_scalars(work_dir)[1]:
+        metrics = {}
+        for key, value in record.items():
+            name = key.rpartition('/')[2]
+            if name.endswith('_precision'):
+                metrics[name.removesuffix('_precision')] = value
+            elif match := re.fullmatch(r'(?:(bbox|segm)_)?m?AP_?(50|75|s|m|l|r|c|f)?', name):
+                kind, which = match.groups()
+                metrics[('mask ' if kind == 'segm' else '') + 'AP' + (which or '')] = value
+        found.append((record['step'], metrics))
+    return found

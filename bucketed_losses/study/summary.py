@@ -1,58 +1,57 @@
-"""Tabulate finished runs, seeds averaged, as Markdown: AP, AP50 and AP75 of the last epoch, and AP per class.
-
-Runs with masks get the same columns for masks; MMDetection logs their AP per class for masks only.
-
-python tools/summarize_runs.py BRS=WORK_DIR[,WORK_DIR...] focal=WORK_DIR[,WORK_DIR...]
-"""
+"""A table of any finished runs: AP, AP50 and AP75 of the last epoch, for boxes and masks, and AP per class."""
 
 from __future__ import annotations
 
-import argparse
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 
-from _logs import RUN_METAVAR, parse_run, read_scalars
+import pandas as pd
 
-METRICS = {'AP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'AP75': 'coco/bbox_mAP_75'}
-MASK_METRICS = {f'mask {label}': key.replace('bbox', 'segm') for label, key in METRICS.items()}
-PER_CLASS = '_precision'
+from bucketed_losses.errors import UserError
+
+from .logs import read_metrics
+
+AP_COLUMNS = ['AP', 'AP50', 'AP75']
+MASK_COLUMNS = [f'mask {column}' for column in AP_COLUMNS]
 
 
 def summarize(runs: Mapping[str, Sequence[str | Path]]) -> str:
-    """A Markdown table with a row per name; the spread over seeds is the sample standard deviation of AP."""
-    columns: list[str] = []
-    rows = {}
-    for name, work_dirs in runs.items():
-        records = [read_scalars(work_dir)[1][-1] for work_dir in work_dirs]
-        metrics = METRICS | (MASK_METRICS if MASK_METRICS['mask AP'] in records[0] else {})
-        values = {label: [record[key] for record in records] for label, key in metrics.items()}
-        for key in records[0]:
-            if key.endswith(PER_CLASS):
-                label = key.removeprefix('coco/').removesuffix(PER_CLASS)
-                label = f'mask {label}' if 'mask AP' in values else label
-                values[label] = [record[key] for record in records]
-        columns += [label for label in values if label not in columns]
-        rows[name] = values
+    """A table in Markdown with a row for each run.
+
+    AP is given as the mean ± the sample standard deviation over the seeds, everything else as the mean. MMDetection
+    logs the AP per class of runs with masks for the masks only.
+
+    Args:
+        runs: Work directories of the seeds of each run, by the run's name.
+
+    Raises:
+        NoLogs: a work directory has no logs.
+        UserError: a run has no validation in its logs.
+    """
+    table = pd.DataFrame([_last_metrics(folder) for folders in runs.values() for folder in folders])
+    seeds = table.groupby([name for name, folders in runs.items() for _ in folders], sort=False)
+    means, deviations = seeds.mean(), seeds.std()
+    columns = [column for column in [*AP_COLUMNS, *MASK_COLUMNS] if column in table]
+    columns += [column for column in means if column not in columns]
     lines = ['| loss | seeds | ' + ' | '.join(columns) + ' |', '|---' * (2 + len(columns)) + '|']
-    for name, values in rows.items():
-        cells = [f'{mean(values[label]):.3f}' if label in values else '' for label in columns]
-        for index, label in enumerate(columns):
-            if label in ('AP', 'mask AP') and len(values.get(label, ())) > 1:
-                cells[index] += f' ± {stdev(values[label]):.3f}'
-        lines.append(f'| {name} | {len(values["AP"])} | ' + ' | '.join(cells) + ' |')
+    for name, size in seeds.size().items():
+        cells = ['' if pd.isna(means.loc[name, column]) else f'{means.loc[name, column]:.3f}' for column in columns]
+        for index, column in enumerate(columns):
+            if column in ('AP', 'mask AP') and not pd.isna(deviations.loc[name, column]):
+                cells[index] += f' ± {deviations.loc[name, column]:.3f}'
+        lines.append(f'| {name} | {size} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description='Tabulate finished runs')
-    parser.add_argument('runs', nargs='+', metavar=RUN_METAVAR, type=parse_run)
-    args = parser.parse_args(argv)
-    try:
-        print(summarize(dict(args.runs)))
-    except FileNotFoundError as error:
-        raise SystemExit(f'summarize_runs: {error}') from error
-
-
-if __name__ == '__main__':
-    main()
+def _last_metrics(work_dir: str | Path) -> dict[str, float]:
+    validations = read_metrics(work_dir)
+    if not validations:
+        raise UserError(f'{work_dir} has no validation in its logs')
+    metrics = {'AP': 0.0, **validations[-1][1]}  # MMDetection logs no AP where nothing at all was detected
+    has_masks = 'mask AP' in metrics
+    return {
+        f'mask {name}' if has_masks and name not in AP_COLUMNS and name not in MASK_COLUMNS else name: value
+        for name, value in metrics.items()
+        if name in AP_COLUMNS or name in MASK_COLUMNS or not re.fullmatch(r'(mask )?AP\w*', name)
+    }
