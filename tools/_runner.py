@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import _needs_mmdet  # noqa: F401
 from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from bucketed_losses.errors import UserError
-
 # Also for configs that do not name the package: registers its modules and lets MMEngine's checkpoints load safely.
-from bucketed_losses.mmdet.engine import runner
-from bucketed_losses.mmdet.engine.runner import apply_options
+from bucketed_losses.mmdet import engine
+from bucketed_losses.mmdet.engine.config_checks import check_files, check_names, check_not_empty
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +45,14 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Override settings as ``--cfg-options`` does."""
+    rest = dict(options)
+    if 'data_root' in rest:
+        engine.replace_data_root(cfg, str(rest.pop('data_root')))
+    cfg.merge_from_dict(rest)
+
+
 def runner_from(cfg: Config, loaders: Sequence[str]) -> Runner:
     """The runner of a config; in a distributed run this joins the other processes.
 
@@ -56,18 +64,22 @@ def runner_from(cfg: Config, loaders: Sequence[str]) -> Runner:
         SystemExit: a name in the config is not registered, or an annotation file is missing.
     """
     try:
-        return runner.runner_from(cfg, loaders)
-    except UserError as error:
-        raise SystemExit(str(error)) from error
+        check_names(cfg)
+        check_files(cfg, loaders)
+    except (KeyError, FileNotFoundError, ValueError) as error:
+        raise SystemExit(f'{cfg.filename or "config"}: {error.args[0]}') from error
+    engine.launch_on_cpu(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
-def refuse_empty_data(built: Runner, loops: Sequence[str]) -> Runner:
+def refuse_empty_data(runner: Runner, loops: Sequence[str]) -> Runner:
     """The runner, with its loops built.
 
     Raises:
         SystemExit: a data set has no images.
     """
     try:
-        return runner.refuse_empty_data(built, loops)
-    except UserError as error:
-        raise SystemExit(str(error)) from error
+        check_not_empty(runner, loops)
+    except ValueError as error:
+        raise SystemExit(f'{runner.cfg.filename}: {error}') from error
+    return runner

@@ -29,7 +29,6 @@ from mmengine.dist import collect_results, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
-from plot_curves import plot_curves
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
@@ -39,6 +38,7 @@ from train import build_runner
 from train import parse_args as parse_train_args
 
 from bucketed_losses.mmdet.datasets.shapes import is_shapes
+from bucketed_losses.study.curves import plot_curves
 
 BATCH_SIZE = 8
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,7 +22,6 @@ from bucketed_losses.errors import one_line_errors
 from bucketed_losses.study.times import measure_times
 
 
-
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

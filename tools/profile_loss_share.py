@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from _runner import load_config
-from bucketed_losses.study.times import TimedRun
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.registry import init_default_scope
@@ -25,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from train import parse_args
 
 from bucketed_losses.mmdet.models.losses import RankingLoss
+from bucketed_losses.study.times import TimedRun
 
 LOSS, BACKWARD, STEP = 'ranking losses', '_RankingLossBackward', 'training step'
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import _needs_mmdet  # noqa: F401
 from mmengine.config import Config
+from mmengine.utils import get_installed_path, is_installed
 
-from bucketed_losses.errors import UserError
-from bucketed_losses.mmdet import config_files
-from bucketed_losses.mmdet.config_files import read_config as load
 from bucketed_losses.mmdet.swap import LOSSES, Swap, SwapError, swap_loss
+
+SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
 def find_config(name: str) -> Path:
@@ -28,10 +28,33 @@ def find_config(name: str) -> Path:
     Raises:
         SystemExit: there is none, or its type is not one of a config.
     """
-    try:
-        return config_files.find_config(name)
-    except UserError as error:
-        raise SystemExit(f'swap_loss: {error}') from error
+    package, separator, path = name.rpartition('::')
+    if separator:
+        if not is_installed(package):
+            raise SystemExit(f'swap_loss: {name}: the package {package} is not installed')
+        folder = Path(get_installed_path(package), '.mim', 'configs')
+        file = folder / path
+    else:
+        file = Path(name)
+    if file.suffix not in SUFFIXES:
+        raise SystemExit(f'swap_loss: {name} must end in {", ".join(SUFFIXES)}, got {file.suffix or "none"}')
+    if not file.is_file():
+        raise SystemExit(f'swap_loss: {name}: there is no file {file}{_similar(file)}')
+    return file
+
+
+def _similar(file: Path) -> str:
+    from bucketed_losses.mmdet.suggestions import nearest
+
+    return nearest(file.name, [other.name for other in file.parent.glob('*') if other.suffix in SUFFIXES])
+
+
+def load(file: Path) -> tuple[Config, bool]:
+    """The config, and whether text can inherit it: a config of MMEngine's lazy kind is written out in full."""
+    cfg = Config.fromfile(file, import_custom_modules=False)
+    if file.suffix == '.py' and Config._is_lazy_import(str(file)):
+        return Config.fromstring(cfg.pretty_text, '.py'), False
+    return cfg, True
 
 
 def text_of(swap: Swap, base: str | None) -> str:

@@ -4,7 +4,8 @@ Each file uses only files below it in this list:
 
 ==========================  ============================================================================
 ``run``                     the steps of a study, from the configs to the report
-``executors``               where its commands run: on this machine, or as Slurm jobs
+``measurements``            the measurements among them
+``executors``, ``slurm``    where its commands run: on this machine, or as Slurm jobs
 ``commands``                one command in a process of its own
 ``child``                   the entry point of those processes: ``python -m bucketed_losses.study.child``
 ``training``                trains one config

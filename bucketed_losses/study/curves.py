@@ -31,7 +31,7 @@ def plot_curves(runs: Mapping[str, Sequence[str | Path]], out: str | Path, ap_on
         ap_only: Leave the losses out.
 
     Raises:
-        NoLogs: a work directory has no logs.
+        NoLogsError: a work directory has no logs.
     """
     panels = 1 if ap_only else len(runs) + 1
     figure = plt.figure(figsize=(4.5 * panels if panels > 1 else 6.4, 3.6), layout='constrained')

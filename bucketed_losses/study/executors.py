@@ -26,6 +26,8 @@ class Executor(Protocol):
 
     jobs: int | None
     """Trainings at once; None: as many as there are."""
+    stopping: threading.Event
+    """Set when the study is to stop."""
 
     def check(self, command: Command) -> None:
         """Refuse a command that cannot be run here.

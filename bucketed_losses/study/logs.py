@@ -11,7 +11,7 @@ from bucketed_losses.errors import UserError
 RUN_METAVAR = 'NAME=WORK_DIR[,WORK_DIR...]'
 
 
-class NoLogs(UserError, FileNotFoundError):
+class NoLogsError(UserError, FileNotFoundError):
     """A folder has no logs of a training."""
 
 
@@ -35,11 +35,11 @@ def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
     If a run was resumed, its logs are joined.
 
     Raises:
-        NoLogs: there is none.
+        NoLogsError: there is none.
     """
     files = sorted(Path(work_dir).glob('**/vis_data/scalars.json'))
     if not files:
-        raise NoLogs(f'no vis_data/scalars.json in {work_dir}: not a work directory of a training run')
+        raise NoLogsError(f'no vis_data/scalars.json in {work_dir}: not a work directory of a training run')
     train: dict[int, dict] = {}
     val: dict[int, dict] = {}
     for file in files:
@@ -60,7 +60,7 @@ def read_metrics(work_dir: str | Path) -> list[tuple[int, dict[str, float]]]:
     """Step and metrics of every validation with COCO's, LVIS's or VOC's metric, named as in the paper's tables.
 
     Raises:
-        NoLogs: the work directory has no logs.
+        NoLogsError: the work directory has no logs.
     """
     found = []
     for record in read_scalars(work_dir)[1]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .logs import NoLogs, read_metrics
+from .logs import NoLogsError, read_metrics
 
 FINISHED, DIVERGED, FAILED = 'finished', 'diverged', 'failed'
 NOTHING_DETECTED = 'testing results of the whole dataset is empty'  # in the log of MMDetection's metrics
@@ -27,7 +27,7 @@ def outcome_of(code: int, output: str, work_dir: Path, budget: int) -> dict[str,
         return dict(outcome=FAILED, detail=last_error(output))
     try:
         step, metrics = read_metrics(work_dir)[-1]
-    except (NoLogs, IndexError):
+    except (NoLogsError, IndexError):
         return dict(outcome=FAILED, detail='no validation in its log')
     if step < budget:
         return dict(outcome=FAILED, detail=f'stopped by a signal after step {step}; the same command resumes it')

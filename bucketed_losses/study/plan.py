@@ -14,7 +14,7 @@ STOCK = 'stock'
 EQUAL_TIME = 'brs in equal time'
 
 
-class Refusal(UserError):
+class Refusal(UserError):  # noqa: N818
     """What a user has to correct before a study can begin."""
 
 

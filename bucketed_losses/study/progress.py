@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from statistics import median
 
-from .logs import NoLogs, read_scalars
+from .logs import NoLogsError, read_scalars
 from .outcomes import FINISHED
 from .plan import Run
 from .store import Study
@@ -16,7 +16,7 @@ def share_done(study: Study, run: Run) -> float:
     """The share of a run that is trained, by its log."""
     try:
         last = read_scalars(study.folder(*run.key))[0][-1]
-    except (NoLogs, IndexError, json.JSONDecodeError):
+    except (NoLogsError, IndexError, json.JSONDecodeError):
         return 0.0
     by_epoch = study.counts_epochs(run.detector.name, run.label)
     return (last['epoch'] - 1 if by_epoch else last['step']) / study.budget(run.detector.name, run.label)

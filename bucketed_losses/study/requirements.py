@@ -12,7 +12,7 @@ TRAINING = {**TABLES, 'pycocotools': 'mmdet'}
 SLURM = {'submitit': 'slurm'}
 
 
-class MissingPackages(UserError, ImportError):
+class MissingPackagesError(UserError, ImportError):
     """Packages that are not installed, and the extra of this package that installs them."""
 
 
@@ -23,12 +23,12 @@ def check_packages(packages: dict[str, str]) -> None:
         packages: Name of each package, and the extra of this package that contains it.
 
     Raises:
-        MissingPackages: at least one is not installed.
+        MissingPackagesError: at least one is not installed.
     """
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         extras = ','.join(dict.fromkeys(packages[name] for name in missing))
-        raise MissingPackages(
+        raise MissingPackagesError(
             f'{", ".join(missing)} {"is" if len(missing) == 1 else "are"} not installed: '
             f'pip install "bucketed-losses[{extras}]"'
         )
@@ -38,10 +38,10 @@ def check_training() -> None:
     """Check that MMDetection and the packages of a study are installed.
 
     Raises:
-        MissingPackages: something is missing, or does not fit together.
+        MissingPackagesError: something is missing, or does not fit together.
     """
     try:
         check_stack()
     except StackError as error:
-        raise MissingPackages(str(error)) from error
+        raise MissingPackagesError(str(error)) from error
     check_packages(TRAINING)

@@ -1,11 +1,11 @@
 """The steps of a study: configs, times, trainings, gradients, report.
 
-A study may be stopped or killed at any time. The same steps go on where it was, and nothing that is finished runs again.
+A study may be stopped or killed at any time. The same steps go on where it was, and nothing that is finished runs
+again.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
@@ -24,9 +24,10 @@ from .configs import budget_of, learning_rate_note, make_config, write_config
 from .executors import Executor
 from .lock import only_study
 from .logs import read_metrics
+from .measurements import Measurements
 from .names import describe_losses
-from .outcomes import keep_three, outcome_of, sorted_weights
-from .plan import STOCK, Detector, Plan, Run
+from .outcomes import keep_three, outcome_of
+from .plan import Detector, Plan, Run
 from .progress import share_done, time_left
 from .report import write_report
 from .store import Study
@@ -48,17 +49,19 @@ def run_study(plan: Plan, make_executor: Callable[[TextIO], Executor]) -> int:
         Refusal: the plan cannot be carried out.
     """
     with only_study(plan.folder) as lock:
-        runner = StudyRunner(plan, make_executor(lock))
+        executor = make_executor(lock)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: runner.stop())
+            signal.signal(number, lambda *_: executor.stop())
+        runner = StudyRunner(plan, executor)
         runs = runner.prepare()
-        runner.measure_times()
-        if not runner.stopping.is_set():
+        measurements = Measurements(plan, runner.study, executor)
+        measurements.times()
+        if not executor.stopping.is_set():
             runs += runner.equal_time_runs()
             runner.train(runs)
-            runner.compare_gradients()
+            measurements.gradients()
         write_report(runner.study)
-        if runner.stopping.is_set():
+        if executor.stopping.is_set():
             print(f'Stopped; the same command goes on. What is finished: {plan.folder / "study.md"}')
             return STOPPED
         failed = [run for run in runs if not runner.study.is_done(run)]
@@ -70,7 +73,7 @@ def run_study(plan: Plan, make_executor: Callable[[TextIO], Executor]) -> int:
 
 
 class StudyRunner:
-    """A study that is being made.
+    """Prepares and trains the runs of a study.
 
     Args:
         plan: What to run.
@@ -81,19 +84,11 @@ class StudyRunner:
         self.plan = plan
         self.executor = executor
         self.study = Study(plan.folder)
-        self.stopping = threading.Event()
         self.guard = threading.Lock()
         self.started = self.total = 0
         self.waiting: list[Run] = []
         """Runs that have not ended, those that are being trained included."""
         self.running: list[Run] = []
-
-    def stop(self) -> None:
-        """Let the commands save and end; the second time, kill them."""
-        self.stopping.set()
-        self.executor.stop()
-
-    # Before the trainings
 
     def prepare(self) -> list[Run]:
         """All runs, with their configs written.
@@ -114,50 +109,8 @@ class StudyRunner:
     def _write_config(self, run: Run) -> Config:
         cfg = make_config(run, self.plan.data, self.plan.options, self.plan.gpus)
         write_config(cfg, self.study.config(*run.key))
-        self.study.remember(
-            run.detector.name, run.label, *describe_losses(cfg.model), cfg.model.type, budget_of(cfg)
-        )
+        self.study.remember(run.detector.name, run.label, *describe_losses(cfg.model), cfg.model.type, budget_of(cfg))
         return cfg
-
-    def measure_times(self) -> None:
-        """Measure seconds per iteration; the losses of a detector take turns."""
-        for detector in self.plan.detectors:
-            known = self.study.times(detector.name)
-            if any(loss not in known for loss in self.plan.losses):
-                print(f'{detector.name}: time per iteration of {", ".join(self.plan.losses)}', flush=True)
-                measured = self._times_of(detector, self.plan.losses)
-                if not measured:  # one of them fails, or they need too much memory together
-                    for loss in self.plan.losses:
-                        measured |= self._times_of(detector, [loss])
-                known |= measured
-                self.study.write_times(detector.name, known)
-            if self.plan.equal_time and 'rs, loops timed' not in known:
-                print(f'{detector.name}: time of the published loop over positives', flush=True)
-                measured = self._times_of(detector, ['rs', 'brs'], with_loop=True)
-                known |= {f'{loss}, loops timed': times for loss, times in measured.items()}
-                self.study.write_times(detector.name, known)
-
-    def _times_of(self, detector: Detector, losses: Sequence[str], with_loop: bool = False) -> dict[str, dict]:
-        configs = {str(self.study.config(*self.plan.first_run(detector, loss).key)): loss for loss in losses}
-        out = self.study.root / 'times' / f'{detector.name}.measured.json'
-        arguments = dict(configs=list(configs), iterations=self.plan.time_iterations, with_loop=with_loop)
-        if not self._measure('times', out, again=True, **arguments):
-            return {}
-        measured = json.loads(out.read_text())
-        out.unlink()
-        return {loss: measured[config] for config, loss in configs.items()}
-
-    def _measure(self, step: str, out: Path, again: bool = False, **arguments: object) -> bool:
-        """Run a step that writes a file. ``again``: also if the file is there."""
-        if out.is_file() and not again:
-            return True
-        out.parent.mkdir(exist_ok=True)
-        out.unlink(missing_ok=True)
-        log = out.with_suffix('.log')
-        self.executor.call(Command(arguments_of(step, out=str(out), **arguments), log), alone=True)
-        if not out.is_file() and not self.stopping.is_set():
-            print(f'  not measured; the reason is at the end of {log}', flush=True)
-        return out.is_file()
 
     def equal_time_runs(self) -> list[Run]:
         """BRS Loss for as long as RS Loss takes when it loops over the positives (the paper's Table 4)."""
@@ -176,8 +129,6 @@ class StudyRunner:
             runs.append(Run(detector, 'brs', first.seed, longer))
             self._write_config(runs[-1])
         return runs
-
-    # Trainings
 
     def train(self, runs: Sequence[Run]) -> None:
         """Train all runs that are not done.
@@ -213,7 +164,7 @@ class StudyRunner:
         return self.study.folder(*run.key) / 'train.log'
 
     def _train(self, run: Run) -> None:
-        if self.stopping.is_set():
+        if self.executor.stopping.is_set():
             return
         folder, log = self.study.folder(*run.key), self._log(run)
         with self.guard:
@@ -234,7 +185,7 @@ class StudyRunner:
         ended = self.executor.call(Command(command, log))
         with self.guard:
             self.running.remove(run)
-        if self.stopping.is_set():
+        if self.executor.stopping.is_set():
             return
         with log.open(errors='replace') as file:
             file.seek(ended.log_begin)
@@ -249,21 +200,3 @@ class StudyRunner:
             detail = outcome['detail'] or f'AP {read_metrics(folder)[-1][1]["AP"]:.3f}'
             print(f'    {run}: {outcome["outcome"]}, {detail}', flush=True)
             write_report(self.study)
-
-    # After the trainings
-
-    def compare_gradients(self) -> None:
-        """Measure the gradient of every loss on the logits of first runs, early, middle and late in their training."""
-        for detector in self.plan.detectors:
-            ranking = [loss for loss in self.plan.losses if loss != STOCK]
-            if self.stopping.is_set() or not ranking:
-                continue
-            head = 'brs' if 'brs' in ranking else ranking[0]
-            config = self.study.config(*self.plan.first_run(detector, head).key)
-            for loss in dict.fromkeys([*([STOCK] if STOCK in self.plan.losses else []), head]):
-                run = self.plan.first_run(detector, loss)
-                weights = sorted_weights(self.study.folder(*run.key) / 'weights')
-                out = self.study.root / 'gradients' / f'{detector.name}_{loss}.json'
-                if weights and self.study.is_done(run) and not out.is_file():
-                    print(f'{detector.name}: gradients on the logits of {loss}', flush=True)
-                    self._measure('gradients', out, config=str(config), checkpoints=[str(path) for path in weights])

@@ -26,7 +26,7 @@ def summarize(runs: Mapping[str, Sequence[str | Path]]) -> str:
         runs: Work directories of the seeds of each run, by the run's name.
 
     Raises:
-        NoLogs: a work directory has no logs.
+        NoLogsError: a work directory has no logs.
         UserError: a run has no validation in its logs.
     """
     table = pd.DataFrame([_last_metrics(folder) for folders in runs.values() for folder in folders])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from bucketed_losses.mmdet.models.losses import APLoss, RSLoss
 from bucketed_losses.mmdet.models.losses.ranking_losses import entry_targets
 
 from .loop_over_positives import loop_over_positives
+from .store import write_json
 
 WARM_UP = 2
 
@@ -164,4 +164,4 @@ def measure_times(
 def write_times(out: str, configs: Sequence[str], iterations: int, with_loop: bool = False) -> None:
     """Write the times of :func:`measure_times` to a JSON file."""
     measured = measure_times(configs, iterations, with_loop)
-    Path(out).write_text(json.dumps(measured, indent=1))
+    write_json(Path(out), measured)
