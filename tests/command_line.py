@@ -17,9 +17,14 @@ def command(name, *arguments):
     return [sys.executable, *program, *map(str, arguments)]
 
 
+def parse(name, arguments):
+    """The parsed arguments of a verb."""
+    return build_parser(name).parse_args([name, *map(str, arguments)])
+
+
 def run_verb(name, *arguments):
     """Run a verb in this process. Its errors are raised as they are, not printed."""
-    args = build_parser(name).parse_args([name, *map(str, arguments)])
+    args = parse(name, arguments)
     args.run_verb(args)
 
 

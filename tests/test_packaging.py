@@ -294,7 +294,7 @@ def test_metadata():
     lines = requires('bucketed-losses')
     assert [line for line in lines if 'extra ==' not in line] == ['torch>=2.1']
     extras = {line.split('extra == ')[1].strip('"\'') for line in lines if 'extra ==' in line}
-    assert extras == {'mmdet', 'onedl', 'mim', 'lvis', 'cityscapes', 'demo', 'dev', 'docs'}
+    assert extras == {'mmdet', 'onedl', 'mim', 'lvis', 'cityscapes', 'demo', 'study', 'slurm', 'dev', 'docs'}
     # mmcv is in neither extra: pip would replace a working one by a build without compiled operators.
     families = {name: [line for line in lines if f"extra == '{name}'" in line.replace('"', "'")] for name in extras}
     assert any(line.startswith('mmdet') for line in families['mmdet'])

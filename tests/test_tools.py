@@ -146,7 +146,6 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
 
 
 def test_make_shapes_and_plot_curves_complain(tmp_path):
-    import plot_curves
 
     (tmp_path / 'precious.txt').write_text('not a set of shapes')
     with pytest.raises(UserError, match='not a set of shapes'):
@@ -154,15 +153,13 @@ def test_make_shapes_and_plot_curves_complain(tmp_path):
     assert (tmp_path / 'precious.txt').is_file()
     with pytest.raises(UserError, match='num_train must be at least 1'):
         run_verb('shapes', '--out', tmp_path / 'new', '--num-train', '0')
-    with pytest.raises(SystemExit, match='not a work directory'):
-        plot_curves.main([str(tmp_path / 'out.png'), str(tmp_path)])
+    with pytest.raises(UserError, match='not a work directory'):
+        run_verb('plot-curves', tmp_path / 'out.png', tmp_path)
 
 
 def test_plot_curves(trained, tmp_path):
-    import plot_curves
-
-    plot_curves.main([str(tmp_path / 'curves.png'), str(trained[0])])
-    plot_curves.main([str(tmp_path / 'ap.png'), f'two seeds={trained[0]},{trained[0]}', '--ap-only'])
+    run_verb('plot-curves', tmp_path / 'curves.png', trained[0])
+    run_verb('plot-curves', tmp_path / 'ap.png', f'two seeds={trained[0]},{trained[0]}', '--ap-only')
     assert (tmp_path / 'curves.png').stat().st_size > (tmp_path / 'ap.png').stat().st_size > 10_000
 
 
@@ -231,20 +228,16 @@ def test_a_progress_bar_that_cannot_be_written_ends_no_training():
 
 
 def test_summarize_runs(trained, capsys):
-    import summarize_runs
-
-    summarize_runs.main([f'BRS={trained[0]},{trained[0]}'])
+    run_verb('summarize', f'BRS={trained[0]},{trained[0]}')
     header, _, row = capsys.readouterr().out.strip().splitlines()
     assert header == '| loss | seeds | AP | AP50 | AP75 | disc | square | triangle | star |'
     (ap,) = re.findall(r'Epoch\(val\) \[2\].*coco/bbox_mAP: ([\d.]+)', trained[1])
     assert row.startswith(f'| BRS | 2 | {float(ap):.3f} ± 0.000 |')
-    with pytest.raises(SystemExit):
-        summarize_runs.main(['BRS='])
+    with pytest.raises(UserError, match=r'a run is given as NAME=WORK_DIR\[,WORK_DIR...\], got BRS='):
+        run_verb('summarize', 'BRS=')
 
 
 def test_summarize_runs_with_masks(tmp_path, capsys):
-    import summarize_runs
-
     for seed, (box, mask) in enumerate([(0.4, 0.2), (0.6, 0.3)]):
         folder = tmp_path / str(seed) / 'vis_data'
         folder.mkdir(parents=True)
@@ -252,7 +245,7 @@ def test_summarize_runs_with_masks(tmp_path, capsys):
             f'coco/{kind}_mAP{end}': ap for kind, ap in (('bbox', box), ('segm', mask)) for end in ('', '_50', '_75')
         }
         (folder / 'scalars.json').write_text(json.dumps({**record, 'coco/disc_precision': mask, 'step': 1}) + '\n')
-    summarize_runs.main([f'BRS={tmp_path}/0,{tmp_path}/1'])
+    run_verb('summarize', f'BRS={tmp_path}/0,{tmp_path}/1')
     header, _, row = capsys.readouterr().out.strip().splitlines()
     assert header == '| loss | seeds | AP | AP50 | AP75 | mask AP | mask AP50 | mask AP75 | mask disc |'
     assert row == '| BRS | 2 | 0.500 ± 0.141 | 0.500 | 0.500 | 0.250 ± 0.071 | 0.250 | 0.250 | 0.250 |'
@@ -272,11 +265,13 @@ def test_measure_loss_time(shapes_root):
 def test_measure_loss_time_of_all_heads_with_the_loop(shapes_root, capsys, monkeypatch):
     import measure_loss_time
 
+    from bucketed_losses.study import times
+
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     calls = []
-    original = measure_loss_time._time_of_loop
-    monkeypatch.setattr(measure_loss_time, '_time_of_loop', lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = times._time_of_loop
+    monkeypatch.setattr(times, '_time_of_loop', lambda *a, **k: calls.append(1) or original(*a, **k))
     config = 'configs/shapes/mask-rcnn_efficientnet-lite0_fpn_brs_1xb8-12e_shapes.py'
     options = ['--cfg-options', 'train_dataloader.batch_size=2']
     measure_loss_time.main([config, '--iterations', '1', '--with-loop', *options])

@@ -36,16 +36,11 @@ from rich.progress import Progress as RichProgress
 
 from bucketed_losses.mmdet.datasets.shapes import is_shapes, make_shapes
 from bucketed_losses.mmdet.engine.observers import ObserverGuard
+from bucketed_losses.study.curves import plot_curves
 
 from ._arguments import add_out
 from ._files import shipped
 from ._runner import add_common_arguments, load_config, runner_from
-
-try:
-    from bucketed_losses.study.curves import plot_curves
-except ModuleNotFoundError:  # until the study is in the package
-    sys.path.insert(0, str(shipped('tools/plot_curves.py').parent))
-    from plot_curves import plot_curves
 
 HELP = 'Train BRS-ATSS on drawn shapes on the CPU, and draw its detections and the curves of the training.'
 BATCH_SIZE = 8

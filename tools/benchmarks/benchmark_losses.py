@@ -313,7 +313,7 @@ def time_by_operation(loss: Loss, case: Case, most: int = 8) -> str:
 
 def capture(config: str, checkpoint: str | None, path: Path, device: torch.device) -> Case:
     """The largest call of a ranking loss in one training step, also written to ``path``."""
-    from measure_loss_time import TimedRun, targets_of_call
+    from bucketed_losses.study.times import TimedRun, targets_of_call
 
     run = TimedRun(config, str(path.parent / 'captured_step'), [])
     if checkpoint:

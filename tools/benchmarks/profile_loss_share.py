@@ -16,24 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure_loss_time import TimedRun, parse_args
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bucketed_losses.cli._runner import load_config
+from bucketed_losses.mmdet.engine.runner import apply_options, parse_options
 from bucketed_losses.mmdet.models.losses import RankingLoss
+from bucketed_losses.study.times import TimedRun
 
-LOSS, BACKWARD, STEP = 'ranking losses', '_RankingLossBackward', 'training step'
+LOSS, BACKWARD, STEP = 'ranking losses', '_WithGradientBackward', 'training step'
 
 
 class HeadsOnCOCOSize:
     """The heads of a config's detector on random features; no backbone, no data."""
 
     def __init__(self, config: str, options: list[str]) -> None:
-        cfg = load_config(parse_args([config, *(['--cfg-options', *options] if options else [])]))
+        cfg = Config.fromfile(config)
+        apply_options(cfg, parse_options(options))
         init_default_scope(cfg.get('default_scope', 'mmdet'))
         torch.manual_seed(0)
         device = 'cuda' if torch.cuda.is_available() else 'cpu'

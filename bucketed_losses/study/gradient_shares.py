@@ -1,41 +1,37 @@
 """How each loss shares its gradient between positives and negatives, on the same logits of a detector.
 
-python tools/gradient_shares.py CONFIG CHECKPOINT [CHECKPOINT ...] [--batches 4] [--json FILE]
-                                [--cfg-options KEY=VALUE ...]
+The logits, targets and IoUs are those that the ranking losses of a model are given on its first training batches, with
+the weights of a checkpoint. The share is the part of the gradient (sum of absolute values over logits) that falls on
+positives, as the mean over batches. A loss whose gradient is mostly on negatives needs a weight against them.
 
-CONFIG has a ranking loss (tools/swap_loss.py makes one of any other). The logits, targets and IoUs that its ranking
-losses are given on the first training batches are taken from the model as each checkpoint has it, e.g. early, middle
-and late in a training. The checkpoints may come from another loss, as long as the classifier has the same shape.
-Printed is the share of the gradient (sum of absolute values over logits) that falls on positives, as the mean over
-batches.
-
-A loss whose gradient is mostly on negatives is one that needs a weight against them. Focal loss and cross-entropy (one
-sigmoid per class) are MMDetection's, with their defaults; aLRP Loss is given ``1 - IoU`` as the error of a box. Means
-over positives and other factors of a whole loss change no share.
+Focal loss and cross-entropy (one sigmoid per class) are MMDetection's, with their defaults; aLRP Loss is given
+``1 - IoU`` as the error of a box. Factors of a whole loss, such as a mean over positives, change no share.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from statistics import mean
+from typing import Any
 
-import _needs_mmdet  # noqa: F401
 import torch
-from _checkpoint import load_safely
-from _runner import apply_options, runner_from
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from bucketed_losses import functional
+from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.engine import safe_load
+from bucketed_losses.mmdet.engine.runner import apply_options, runner_from
 from bucketed_losses.mmdet.evaluation import RankedBatch, watch_ranking_losses
 from bucketed_losses.mmdet.models.losses import RankingLoss
+
+from .store import write_json
 
 
 def _score_based(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
@@ -77,14 +73,23 @@ def gradient_shares(logits: Tensor, targets: Tensor) -> dict[str, float]:
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> list[str]:
-    """Weights into a model that may have other branches; returns the heads that they do not fit.
+    """Load weights into a model that may have other branches.
 
-    A softmax classifier has a channel more than a ranked one, so stock R-CNN heads do not fit, while their RPN does.
+    A softmax classifier has one channel more than a ranked one, so the weights of stock R-CNN heads do not fit, while
+    those of their RPN do.
+
+    Returns:
+        Names of the heads that the weights do not fit.
 
     Raises:
-        SystemExit: no head fits, or something that all heads look at does not.
+        UserError: the file is not a checkpoint, no head fits, or a part that all heads use does not.
     """
-    loaded = load_safely('gradient_shares', Path(checkpoint))
+    try:
+        loaded = safe_load(checkpoint, map_location='cpu')
+    except (FileNotFoundError, IsADirectoryError, UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f'{checkpoint} cannot be loaded safely: {error}') from error
+    if not isinstance(loaded, dict):
+        raise UserError(f'{checkpoint} holds a {type(loaded).__name__}, not a checkpoint')
     weights = loaded.get('state_dict', loaded)
     own = model.state_dict()
     fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
@@ -96,19 +101,17 @@ def load_weights(model: nn.Module, checkpoint: str) -> list[str]:
     if shared or len(left_out) == len(heads):
         key = (shared or missing)[0]
         there = f'has the shape {tuple(weights[key].shape)} there' if key in weights else 'is not there'
-        raise SystemExit(
-            f'gradient_shares: {checkpoint} is of another model: {key} of shape {tuple(own[key].shape)} {there}'
-        )
+        raise UserError(f'{checkpoint} is of another model: {key} of shape {tuple(own[key].shape)} {there}')
     model.load_state_dict(fitting, strict=False)
     return left_out
 
 
 def shares_of(runner: Runner, checkpoint: str, batches: Sequence) -> dict[str, dict]:
-    """By ranking loss of the model: shares of every loss, mean over batches, and mean numbers of entries."""
+    """For each ranking loss of the model, the shares of every loss (mean over batches) and mean numbers of entries."""
     model = runner.model
     left_out = load_weights(model, checkpoint)
     if left_out:
-        print(f'{checkpoint} does not fit {", ".join(left_out)}: left out')
+        print(f'{checkpoint} does not fit {", ".join(left_out)}, which are left out')
     model.train()
     captured: dict[str, list[RankedBatch]] = defaultdict(list)
     with torch.no_grad(), watch_ranking_losses(model, lambda batch: captured[batch.name].append(batch)):
@@ -129,46 +132,45 @@ def shares_of(runner: Runner, checkpoint: str, batches: Sequence) -> dict[str, d
     return found
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='with a ranking loss')
-    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT')
-    parser.add_argument('--batches', type=int, default=4, help='training batches to take logits from')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write what was found there')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='as for tools/train.py')
-    return parser.parse_args(argv)
+def measure_shares(
+    config: str,
+    checkpoints: Sequence[str],
+    batches: int = 4,
+    options: Mapping[str, Any] | None = None,
+    work_dir: str = 'work_dirs/gradient_shares',
+) -> Iterator[dict[str, Any]]:
+    """For each checkpoint, its name and the result of :func:`shares_of`.
 
+    Args:
+        config: File of a config with a ranking loss.
+        checkpoints: Files with weights, e.g. early, middle and late in a training. They may come from a training with
+            another loss, if the classifier has the same shape.
+        batches: Training batches whose logits are taken.
+        options: Settings of the config to change, as ``--cfg-options`` takes them.
+        work_dir: Folder for logs.
 
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_args(argv)
-    if args.batches < 1:
-        raise SystemExit(f'gradient_shares: --batches must be 1 or more, got {args.batches}')
-    for path in (args.config, *args.checkpoints):
+    Raises:
+        UserError: a file is missing, ``batches`` is below 1, or the config has no ranking loss.
+    """
+    if batches < 1:
+        raise UserError(f'--batches must be 1 or more, got {batches}')
+    for path in (config, *checkpoints):
         if not Path(path).is_file():
-            raise SystemExit(f'gradient_shares: {path} does not exist')
-    cfg = Config.fromfile(args.config)
-    apply_options(cfg, args.cfg_options)
+            raise UserError(f'{path} does not exist')
+    cfg = Config.fromfile(config)
+    apply_options(cfg, options or {})
     cfg.launcher = 'none'
-    cfg.work_dir = str(args.json.parent if args.json else Path('work_dirs/gradient_shares'))
+    cfg.work_dir = work_dir
     runner = runner_from(cfg, ['train_dataloader'])
     if not any(isinstance(module, RankingLoss) for module in runner.model.modules()):
-        raise SystemExit(f'gradient_shares: {args.config} has no ranking loss; tools/swap_loss.py gives it one')
+        raise UserError(f'{config} has no ranking loss; bucketed-losses swap gives it one')
     loader = runner.build_dataloader(cfg.train_dataloader)
-    batches = [batch for batch, _ in zip(loader, range(args.batches), strict=False)]
-    records = []
-    for checkpoint in args.checkpoints:
-        losses = shares_of(runner, checkpoint, batches)
-        records.append(dict(checkpoint=checkpoint, losses=losses))
-        print(f'\n{checkpoint}\n\n| ranked by | positives : negatives | ' + ' | '.join(LOSSES) + ' |')
-        print('|---' * (2 + len(LOSSES)) + '|')
-        for name, found in losses.items():
-            ratio = f'1 : {found["negatives"] / found["positives"]:.0f}'
-            print(f'| {name} | {ratio} | ' + ' | '.join(f'{share:.3f}' for share in found['shares'].values()) + ' |')
-    if args.json:
-        aside = args.json.with_name(f'.{args.json.name}')
-        aside.write_text(json.dumps(records, indent=1))
-        aside.replace(args.json)
+    taken = [batch for batch, _ in zip(loader, range(batches), strict=False)]
+    for checkpoint in checkpoints:
+        yield dict(checkpoint=checkpoint, losses=shares_of(runner, checkpoint, taken))
 
 
-if __name__ == '__main__':
-    main()
+def write_shares(out: str, config: str, checkpoints: Sequence[str]) -> None:
+    """Write the results of :func:`measure_shares` to a JSON file."""
+    path = Path(out)
+    write_json(path, list(measure_shares(config, checkpoints, work_dir=str(path.parent))))

@@ -1,0 +1,33 @@
+"""``bucketed-losses plot-curves``: a figure of training curves."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bucketed_losses.study.requirements import TABLES, check_packages
+
+HELP = "Draw training curves from MMEngine's logs: losses over iterations, AP over epochs (mean and range of seeds)."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.description = HELP
+    parser.add_argument('out', type=Path, help='PNG file to write')
+    parser.add_argument(
+        'runs',
+        nargs='+',
+        metavar='NAME=WORK_DIR[,WORK_DIR...]',
+        help='a name for the curve, and the work directory of each seed',
+    )
+    parser.add_argument('--ap-only', action='store_true', help='draw AP only, without the losses')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the figure."""
+    check_packages(TABLES)
+    from bucketed_losses.study.curves import plot_curves
+    from bucketed_losses.study.logs import parse_run
+
+    plot_curves(dict(parse_run(text) for text in args.runs), args.out, args.ap_only)
+    print(f'Curves are in {args.out}')

@@ -1,0 +1,32 @@
+"""``bucketed-losses summarize``: a table of finished runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from bucketed_losses.study.requirements import check_packages
+
+HELP = 'Print a table of finished runs: AP, AP50 and AP75 of the last epoch, and AP per class; mean over seeds.'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.description = (
+        f'{HELP} The table is written in Markdown. Runs with masks have the same columns for masks; their AP per class '
+        'is that of the masks, which is all that MMDetection logs.'
+    )
+    parser.add_argument(
+        'runs',
+        nargs='+',
+        metavar='NAME=WORK_DIR[,WORK_DIR...]',
+        help='a name for the row, and the work directory of each seed',
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table."""
+    check_packages({'pandas': 'study'})
+    from bucketed_losses.study.logs import parse_run
+    from bucketed_losses.study.summary import summarize
+
+    print(summarize(dict(parse_run(text) for text in args.runs)))

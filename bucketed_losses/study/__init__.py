@@ -1,0 +1,27 @@
+"""Studies: one detector, or several, trained with one loss after another, and what came out as tables and figures.
+
+Each file uses only files below it in this list:
+
+==========================  ============================================================================
+``run``                     the steps of a study, from the configs to the report
+``measurements``            the measurements among them
+``executors``, ``slurm``    where its commands run: on this machine, or as Slurm jobs
+``commands``                one command in a process of its own
+``child``                   the entry point of those processes: ``python -m bucketed_losses.study.child``
+``training``                trains one config
+``times``                   measures seconds per iteration and in the losses
+``gradient_shares``         measures how each loss shares its gradient between positives and negatives
+``report``                  the page of a study and its CSV file
+``figures``                 the figures of that page
+``curves``, ``summary``     the figure and the table of any runs, with or without a study
+``progress``                the time that is left
+``outcomes``                whether a training finished, diverged or failed
+``lock``                    one command at a time in a folder
+``configs``                 the config of one run
+``store``                   the files of a study, and its results as a table
+``names``                   names and hyper-parameters of losses, as the paper counts them
+``logs``                    the logs of MMEngine
+``plan``                    what a study runs
+``loop_over_positives``     the published algorithm, for its time
+==========================  ============================================================================
+"""

@@ -1,0 +1,99 @@
+"""One command in a process of its own, with its output in a log. Imports nothing heavy: a Slurm job begins here."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    """Exit code, or the negative number of the signal that ended it."""
+    peak_mb: float = 0.0
+    """The most memory that it held: its largest process, in megabytes."""
+    log_begin: int = 0
+    """Size of the log when it started: what it printed comes after."""
+
+
+@dataclass
+class Command:
+    """A command whose output is appended to a log. Submitit calls it in a Slurm job."""
+
+    arguments: Sequence[str]
+    log: Path
+    process: subprocess.Popen | None = field(default=None, repr=False)
+
+    @property
+    def job_file(self) -> Path:
+        """Where the number of the Slurm job is kept that runs the command."""
+        return self.log.with_suffix('.job.json')
+
+    def start(
+        self,
+        environment: Mapping[str, str] | None = None,
+        keep_open: Sequence[int] = (),
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        """Start it in a session of its own, so that Ctrl-C in the terminal does not reach it.
+
+        Args:
+            environment: Environment variables; those of this process by default.
+            keep_open: File descriptors that it inherits.
+            wrapper: A command that is put before it.
+        """
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open('a') as file:
+            self.process = subprocess.Popen(
+                [*wrapper, *self.arguments], stdout=file, stderr=subprocess.STDOUT, env=environment, pass_fds=keep_open,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if it has not ended."""
+        # Popen.send_signal would take the exit status away from a thread that waits for it.
+        if self.process is not None and self.process.returncode is None:
+            os.kill(self.process.pid, number)
+
+    def log_size(self) -> int:
+        """The size of the log; 0 if there is none."""
+        return self.log.stat().st_size if self.log.is_file() else 0
+
+    def wait(self, log_begin: int = 0) -> Ended:
+        """Wait for the end of the process that was started."""
+        assert self.process is not None
+        _, status, usage = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        return Ended(self.process.returncode, _megabytes(usage), log_begin)
+
+    def __call__(self) -> Ended:
+        """Run it to its end; in a Slurm job."""
+        begin = self.log_size()
+        # Slurm sends the warning before a time limit to all processes of a job, and it would end those of the training.
+        self.start(wrapper=['sh', '-c', 'trap "" USR2; exec "$@"', 'sh'])
+        return self.wait(begin)
+
+    def checkpoint(self) -> Any:
+        """Stop the training, which saves a checkpoint; submitit then puts the job back into the queue.
+
+        Submitit calls this on the warning before the time limit of a Slurm job.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        self.send(signal.SIGTERM)
+        if self.process is not None:
+            self.process.wait()
+        return DelayedSubmission(Command(self.arguments, self.log))
+
+
+def _megabytes(usage: resource.struct_rusage) -> float:
+    return usage.ru_maxrss / (1024**2 if sys.platform == 'darwin' else 1024)

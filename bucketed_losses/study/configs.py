@@ -1,0 +1,200 @@
+"""The config of one run: a detector with one loss on the data of the study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmdet.registry import DATASETS
+from mmengine.config import Config, ConfigDict
+
+from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.config_files import find_config, read_config
+from bucketed_losses.mmdet.engine.runner import apply_options
+from bucketed_losses.mmdet.swap import SwapError, swap_loss
+
+from .plan import STOCK, Detector, Refusal, Run
+
+DATA_KEYS = [f'{part}_{kind}' for part in ('train', 'val', 'test') for kind in ('dataloader', 'evaluator')]
+
+
+def make_config(run: Run, data: Path | None = None, options: Mapping[str, Any] | None = None, gpus: int = 1) -> Config:
+    """The config of one run.
+
+    Args:
+        run: The run.
+        data: A config with data that replace those of the detector, or None.
+        options: Settings that are put in before the loss, as ``--cfg-options`` takes them.
+        gpus: Processes of the training. With more than one, the learning rate is scaled if the config says how.
+
+    Raises:
+        Refusal: the config does not train a detector, the data name no classes, or the detector cannot carry the loss.
+    """
+    cfg = _stock_config(run.detector, data, options or {})
+    if run.loss != STOCK:
+        try:
+            swap = swap_loss(cfg, run.loss)
+        except SwapError as error:
+            raise Refusal(f'{run.detector.config} cannot carry {run.loss}: {error}') from error
+        cfg = swap.cfg
+        for note in swap.notes:
+            if 'renew_interval' in note:
+                print(f'{run}: {note}', flush=True)
+    cfg.randomness = {**cfg.get('randomness', {}), 'seed': run.seed}
+    if gpus > 1 and 'base_batch_size' in cfg.get('auto_scale_lr', {}):
+        cfg.auto_scale_lr.enable = True  # MMEngine's runner scales by processes x images of each / base_batch_size
+    if run.epochs:
+        stretch(cfg, run.epochs)
+    _add_hooks(cfg)
+    return cfg
+
+
+def _stock_config(detector: Detector, data: Path | None, options: Mapping[str, Any]) -> Config:
+    try:
+        cfg, _ = read_config(find_config(detector.config))
+    except UserError as error:
+        raise Refusal(str(error)) from error
+    for key in ('model', 'train_cfg'):
+        if key not in cfg:
+            raise Refusal(f'{detector.config} has no {key}: it is not a config that trains a detector')
+    if data is not None:
+        _replace_data(cfg, data)
+    apply_options(cfg, options)
+    return cfg
+
+
+def _add_hooks(cfg: Config) -> None:
+    hooks = list(cfg.get('custom_hooks', []))
+    present = {hook['type'] for hook in hooks}
+    hooks += [dict(type=name) for name in ('InvalidLossHook', 'PreemptionHook') if name not in present]
+    # The weights for the comparison of gradients. Those that it does not need are removed after the training.
+    by_epoch, budget = budget_of(cfg)
+    hooks.append(
+        dict(
+            type='CheckpointHook',
+            interval=1 if by_epoch else max(budget // 12, 1),
+            by_epoch=by_epoch,
+            save_optimizer=False,
+            save_param_scheduler=False,
+            filename_tmpl='{}.pth',
+        )
+    )
+    cfg.custom_hooks = hooks
+    checkpoint = cfg.setdefault('default_hooks', ConfigDict()).setdefault('checkpoint', ConfigDict())
+    checkpoint.setdefault('type', 'CheckpointHook')
+    checkpoint.setdefault('max_keep_ckpts', 2)
+
+
+def learning_rate_note(detector: Detector, cfg: Config, gpus: int) -> str | None:
+    """Whether the learning rate of a run's config is scaled, and why not; None if there is nothing to scale.
+
+    The linear rule: the learning rate is proportional to the number of images in an iteration.
+    """
+    images = cfg.train_dataloader.get('batch_size')
+    scaling = cfg.get('auto_scale_lr', {})
+    base = scaling.get('base_batch_size')
+    if base is None:
+        return (
+            f'{detector.name}: the learning rate is not scaled for {gpus} GPUs, because the config has no '
+            'auto_scale_lr.base_batch_size, the number of images per iteration that its learning rate was chosen for'
+            if gpus > 1
+            else None
+        )
+    if images is None or gpus * images == base:
+        return None
+    rule = f'{gpus * images} images per iteration instead of the {base} of auto_scale_lr.base_batch_size'
+    if scaling.get('enable'):
+        return f'{detector.name}: the learning rate is multiplied by {gpus * images / base:.4g}: {rule}'
+    return (
+        f'{detector.name}: the learning rate is not scaled although there are {rule}, because --gpus is 1; '
+        '--cfg-options auto_scale_lr.enable=True scales it'
+    )
+
+
+def _replace_data(cfg: Config, data: Path) -> None:
+    """Replace the data of a detector's config, and the number of classes by theirs."""
+    if not data.is_file():
+        raise Refusal(f'--data: there is no file {data}')
+    source = Config.fromfile(data)
+    missing = [key for key in ('train_dataloader', 'val_dataloader', 'val_evaluator') if key not in source]
+    if missing:
+        raise Refusal(f'{data} is not a config of a data set: it has no {", ".join(missing)}')
+    for key in DATA_KEYS:
+        if key in source:
+            cfg[key] = source[key]
+    dataset = source.train_dataloader.dataset
+    while 'metainfo' not in dataset and 'dataset' in dataset:  # RepeatDataset and other wrappers
+        dataset = dataset.dataset
+    registered = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+    classes = dataset.get('metainfo', {}).get('classes') or getattr(registered, 'METAINFO', {}).get('classes')
+    if not classes:
+        raise Refusal(f'{data}: {dataset.type} names no classes; give train_dataloader.dataset.metainfo.classes')
+    _set_num_classes(cfg.model, len([classes] if isinstance(classes, str) else classes))
+
+
+def _set_num_classes(part: Any, number: int) -> None:
+    if isinstance(part, dict):
+        for key, value in part.items():
+            if key == 'num_classes':
+                part[key] = number
+            elif key != 'rpn_head':  # has one class with any data
+                _set_num_classes(value, number)
+    elif isinstance(part, (list, tuple)):
+        for item in part:
+            _set_num_classes(item, number)
+
+
+def budget_of(cfg: Config) -> tuple[bool, int]:
+    """Whether training is counted in epochs, and the number of epochs or iterations."""
+    loop = cfg.train_cfg
+    by_epoch = loop.get('by_epoch', loop.get('type', 'EpochBasedTrainLoop') == 'EpochBasedTrainLoop')
+    return by_epoch, loop.max_epochs if by_epoch else loop.max_iters
+
+
+def stretch(cfg: Config, budget: int) -> None:
+    """Give a config another number of epochs or iterations, and stretch its schedules, except for warm-ups."""
+    by_epoch, old = budget_of(cfg)
+    cfg.train_cfg['max_epochs' if by_epoch else 'max_iters'] = budget
+    schedulers = cfg.get('param_scheduler') or []
+    for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
+        if scheduler.get('by_epoch', True) != by_epoch:
+            continue
+        warms_up = scheduler.get('type') == 'LinearLR' and scheduler.get('start_factor', 1 / 3) < scheduler.get(
+            'end_factor', 1.0
+        )
+        for key in () if warms_up else ('begin', 'end', 'T_max'):
+            if key in scheduler:
+                scheduler[key] = round(scheduler[key] * budget / old)
+        if 'milestones' in scheduler:
+            scheduler.milestones = [round(step * budget / old) for step in scheduler.milestones]
+
+
+def write_config(cfg: Config, path: Path) -> None:
+    """Write a run's config in full, so that the study stays the same if the detector's config changes.
+
+    Raises:
+        Refusal: a config with other settings is there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        aside = path.with_name(f'{path.stem}_being_written.py')
+        cfg.dump(aside)
+        aside.replace(path)
+        return
+    before, now = (flat(c) for c in (Config.fromfile(path), Config.fromstring(cfg.pretty_text, '.py')))
+    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if differing:
+        key = differing[0]
+        raise Refusal(
+            f'{path} was made with other settings: {key} was {before.get(key)!r} and is {now.get(key)!r} now'
+            f'{f" ({len(differing)} differ)" if len(differing) > 1 else ""}; take another STUDY, or remove this file '
+            'and the run'
+        )
+
+
+def flat(part: Any, prefix: str = '') -> dict[str, Any]:
+    """The settings of a config by their full names, e.g. ``model.bbox_head.num_classes``."""
+    if isinstance(part, (dict, Config)):
+        return {k: v for key, value in part.items() for k, v in flat(value, f'{prefix}.{key}'.lstrip('.')).items()}
+    return {prefix: part}

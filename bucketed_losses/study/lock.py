@@ -1,0 +1,37 @@
+"""One command at a time in the folder of a study."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from .plan import Refusal
+
+
+@contextmanager
+def only_study(folder: Path) -> Iterator[TextIO]:
+    """Hold the lock of a study's folder, which is created if it is missing.
+
+    Trainings on this machine inherit the lock: one that outlives a killed study still holds it.
+
+    Raises:
+        Refusal: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / '.lock').open('a+') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise Refusal(
+                f'another study writes into {folder} (process {lock.read().strip()}, or a training that it left behind '
+                'when it was killed); wait for it, stop it, or take another folder'
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield lock

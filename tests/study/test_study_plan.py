@@ -1,0 +1,83 @@
+"""What a study runs, from its command line."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytest.importorskip('mmdet')
+
+from command_line import parse, run_verb
+from studies import ATSS, FASTER, detector, plan
+
+from bucketed_losses.cli.compare import executor_from
+from bucketed_losses.errors import UserError
+from bucketed_losses.study.lock import only_study
+from bucketed_losses.study.plan import Plan, Refusal
+from bucketed_losses.study.requirements import MissingPackagesError, check_packages
+
+
+def test_first_seeds_of_all_losses_come_first(tmp_path):
+    seeds = ['--seeds', 'brs=0,1,2', '4,5']
+    runs = plan(tmp_path, '--losses', 'stock', 'brs', 'dr', *seeds).runs()
+    assert [(run.loss, run.seed) for run in runs] == [
+        ('stock', 4), ('brs', 0), ('dr', 4), ('stock', 5), ('brs', 1), ('dr', 5), ('brs', 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--losses', 'focal'], 'invalid choice'),
+        (['--seeds', 'brs=x'], r'expected 0,1,2 or LOSS=0,1,2 with one of stock, rs, brs, got .brs=x'),
+        (['--seeds', 'dr=1'], 'got .dr=1'),
+        (['--losses', 'brs', '--equal-time'], 'name both among the losses'),
+        (['--jobs', '0'], 'must be 1 or more'),
+        (['--gpus', '0'], 'must be 1 or more'),
+        (['--detectors', f'a/b={ATSS}'], 'named by letters'),
+        (['--detectors', f'A={ATSS}', f'A={FASTER}'], 'two detectors have one name, of A, A'),
+        (['--slurm', 'partition=gpu'], '--slurm needs --executor slurm'),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        run_verb('compare', tmp_path / 'study', '--detectors', f'ATSS={ATSS}', *arguments)
+
+
+def test_wrong_configs_are_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(Refusal, match=r'there is no file nowhere\.py'):
+        run_verb('compare', tmp_path / 'study', '--detectors', 'nowhere.py')
+    assert not (tmp_path / 'study/times').exists() and not (tmp_path / 'study/runs').exists()
+
+
+def test_a_plan_can_be_made_without_a_command_line(tmp_path):
+    made = Plan(tmp_path, [detector()], ['stock'], {'stock': [3]})
+    assert [str(run) for run in made.runs()] == ['ATSS stock seed 3']
+    with pytest.raises(Refusal, match='name both'):
+        Plan(tmp_path, [detector()], ['brs'], {'brs': [0]}, equal_time=True)
+
+
+def test_two_studies_in_one_folder_are_refused(tmp_path):
+    with (
+        only_study(tmp_path),
+        pytest.raises(Refusal, match=rf'another study writes into .* .process {os.getpid()},'),
+        only_study(tmp_path),
+    ):
+        pass
+    with only_study(tmp_path):
+        pass
+
+
+def test_trainings_run_on_this_machine_one_by_one_by_default(tmp_path):
+    args = parse('compare', [tmp_path, '--detectors', ATSS])
+    with only_study(tmp_path) as lock:
+        assert executor_from(args, plan(tmp_path), lock).jobs == 1
+
+
+def test_a_missing_package_names_its_extra():
+    check_packages({'json': 'study'})
+    with pytest.raises(MissingPackagesError, match=r'no_such_a, no_such_b are not installed: pip install "bucketed-l'):
+        check_packages({'no_such_a': 'study', 'no_such_b': 'slurm', 'json': 'mmdet'})
+    with pytest.raises(ImportError, match=r'no_such_b is not installed: pip install "bucketed-losses\[slurm\]"'):
+        check_packages({'no_such_b': 'slurm'})
