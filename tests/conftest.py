@@ -19,7 +19,6 @@ from command_line import install_wheel
 from bucketed_losses.stack import installed
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / 'tools'), str(ROOT / 'tools/benchmarks')]
 if 'BCCD_ROOT' not in os.environ and (ROOT.parent / 'shared/bccd/train.json').is_file():
     os.environ['BCCD_ROOT'] = str(ROOT.parent / 'shared/bccd')
 

@@ -1,0 +1,323 @@
+"""A ranking loss in configs of others: what changes, what stays, what is refused, and that the result trains."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmdet')
+
+import swap_survey
+from command_line import run_verb
+from mmengine.config import Config
+
+import bucketed_losses
+from bucketed_losses.cli import swap as tool
+from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.swap import LOSSES, SwapError, swap_loss
+
+ROOT = Path(__file__).resolve().parents[3]
+FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+ATSS = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
+
+
+def mmdet_config(name):
+    return Config.fromfile(swap_survey.CONFIGS / name)
+
+
+def model_of(cfg):
+    """A model's config, without what says the same twice."""
+    model = cfg.model.to_dict() if hasattr(cfg.model, 'to_dict') else cfg.model
+    weights = model.get('roi_head', {}).get('stage_loss_weights')
+    assert weights is None or all(weight == 1 for weight in weights)
+    return without_scope(model)
+
+
+def without_scope(part):
+    if isinstance(part, dict):
+        # neg_pos_ub=-1 is RandomSampler's default, and a self-balanced box loss has no weight.
+        return {
+            key: without_scope(value)
+            for key, value in part.items()
+            if key not in ('_scope_', 'neg_pos_ub', 'clip_border', 'debug')
+        }
+    if isinstance(part, (list, tuple)):
+        return [without_scope(value) for value in part]
+    return part
+
+
+@pytest.mark.parametrize(
+    ('stock', 'ours'),
+    [
+        ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'faster_rcnn/faster-rcnn_r50_fpn_brs_4xb4-1x_coco.py'),
+        ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'mask_rcnn/mask-rcnn_r50_fpn_brs_4xb4-1x_coco.py'),
+        ('cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 'cascade_rcnn/cascade-rcnn_r50_fpn_brs_4xb4-1x_coco.py'),
+        ('retinanet/retinanet_r50_fpn_1x_coco.py', 'retinanet/retinanet_r50_fpn_brs_4xb4-1x_coco.py'),
+        (
+            'lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1.py',
+            'lvis/mask-rcnn_r50_fpn_brs_4xb4-sample1e-3-ms-1x_lvis-v1.py',
+        ),
+        ('atss/atss_r50_fpn_1x_coco.py', 'atss/atss_r50_fpn_brs_4xb4-1x_coco.py'),
+        ('paa/paa_r50_fpn_1x_coco.py', 'paa/paa_r50_fpn_brs_4xb4-1x_coco.py'),
+    ],
+)
+def test_the_paper_s_rows_come_out_as_they_were_written_by_hand(stock, ours):
+    swap = swap_loss(mmdet_config(stock))
+    by_hand = Config.fromfile(ROOT / 'configs' / ours)
+    if 'atss' in stock or 'paa' in stock:  # published with other anchors, which a swap leaves alone
+        for cfg in (swap.cfg, by_hand):
+            cfg.model.bbox_head.pop('anchor_generator')
+        assert any('anchor scales' in note for note in swap.notes)
+    assert model_of(swap.cfg) == model_of(by_hand)
+    assert swap.cfg.optim_wrapper.optimizer.lr == by_hand.optim_wrapper.optimizer.lr
+
+
+def test_co_detr_becomes_brs_detr():
+    swap = swap_loss(Config.fromfile(ROOT / 'configs/co_detr/co-deformable-detr_r50_8xb2-12e_coco.py'))
+    by_hand = Config.fromfile(ROOT / 'configs/brs_detr/brs-detr_r50_8xb2-12e_coco.py')
+    for loss in (swap.cfg.model.roi_heads.bbox_head.loss_bbox, swap.cfg.model.dense_heads.loss_bbox):
+        loss.pop('loss_weight')  # it was on decoded boxes and stays; balanced, its weight cancels
+    assert model_of(swap.cfg) == model_of(by_hand)
+    assert swap.cfg.optim_wrapper.to_dict() == by_hand.optim_wrapper.to_dict()
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_nothing_else_changes_and_every_change_has_a_reason(loss):
+    original = mmdet_config('cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py')
+    before = original.to_dict()
+    swap = swap_loss(original, loss)
+    assert original.to_dict() == before
+    assert all(len(change.reason) > 10 for change in swap.changes)
+    # Undoing the changes one by one gives the original back.
+    after = swap.cfg.to_dict()
+    for change in reversed(swap.changes):
+        *path, last = [int(key) if key.isdigit() else key for key in change.path.split('.')]
+        part = after
+        for key in path:
+            part = part[key]
+        assert part[last] == change.new
+        if change.old is bucketed_losses.mmdet.swap.ABSENT:
+            del part[last]
+        else:
+            part[last] = change.old
+    assert after == before
+    assert {change.new['type'] for change in swap.changes if change.path.endswith('loss_cls')} == {LOSSES[loss]}
+    # AP and DR losses are not self-balanced: their box loss has a weight.
+    weights = {change.new.get('loss_weight') for change in swap.changes if change.path.endswith('loss_bbox')}
+    assert weights == ({None} if loss in ('brs', 'rs', 'alrp') else {2.0, 10.0})
+
+
+def test_settings_of_the_user_stay():
+    cfg = mmdet_config('retinanet/retinanet_r50_fpn_1x_coco.py')
+    cfg.merge_from_dict(
+        {
+            'custom_imports': dict(imports=['json'], allow_failed_imports=False),
+            'optim_wrapper.optimizer.lr': 0.0025,
+            'model.bbox_head.num_classes': 7,
+            'model.bbox_head.loss_bbox': dict(_delete_=True, type='DIoULoss', loss_weight=3.0),
+            'model.bbox_head.init_cfg': dict(type='Normal', layer='Conv2d', std=0.01, bias_prob=0.01),
+        }
+    )
+    swapped = swap_loss(cfg).cfg
+    assert swapped.custom_imports == dict(imports=['json', 'bucketed_losses.mmdet'], allow_failed_imports=False)
+    assert swapped.optim_wrapper.optimizer.lr == pytest.approx(0.002)
+    assert swapped.model.bbox_head.num_classes == 7
+    assert swapped.model.bbox_head.loss_bbox == dict(type='DIoULoss', loss_weight=3.0)
+    assert swapped.model.bbox_head.init_cfg is None
+
+
+def test_adamw_keeps_its_learning_rate():
+    swap = swap_loss(mmdet_config('swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'))
+    assert swap.cfg.optim_wrapper.optimizer.lr == 0.0001
+    assert any('AdamW' in note for note in swap.notes)
+
+
+def test_alrp_in_a_schedule_of_iterations():
+    cfg = Config.fromfile(ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_focal_1xb8-12e_bccd.py')
+    assert not any('renew_interval' in note for note in swap_loss(cfg, 'alrp').notes)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=100)
+    assert any('renew_interval' in note for note in swap_loss(cfg, 'alrp').notes)
+    assert not any('renew_interval' in note for note in swap_loss(cfg, 'brs').notes)
+
+
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('solo/solo_r50_fpn_1x_coco.py', 'SOLO has no classification loss.*mask_head'),
+        ('ssd/ssd300_coco.py', r'SSDHead.*softmax with background.*ATSSHead'),
+        ('double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py', 'roi_head is a DoubleHeadRoIHead.*StandardRoIHead'),
+        ('sabl/sabl-faster-rcnn_r50_fpn_1x_coco.py', r'SABLHead.*Shared2FCBBoxHead'),
+        ('guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco.py', 'GARetinaHead'),
+        ('htc/htc_r50_fpn_1x_coco.py', 'HybridTaskCascadeRoIHead'),
+        ('ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py', 'MaskScoringRoIHead'),
+        ('soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py', 'SoftTeacher has no'),
+    ],
+)
+def test_what_cannot_be_ranked_says_why(name, words):
+    with pytest.raises(SwapError, match=words):
+        swap_loss(mmdet_config(name))
+
+
+def test_wrong_input_is_named():
+    cfg = mmdet_config('atss/atss_r50_fpn_1x_coco.py')
+    with pytest.raises(SwapError, match=r"no loss is called 'bsr'.*did you mean .*'brs'"):
+        swap_loss(cfg, 'bsr')
+    with pytest.raises(SwapError, match=r"did you mean 'BucketedRSLoss'"):
+        swap_loss(cfg, 'BucketRSLoss')
+    misspelt = mmdet_config('atss/atss_r50_fpn_1x_coco.py')
+    misspelt.model.bbox_head.type = 'ATSHead'
+    with pytest.raises(SwapError, match=r"ATSHead, which has no ranking form.*did you mean 'ATSSHead'"):
+        swap_loss(misspelt)
+    with pytest.raises(SwapError, match='no model'):
+        swap_loss(dict(train_cfg=None))
+    with pytest.raises(SwapError, match=r'ranking loss already: model.bbox_head.type is RankBasedATSSHead'):
+        swap_loss(swap_loss(cfg).cfg)
+
+
+def run_tool(capsys, *arguments):
+    run_verb('swap', *arguments)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', [FASTER, 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'])
+def test_tool_writes_a_config_that_inherits(name, tmp_path, capsys):
+    out = tmp_path / 'sub/brs.py'
+    printed = run_tool(capsys, name, '-o', out, '--print-diff')
+    assert 'RankBasedShared2FCBBoxHead' in printed and '+ optim_wrapper.optimizer.lr = 0.012' in printed
+    text = out.read_text()
+    assert f"_base_ = '{name}'" in text and 'roi_head.type: ranks all' in text
+    written = Config.fromfile(out)
+    expected = swap_loss(mmdet_config(name.removeprefix('mmdet::'))).cfg
+    assert without_scope(written.model.to_dict()) == without_scope(expected.model.to_dict())
+    assert without_scope(written.optim_wrapper.to_dict()) == without_scope(expected.optim_wrapper.to_dict())
+    assert written.custom_imports == expected.custom_imports
+
+
+def test_tool_on_a_file_and_a_lazy_config(tmp_path, capsys, monkeypatch):
+    own = tmp_path / 'configs/own.py'
+    own.parent.mkdir()
+    own.write_text(f"_base_ = '{ATSS}'\nmodel = dict(bbox_head=dict(num_classes=5))\n")
+    out = tmp_path / 'other/own_rs.py'
+    run_tool(capsys, own, '--loss', 'rs', '-o', out)
+    assert "_base_ = '../configs/own.py'" in out.read_text()
+    head = Config.fromfile(out).model.bbox_head
+    assert head.num_classes == 5 and head.loss_cls == dict(type='RSLoss')
+
+    lazy = tmp_path / 'lazy_config.py'
+    stock = mmdet_config('retinanet/retinanet_r50_fpn_1x_coco.py')
+    text = Config(dict(model=stock.model, optim_wrapper=stock.optim_wrapper)).pretty_text
+    for name in ('RetinaNet', 'RetinaHead', 'FPN', 'ResNet', 'FocalLoss', 'L1Loss'):
+        text = text.replace(f"type='{name}'", f'type={name}')
+    lazy.write_text(f'from mmdet.models import FPN, FocalLoss, L1Loss, ResNet, RetinaHead, RetinaNet\n{text}')
+    assert tool.load(lazy)[1] is False
+    out = tmp_path / 'lazy.py'
+    run_tool(capsys, lazy, '-o', out)
+    assert '_base_ =' not in out.read_text()
+    written = Config.fromfile(out)
+    assert written.model.bbox_head.type == 'RankBasedRetinaHead'
+    assert written.optim_wrapper.optimizer.lr == 0.008
+    assert swap_survey.train_one_step(written)
+
+
+def test_tool_names_wrong_files(tmp_path, capsys):
+    cases = [
+        (['mmdet::atss/atss_r50_fpn_1x_cocoa.py'], r"no file .*did you mean 'atss_r50_fpn_1x_coco.py'"),
+        (['nosuchpackage::a.py'], 'nosuchpackage is not installed'),
+        ([str(tmp_path / 'a.txt')], r'must end in \.py'),
+        ([ATSS, '--loss', 'focal'], "no loss is called 'focal'"),
+        ([ATSS, '-o', str(tmp_path / 'a.txt')], r'must end in \.py'),
+        (['mmdet::solo/solo_r50_fpn_1x_coco.py'], 'SOLO has no classification loss'),
+    ]
+    for arguments, words in cases:
+        with pytest.raises(SystemExit, match=words):
+            run_verb('swap', *arguments)
+    (tmp_path / 'a.py').write_text('precious')
+    with pytest.raises(UserError, match='exists already'):
+        run_verb('swap', ATSS, '-o', tmp_path / 'a.py')
+    assert (tmp_path / 'a.py').read_text() == 'precious'
+    run_tool(capsys, ATSS, '--out', tmp_path / 'a.py', '--force')
+    assert 'RankBasedATSSHead' in (tmp_path / 'a.py').read_text()
+
+
+@pytest.mark.stack
+def test_one_line_in_a_config(tmp_path):
+    file = tmp_path / 'own.py'
+    line = "__import__('bucketed_losses').swap_here(globals(), 'brs')\n"
+    file.write_text(f"_base_ = '{FASTER}'\nmodel = dict(roi_head=dict(bbox_head=dict(num_classes=5)))\n{line}")
+    cfg = Config.fromfile(file)
+    expected = mmdet_config('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    expected.model.roi_head.bbox_head.num_classes = 5
+    expected = swap_loss(expected).cfg
+    assert without_scope(cfg.to_dict()) == without_scope(expected.to_dict())
+    # It inherits and is overridden as any config does.
+    (tmp_path / 'child.py').write_text("_base_ = './own.py'\nmodel = dict(test_cfg=dict(rcnn=dict(score_thr=0.1)))\n")
+    child = Config.fromfile(tmp_path / 'child.py')
+    assert child.model.test_cfg.rcnn.score_thr == 0.1
+    assert child.model.roi_head.type == 'RankBasedRoIHead'
+    # And without bases.
+    (tmp_path / 'whole.py').write_text(mmdet_config('atss/atss_r50_fpn_1x_coco.py').pretty_text + line)
+    assert Config.fromfile(tmp_path / 'whole.py').model.bbox_head.type == 'RankBasedATSSHead'
+
+
+@pytest.fixture
+def quiet():
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    ('name', 'loss'),
+    [
+        ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'ap'),
+        ('cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 'bap'),
+        ('gfl/gfl_r50_fpn_1x_coco.py', 'rs'),
+        ('retinanet/retinanet_r50_fpn_1x_coco.py', 'dr'),
+        ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'alrp'),
+        ('mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py', 'brs'),
+        ('faster_rcnn/faster-rcnn_r50_fpn_fcos-rpn_1x_coco.py', 'brs'),
+        ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'brs'),
+        ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'brs'),
+        ('vfnet/vfnet_r50_fpn_1x_coco.py', 'brs'),
+    ],
+)
+def test_swapped_configs_train_a_step(name, loss, quiet):
+    kind, what, detail = swap_survey.outcome(swap_survey.CONFIGS / name, loss)
+    assert what == swap_survey.TRAINED, (kind, detail)
+    assert ('loss_sort' in detail) == ('rs' in loss) and ('loss_rank' in detail) == (loss not in ('alrp', 'dr'))
+
+
+TABLE = ROOT / 'docs/swapped_configs.csv'
+
+
+@pytest.mark.slow
+def test_every_config_of_mmdetection(tmp_path, quiet):
+    """25 minutes. The table of the docs is this test's, written by ``python tests/support/swap_survey.py``."""
+    with TABLE.open(newline='') as file:
+        table = {row['config']: row for row in csv.DictReader(file)}
+    files = swap_survey.configs()
+    assert {str(file.relative_to(swap_survey.CONFIGS)) for file in files} == set(table)
+    different = {}
+    for file in files:
+        name = str(file.relative_to(swap_survey.CONFIGS))
+        _, what, _ = swap_survey.outcome(file)
+        if what != table[name]['outcome']:
+            different[name] = (table[name]['outcome'], what)
+    assert not different
+
+
+def test_the_table_of_outcomes():
+    """Nine of ten configs of the seven families train, and what is refused says why."""
+    with TABLE.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 700
+    seven = [row for row in rows if row['detector'] in swap_survey.SEVEN]
+    trained, cannot_run = (sum(row['outcome'] == what for row in seven) for what in ('trained', 'failed'))
+    assert trained / (len(seven) - cannot_run) >= 0.9
+    assert all(len(row['detail']) > 30 for row in rows if row['outcome'] == swap_survey.REFUSED)
+    page = (ROOT / 'docs/swap.md').read_text()
+    assert swap_survey.table(rows) in page, 'python tests/support/swap_survey.py docs/swapped_configs.csv --table'
+    assert f'**{trained} of {len(seven)}**' in page

