@@ -221,7 +221,7 @@ def dr_loss(
 
     Returns:
         A scalar of the logits' dtype (float32 for half precision), differentiable by autograd. If there is no positive,
-        ``P+ = 1``; if there is no negative, ``P- = 0``. The loss is then small but not 0, unlike the other losses.
+        ``P+ = 1``; if there is no negative, ``P- = 0``. Unlike the other losses, it is not 0 then.
 
     Raises:
         TypeError: As :func:`ap_loss`.

@@ -77,8 +77,8 @@ class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
         """Losses of a batch; arguments as for :meth:`mmdet.models.VFNetHead.loss_by_feat`.
 
         Returns:
-            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and ``loss_bbox_rf``; all 0 and connected if there
-            is no positive.
+            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and ``loss_bbox_rf``. If there is no
+            positive, all are connected and 0, except for the value of DR Loss.
         """
         sizes = [level.shape[-2:] for level in cls_scores]
         points = self.fcos_prior_generator.grid_priors(sizes, bbox_preds[0].dtype, bbox_preds[0].device)

@@ -64,8 +64,8 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             images: The images of the predictions, for a loss that ranks each alone.
 
         Returns:
-            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and what :meth:`other_box_losses` adds; all 0 and
-            connected if there is no positive.
+            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and what :meth:`other_box_losses` adds. If
+            there is no positive, all are connected and 0, except for the value of DR Loss.
         """
         positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
         priors, predictions, targets = priors[positive], predictions[positive], bbox_targets[positive]

@@ -45,8 +45,8 @@ def ranking_and_box_losses(
             is what is balanced, so that they keep their proportions.
 
     Returns:
-        ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the others; all 0 and connected if there is no
-        positive.
+        ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the others. If there is no positive, all are
+        connected and 0, except for the value of DR Loss.
     """
     positives = PositiveBoxes(loss_bbox, boxes, target_boxes, logits[positive], other_box_losses or {})
     return loss_cls.losses_with_boxes(logits, labels, weights, positive, positives, images)

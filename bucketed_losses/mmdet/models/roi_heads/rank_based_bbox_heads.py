@@ -91,8 +91,8 @@ class RankingBBoxHeadMixin(ClassifierMixin, _Host):
             images: The images of the RoIs, for a loss that ranks each alone.
 
         Returns:
-            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and ``acc_classes``; the losses are 0 and connected
-            if there is no positive.
+            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and ``acc_classes``. If there is no positive, the
+            losses are connected and 0, except for the value of DR Loss.
         """
         positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
         deltas = at_least_float32(bbox_pred[positive])
