@@ -54,6 +54,7 @@ importlib.util.find_spec = lambda name, *a: None if name == 'mmdet' else find(na
 PROGRAMS = [
     'python',
     '.venv/bin/python',
+    'bucketed-losses',
     'pip',
     'make',
     'mim',
