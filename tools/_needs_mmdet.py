@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from bucketed_losses.errors import ReportedError, report
 from bucketed_losses.stack import StackError, check_stack
 
 try:
     check_stack()
 except StackError as error:
-    raise SystemExit(str(error)) from error
+    report(error)
+    raise ReportedError(str(error)) from error
 if find_spec('pycocotools') is None:
-    raise SystemExit('This tool needs pycocotools: pip install pycocotools')
+    message = 'this tool needs pycocotools: pip install pycocotools'
+    report(message)
+    raise ReportedError(message)

@@ -49,6 +49,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict, DictAction
 from swap_loss import find_config, load
 
+from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.swap import LOSSES, SwapError, swap_loss
 
 TOOLS = Path(__file__).resolve().parent
@@ -75,8 +76,8 @@ class Detector:
     def load(self) -> Config:
         try:
             return load(find_config(self.config))[0]
-        except SystemExit as error:
-            raise Refusal(str(error).removeprefix('swap_loss: ')) from error
+        except UserError as error:
+            raise Refusal(str(error)) from error
 
 
 @dataclass(frozen=True)

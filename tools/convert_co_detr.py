@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from _convert import run
 
+from bucketed_losses.errors import one_line_errors
 from bucketed_losses.mmdet.engine.co_detr_checkpoints import convert_co_detr
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> None:
-    run('convert_co_detr', "the original Co-Deformable-DETR or of BRS-DETR's fork", convert_co_detr, argv)
+    run("the original Co-Deformable-DETR or of BRS-DETR's fork", convert_co_detr, argv)
 
 
 if __name__ == '__main__':

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from _convert import run
 
+from bucketed_losses.errors import one_line_errors
 from bucketed_losses.mmdet.engine.published_checkpoints import convert_published
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> None:
-    run('convert_published', "the paper's own repository", convert_published, argv)
+    run("the paper's own repository", convert_published, argv)
 
 
 if __name__ == '__main__':

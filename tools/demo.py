@@ -38,6 +38,7 @@ from rich.progress import Progress as RichProgress
 from train import build_runner
 from train import parse_args as parse_train_args
 
+from bucketed_losses.errors import one_line_errors
 from bucketed_losses.mmdet.datasets.shapes import is_shapes
 
 BATCH_SIZE = 8
@@ -161,6 +162,7 @@ def _move_logger(source: Any, target: Any) -> None:
             handler.setStream(target)
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(

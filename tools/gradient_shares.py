@@ -28,12 +28,14 @@ import torch
 from _checkpoint import load_safely
 from _runner import apply_options, runner_from
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from bucketed_losses import functional
+from bucketed_losses.errors import UserError, one_line_errors
+from bucketed_losses.mmdet.engine.config_checks import read_config
 from bucketed_losses.mmdet.evaluation import RankedBatch, watch_ranking_losses
 from bucketed_losses.mmdet.models.losses import RankingLoss
 
@@ -84,7 +86,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> list[str]:
     Raises:
         SystemExit: no head fits, or something that all heads look at does not.
     """
-    loaded = load_safely('gradient_shares', Path(checkpoint))
+    loaded = load_safely(checkpoint)
     weights = loaded.get('state_dict', loaded)
     own = model.state_dict()
     fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
@@ -136,23 +138,25 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--batches', type=int, default=4, help='training batches to take logits from')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write what was found there')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='as for tools/train.py')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error in the input')
     return parser.parse_args(argv)
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.batches < 1:
-        raise SystemExit(f'gradient_shares: --batches must be 1 or more, got {args.batches}')
-    for path in (args.config, *args.checkpoints):
+        raise UserError(f'--batches must be 1 or more, got {args.batches}')
+    for path in args.checkpoints:
         if not Path(path).is_file():
-            raise SystemExit(f'gradient_shares: {path} does not exist')
-    cfg = Config.fromfile(args.config)
+            raise UserError(f'{path} does not exist')
+    cfg = read_config(args.config)
     apply_options(cfg, args.cfg_options)
     cfg.launcher = 'none'
     cfg.work_dir = str(args.json.parent if args.json else Path('work_dirs/gradient_shares'))
     runner = runner_from(cfg, ['train_dataloader'])
     if not any(isinstance(module, RankingLoss) for module in runner.model.modules()):
-        raise SystemExit(f'gradient_shares: {args.config} has no ranking loss; tools/swap_loss.py gives it one')
+        raise UserError(f'{args.config} has no ranking loss; tools/swap_loss.py gives it one')
     loader = runner.build_dataloader(cfg.train_dataloader)
     batches = [batch for batch, _ in zip(loader, range(args.batches), strict=False)]
     records = []

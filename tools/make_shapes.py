@@ -12,12 +12,14 @@ import os
 import tempfile
 from pathlib import Path
 
+from bucketed_losses.errors import UserError, one_line_errors
 from bucketed_losses.mmdet.datasets.shapes import ShapesSpec, make_shapes
 from bucketed_losses.mmdet.datasets.shapes_formats import shapes_to_cityscapes, shapes_to_lvis
 
 CONVERTERS = {'lvis': shapes_to_lvis, 'cityscapes': shapes_to_cityscapes}
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> None:
     default = ShapesSpec()
     parser = argparse.ArgumentParser(description='Make the data set of drawn shapes')
@@ -38,8 +40,8 @@ def main(argv: list[str] | None = None) -> None:
             with tempfile.TemporaryDirectory() as tmp:
                 CONVERTERS[layout](make_shapes(Path(tmp) / 'shapes', spec), root)
         print(f'Drawn shapes are in {root}')
-    except (ValueError, FileExistsError) as error:
-        raise SystemExit(f'make_shapes: {error}') from error
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
 
 
 if __name__ == '__main__':

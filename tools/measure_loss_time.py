@@ -27,6 +27,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from train import build_runner, parse_args
 
+from bucketed_losses.errors import UserError, one_line_errors
 from bucketed_losses.mmdet.models.losses import APLoss, RSLoss
 from bucketed_losses.mmdet.models.losses.ranking_losses import entry_targets
 
@@ -96,10 +97,7 @@ def targets_of_call(pred: Tensor, target: Any, weight: Tensor | None = None, **k
 def _time_of_loop(module: nn.Module, pred: Tensor, *rest: Any, **kwargs: Any) -> float:
     """Seconds of the published loop over positives for one call of a ranking loss."""
     if not isinstance(module, (APLoss, RSLoss)):  # the bucketed ones are their subclasses
-        raise SystemExit(
-            'measure_loss_time: --with-loop is for AP, BAP, RS and BRS Loss; there is no loop for '
-            f'{type(module).__name__}'
-        )
+        raise UserError(f'--with-loop is for AP, BAP, RS and BRS Loss; there is no loop for {type(module).__name__}')
     from loop_over_positives import loop_over_positives
 
     start = time.perf_counter()
@@ -124,6 +122,7 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('configs', nargs='+', metavar='CONFIG')

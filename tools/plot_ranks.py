@@ -11,9 +11,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from _checkpoint import check_checkpoint
 from _runner import add_common_arguments, load_config, runner_from
 
+from bucketed_losses.errors import UserError, one_line_errors
 from bucketed_losses.mmdet.evaluation.ranked_batch import RankedBatch, watch_ranking_losses
+from bucketed_losses.new_files import check_folder
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -63,6 +66,7 @@ def draw(batches: list[RankedBatch], out: str | Path) -> None:
     plt.close(figure)
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Draw the ranking of one training batch')
     parser.add_argument('config')
@@ -71,12 +75,14 @@ def main(argv: list[str] | None = None) -> None:
     add_common_arguments(parser)
     args = parser.parse_args(argv)
     cfg = load_config(args)
+    check_checkpoint(args.checkpoint)
+    check_folder('folder of the picture', Path(args.out).parent)
     cfg.load_from = args.checkpoint
     runner = runner_from(cfg, ['train_dataloader'])
     batches: list[RankedBatch] = []
     with watch_ranking_losses(runner.model, batches.append) as names:
         if not names:
-            raise SystemExit(f'plot_ranks: no loss of {args.config} ranks; tools/swap_loss.py puts one in')
+            raise UserError(f'no loss of {args.config} ranks; tools/swap_loss.py puts one in')
         loader = runner.build_dataloader(cfg.train_dataloader, seed=cfg.get('randomness', {}).get('seed', 0))
         runner.load_or_resume()
         runner.model.train()
@@ -85,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
             runner.model(**data, mode='loss')
     batches = [batch for batch in batches if (batch.targets > 0).any()]
     if not batches:
-        raise SystemExit('plot_ranks: the batch has no positives; take one with objects')
+        raise UserError('the batch has no positives; take one with objects')
     draw(batches, args.out)
     print(f'{len(batches)} rankings are in {args.out}')
 

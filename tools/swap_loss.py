@@ -15,43 +15,16 @@ from typing import Any
 
 import _needs_mmdet  # noqa: F401
 from mmengine.config import Config
-from mmengine.utils import get_installed_path, is_installed
 
+from bucketed_losses.errors import UserError, one_line_errors
+from bucketed_losses.mmdet.engine.config_checks import find_config, read_config
 from bucketed_losses.mmdet.swap import LOSSES, Swap, SwapError, swap_loss
-
-SUFFIXES = ('.py', '.json', '.yaml', '.yml')
-
-
-def find_config(name: str) -> Path:
-    """The file of a config given as a path or as PACKAGE::PATH.
-
-    Raises:
-        SystemExit: there is none, or its type is not one of a config.
-    """
-    package, separator, path = name.rpartition('::')
-    if separator:
-        if not is_installed(package):
-            raise SystemExit(f'swap_loss: {name}: the package {package} is not installed')
-        folder = Path(get_installed_path(package), '.mim', 'configs')
-        file = folder / path
-    else:
-        file = Path(name)
-    if file.suffix not in SUFFIXES:
-        raise SystemExit(f'swap_loss: {name} must end in {", ".join(SUFFIXES)}, got {file.suffix or "none"}')
-    if not file.is_file():
-        raise SystemExit(f'swap_loss: {name}: there is no file {file}{_similar(file)}')
-    return file
-
-
-def _similar(file: Path) -> str:
-    from bucketed_losses.mmdet.suggestions import nearest
-
-    return nearest(file.name, [other.name for other in file.parent.glob('*') if other.suffix in SUFFIXES])
+from bucketed_losses.new_files import new_files
 
 
 def load(file: Path) -> tuple[Config, bool]:
     """The config, and whether text can inherit it: a config of MMEngine's lazy kind is written out in full."""
-    cfg = Config.fromfile(file, import_custom_modules=False)
+    cfg = read_config(file, import_custom_modules=False)
     if file.suffix == '.py' and Config._is_lazy_import(str(file)):
         return Config.fromstring(cfg.pretty_text, '.py'), False
     return cfg, True
@@ -69,20 +42,20 @@ def write(swap: Swap, name: str, file: Path, inherits: bool, out: Path) -> None:
     """Write the config and read it again.
 
     Raises:
-        SystemExit: ``out`` exists, or does not read back as what was meant.
+        UserError: ``out`` exists, cannot be written, or does not read back as what was meant.
     """
     if out.exists():
-        raise SystemExit(f'swap_loss: {out} exists already')
+        raise UserError(f'{out} exists already')
     if out.suffix != '.py':
-        raise SystemExit(f'swap_loss: the new config must end in .py, got {out}')
+        raise UserError(f'the new config must end in .py, got {out}')
     base = None
     if inherits:
         base = name if '::' in name else os.path.relpath(file.resolve(), out.resolve().parent)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text_of(swap, base))
-    written = Config.fromfile(out, import_custom_modules=False)
-    if _without_scope(written.model.to_dict()) != _without_scope(swap.cfg.model.to_dict()):
-        raise SystemExit(f'swap_loss: {out} does not read back as it was meant; please report {name}')
+    with new_files(out) as (temporary,):
+        temporary.write_text(text_of(swap, base))
+        written = Config.fromfile(temporary, import_custom_modules=False)
+        if _without_scope(written.model.to_dict()) != _without_scope(swap.cfg.model.to_dict()):
+            raise UserError(f'{out} does not read back as it was meant; please report {name}')
 
 
 def _without_scope(part: Any) -> Any:
@@ -92,19 +65,21 @@ def _without_scope(part: Any) -> Any:
     return [_without_scope(value) for value in part] if isinstance(part, (list, tuple)) else part
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Put a ranking loss into an MMDetection config')
     parser.add_argument('config', help='config file, or a name such as mmdet::atss/atss_r50_fpn_1x_coco.py')
     parser.add_argument('--loss', default='brs', help=f'{", ".join(LOSSES)}, or the name of a loss (default: brs)')
     parser.add_argument('-o', '--out', type=Path, help='config to write')
     parser.add_argument('--print-diff', action='store_true', help='print every change with its reason')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error in the input')
     args = parser.parse_args(argv)
     file = find_config(args.config)
     cfg, inherits = load(file)
     try:
         swap = swap_loss(cfg, args.loss)
     except SwapError as error:
-        raise SystemExit(f'swap_loss: {args.config}: {error}') from error
+        raise UserError(f'{args.config}: {error}') from error
     if args.print_diff or args.out is None:
         print(swap.diff())
     if args.out is not None:
