@@ -300,7 +300,7 @@ def test_the_tool(r50, tmp_path):
     del source['query_head.transformer.level_embeds']
     torch.save(source, theirs)  # a bare state dict
     refused = convert(theirs, tmp_path / 'partial.pth')
-    assert refused.returncode == 1 and 'missing: level_embed' in refused.stdout
+    assert refused.returncode == 2 and 'missing: level_embed' in refused.stdout
     assert 'nothing was written' in refused.stderr and not (tmp_path / 'partial.pth').exists()
     assert convert(theirs, tmp_path / 'partial.pth', '--partial').returncode == 0
     assert 'level_embed' not in safe_load(tmp_path / 'partial.pth')['state_dict']
