@@ -6,7 +6,7 @@ export PYTHONPATH=$tools/..:${PYTHONPATH:-}
 
 # with_torchrun GPUS TOOL CONFIG ... : tools/TOOL on so many processes of this node
 with_torchrun() {
-    exec "${PYTHON:-python}" -m torch.distributed.run \
+    exec "${PYTHON:-python}" "$tools/_torchrun.py" \
         --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$1" \
         --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
         "$tools/$2" "${@:3}"

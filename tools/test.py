@@ -9,6 +9,7 @@ from __future__ import annotations
 import bucketed_losses.cli._needs_mmdet  # noqa: F401  # isort: skip
 
 import argparse
+from pathlib import Path
 
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -16,7 +17,10 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from bucketed_losses.cli._runner import add_common_arguments, load_config, refuse_empty_data, runner_from
+from bucketed_losses.cli._checkpoint import check_checkpoint
+from bucketed_losses.cli._runner import add_common_arguments, load_config, refuse_unusable_data, runner_from
+from bucketed_losses.errors import UserError, one_line_errors
+from bucketed_losses.new_files import check_folder
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,6 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between windows')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline')
     add_common_arguments(parser)
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     args = parser.parse_args(argv)
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
@@ -38,10 +43,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def build_runner(args: argparse.Namespace) -> Runner:
     """The runner of the command line, ready for ``test()``."""
     cfg = load_config(args)
+    check_checkpoint(args.checkpoint)
+    if args.out is not None:
+        check_folder('folder of --out', Path(args.out).parent)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         if 'visualization' not in cfg.default_hooks:
-            raise SystemExit(f'--show and --show-dir need a visualization hook in default_hooks of {args.config}')
+            raise UserError(f'--show and --show-dir need a visualization hook in default_hooks of {args.config}')
         cfg.default_hooks.visualization.update(draw=True, show=args.show, wait_time=args.wait_time)
         if args.show_dir:
             cfg.default_hooks.visualization.test_out_dir = args.show_dir
@@ -56,7 +64,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
 def _use_tta(cfg: Config, name: str) -> None:
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
-        raise SystemExit(f'--tta: {name} has no {" and no ".join(missing)}')
+        raise UserError(f'--tta: {name} has no {" and no ".join(missing)}')
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
@@ -65,9 +73,10 @@ def _use_tta(cfg: Config, name: str) -> None:
 
 
 @record  # torchrun reports the traceback of the process that failed first
-def main() -> None:
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
     setup_cache_size_limit_of_dynamo()
-    refuse_empty_data(build_runner(parse_args()), ['test']).test()
+    refuse_unusable_data(build_runner(parse_args(argv)), ['test']).test()
 
 
 if __name__ == '__main__':

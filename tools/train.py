@@ -9,14 +9,18 @@ from __future__ import annotations
 import bucketed_losses.cli._needs_mmdet  # noqa: F401  # isort: skip
 
 import argparse
+import pickle
+import signal
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from bucketed_losses.cli._runner import add_common_arguments, load_config, refuse_empty_data, runner_from
+from bucketed_losses.cli._checkpoint import check_checkpoint
+from bucketed_losses.cli._runner import add_common_arguments, load_config, refuse_unusable_data, runner_from
+from bucketed_losses.errors import UserError, one_line_errors
 from bucketed_losses.mmdet.engine import newest_complete_checkpoint, why_incomplete
 
 
@@ -34,6 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='resume from this checkpoint, or without a value from the newest complete one in the work directory',
     )
     add_common_arguments(parser)
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args(argv)
 
 
@@ -44,13 +49,15 @@ def build_runner(args: argparse.Namespace) -> Runner:
         _use_amp(cfg)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise SystemExit(
+            raise UserError(
                 f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size, '
                 'the batch size that its learning rate was chosen for'
             )
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         _resume(cfg, args.resume)
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from)
     return runner_from(cfg, ('train_dataloader', 'val_dataloader'))
 
 
@@ -58,17 +65,24 @@ def _resume(cfg: Config, checkpoint: str) -> None:
     if checkpoint != 'auto':
         why = why_incomplete(checkpoint) if Path(checkpoint).is_file() else None
         if why is not None:
-            raise SystemExit(
+            raise UserError(
                 f'--resume: {checkpoint} is not a complete checkpoint: {why}; --resume without a value takes the '
                 'newest complete one of the work directory'
             )
-    elif newest := newest_complete_checkpoint(cfg.work_dir):
+    elif newest := _newest(cfg.work_dir):
         checkpoint = newest
     else:
         print(f'--resume: no checkpoint in {cfg.work_dir} yet; starting from the beginning')
         return
     cfg.resume = True
     cfg.load_from = checkpoint
+
+
+def _newest(work_dir: str) -> str | None:
+    try:
+        return newest_complete_checkpoint(work_dir)
+    except pickle.UnpicklingError as error:
+        raise UserError(f'--resume: a checkpoint in {work_dir} cannot be loaded safely: {error}') from error
 
 
 def _use_amp(cfg: Config) -> None:
@@ -79,9 +93,33 @@ def _use_amp(cfg: Config) -> None:
         cfg.optim_wrapper.type = 'BFloat16OptimWrapper'  # MMEngine's own refuses to run on a CPU
 
 
+def train(runner: Runner) -> None:
+    """Train; Ctrl-C is reported with the place where the training has stopped.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; says where, and what ``--resume`` goes on from.
+    """
+    try:
+        runner.train()
+    except KeyboardInterrupt as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed twice, it would end the report
+        raise KeyboardInterrupt(_where_stopped(runner)) from error
+
+
+def _where_stopped(runner: Runner) -> str:
+    where = f'iteration {runner.iter} of {runner.max_iters}'
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        where = f'epoch {runner.epoch + 1} of {runner.max_epochs}, {where}'
+    pointer = Path(runner.work_dir, 'last_checkpoint')
+    if not pointer.is_file():
+        return f'Stopped at {where}; no checkpoint is written yet, so --resume starts from the beginning'
+    return f'Stopped at {where}; go on with --resume (from {pointer.read_text().strip()})'
+
+
 @record  # torchrun reports the traceback of the process that failed first
-def main() -> None:
-    refuse_empty_data(build_runner(parse_args()), ['train']).train()
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
+    train(refuse_unusable_data(build_runner(parse_args(argv)), ['train', 'val']))
 
 
 if __name__ == '__main__':

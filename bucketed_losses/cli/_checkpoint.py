@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
-from bucketed_losses.mmdet.engine import CheckpointError, safe_load
+from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.engine import safe_load, why_incomplete
 
 
-def load_safely(tool: str, path: Path) -> dict[str, Any]:
-    """The checkpoint, on the CPU.
+def check_checkpoint(path: str | Path) -> None:
+    """Refuse a checkpoint that MMEngine's ``Runner`` could not load; URLs are left to it.
+
+    The tensors are not loaded, but the checksums of all of them are compared.
 
     Raises:
-        SystemExit: it is not there, holds more than tensors and plain data, or is no checkpoint; names ``tool``.
+        UserError: it is missing, incomplete, no checkpoint, or holds more than tensors and plain data.
+    """
+    if '://' in str(path):
+        return
+    is_zip = zipfile.is_zipfile(path)  # torch before 1.6 wrote another format
+    why = why_incomplete(path) if is_zip else None
+    if why is not None:
+        raise UserError(f'{path} is not a complete checkpoint: {why}')
+    load_safely(path, mmap=is_zip)
+
+
+def load_safely(path: str | Path, mmap: bool | None = None) -> dict[str, Any]:
+    """The checkpoint, on the CPU.
+
+    Args:
+        path: Its file.
+        mmap: As for :func:`torch.load`.
+
+    Raises:
+        UserError: it is not there, holds more than tensors and plain data, or is no checkpoint.
     """
     try:
-        checkpoint = safe_load(path, map_location='cpu')
-    except (OSError, CheckpointError) as error:
-        reason = str(error).removeprefix(f'{path}: ')
-        raise SystemExit(f'{tool}: {path} cannot be loaded safely: {reason}') from error
+        checkpoint = safe_load(path, map_location='cpu', mmap=mmap)
+    except FileNotFoundError as error:
+        raise UserError(f'{path} cannot be loaded safely: there is no such file') from error
+    except Exception as error:  # a damaged file may fail anywhere
+        why = 'it is truncated' if _lacks_directory(path) else error
+        raise UserError(f'{path} cannot be loaded safely: {why}') from error
     if not isinstance(checkpoint, dict):
-        raise SystemExit(f'{tool}: {path} holds a {type(checkpoint).__name__}, not a checkpoint')
+        raise UserError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
     return checkpoint
+
+
+def _lacks_directory(path: str | Path) -> bool:
+    """Whether a file starts as a zip archive and lacks the directory at its end."""
+    file = Path(path)
+    return file.is_file() and file.open('rb').read(2) == b'PK' and not zipfile.is_zipfile(file)

@@ -4,17 +4,45 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
-# Also for configs that do not name the package: registers its modules and lets MMEngine's checkpoints load safely.
-from bucketed_losses.mmdet import engine
-from bucketed_losses.mmdet.engine.config_checks import check_files, check_names, check_not_empty
+from bucketed_losses.errors import UserError
+
+# Importing the plug-in registers its modules, also for configs that do not name it.
+from bucketed_losses.mmdet.engine.config_checks import check_keys, read_config
+from bucketed_losses.mmdet.engine.runner import apply_options, refuse_unusable_data, runner_from
+
+__all__ = ['add_common_arguments', 'apply_options', 'load_config', 'refuse_unusable_data', 'runner_from']
+
+# What each launcher sets for its processes, and how to start one.
+LAUNCHERS = {
+    'pytorch': (
+        ('RANK', 'WORLD_SIZE'),
+        'torchrun: tools/dist_train.sh CONFIG GPUS, tools/dist_test.sh CONFIG CHECKPOINT GPUS, or '
+        'torchrun --nproc_per_node=GPUS TOOL ARGUMENTS',
+    ),
+    'slurm': (
+        ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+        'srun: tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR, or tools/slurm_test.sh',
+    ),
+    'mpi': (
+        ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK', 'MASTER_ADDR'),
+        'mpirun, with MASTER_ADDR set to the first host',
+    ),
+}
+
+
+class Options(DictAction):
+    """``DictAction`` that names an option which is not KEY=VALUE."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *more: Any) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f'--cfg-options: write KEY=VALUE, got {value!r}')
+        super().__call__(parser, namespace, values, *more)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +50,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Options,
         help='override settings of the config, as KEY=VALUE with dots in KEY; lists as KEY="[a,b]" or KEY=a,b. '
         'data_root=FOLDER moves the data of every loader and evaluator',
     )
@@ -32,11 +60,18 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config of ``args.config`` with the common arguments applied."""
+    """The config of ``args.config`` with the common arguments applied.
+
+    Raises:
+        UserError: the config cannot be read or has no model, an option does not fit it, or the launcher has not
+            started this process.
+    """
+    check_launcher(args.launcher)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     apply_options(cfg, args.cfg_options or {})
+    check_keys(cfg, ['model'])
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -44,41 +79,16 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Override settings as ``--cfg-options`` does."""
-    rest = dict(options)
-    if 'data_root' in rest:
-        engine.replace_data_root(cfg, str(rest.pop('data_root')))
-    cfg.merge_from_dict(rest)
-
-
-def runner_from(cfg: Config, loaders: Sequence[str]) -> Runner:
-    """The runner of a config; in a distributed run this joins the other processes.
-
-    Args:
-        cfg: The config.
-        loaders: Names of the data loaders that will be used; their files are looked for at once.
+def check_launcher(launcher: str) -> None:
+    """Refuse a launcher that has not started this process.
 
     Raises:
-        SystemExit: a name in the config is not registered, or an annotation file is missing.
+        UserError: names what its environment lacks and how to start the processes.
     """
-    try:
-        check_names(cfg)
-        check_files(cfg, loaders)
-    except (KeyError, FileNotFoundError, ValueError) as error:
-        raise SystemExit(f'{cfg.filename or "config"}: {error.args[0]}') from error
-    engine.launch_on_cpu(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-
-
-def refuse_empty_data(runner: Runner, loops: Sequence[str]) -> Runner:
-    """The runner, with its loops built.
-
-    Raises:
-        SystemExit: a data set has no images.
-    """
-    try:
-        check_not_empty(runner, loops)
-    except ValueError as error:
-        raise SystemExit(f'{runner.cfg.filename}: {error}') from error
-    return runner
+    variables, how = LAUNCHERS.get(launcher, ((), ''))
+    missing = [name for name in variables if name not in os.environ]
+    if missing:
+        raise UserError(
+            f'--launcher {launcher}: this process was not started by it ({", ".join(missing)} not set). Start it with '
+            f'{how}; without --launcher, one process runs'
+        )

@@ -11,6 +11,7 @@ diagram. AP stays the same; score_thr in the new config is a precision.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
+from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.engine.config_checks import check_keys
 from bucketed_losses.mmdet.evaluation import (
     CalibrationReport,
     ClassMatches,
@@ -36,10 +39,11 @@ from bucketed_losses.mmdet.evaluation import (
 )
 from bucketed_losses.mmdet.evaluation.calibration import METHODS
 from bucketed_losses.mmdet.models.detectors import ScoreCalibration, take_score_threshold
+from bucketed_losses.new_files import check_folder, new_files
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
 from ._checkpoint import load_safely
-from ._runner import add_common_arguments, load_config, runner_from
+from ._runner import add_common_arguments, load_config, refuse_unusable_data, runner_from
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -80,7 +84,7 @@ def detect(cfg: Config) -> tuple[list[dict], Any]:
     take_score_threshold(cfg.model.get('test_cfg'), 'roi_head' in cfg.model)
     cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, dict(type='TestLoop')
     cfg.test_evaluator = dict(type='CollectDetections')
-    runner = runner_from(cfg, ['test_dataloader'])
+    runner = refuse_unusable_data(runner_from(cfg, ['test_dataloader']), ['test'])
     runner.test()
     return runner.test_evaluator.metrics[0].detections, runner.test_dataloader.dataset
 
@@ -89,12 +93,12 @@ def annotations_of(dataset: Any) -> Any:
     """The data set's annotations, if they are COCO's.
 
     Raises:
-        SystemExit: they are not.
+        UserError: they are not.
     """
     try:
         return load_annotations(coco_file(dataset))
     except ValueError as error:
-        raise SystemExit(f'calibrate: the validation set is needed for the fit: {error}') from error
+        raise UserError(f'the validation set is needed for the fit: {error}') from error
 
 
 Panel = tuple[list[ClassMatches], CalibrationReport]
@@ -131,7 +135,7 @@ def draw_reliability(panels: dict[str, Panel], iou_thr: float, out: Path) -> Non
 
 
 def write_config(config: str, detector: str, two_stage: bool, calibration: ScoreCalibration, out: Path) -> None:
-    base = os.path.relpath(Path(config).resolve(), out.resolve().parent)
+    base = config if '::' in config else os.path.relpath(Path(config).resolve(), out.resolve().parent)
     num_classes, num_knots = calibration.knots.shape
     threshold = 'rcnn=dict(score_thr=0.0)' if two_stage else 'score_thr=0.0'
     out.write_text(
@@ -149,27 +153,29 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """The checkpoint, loaded safely.
 
     Raises:
-        SystemExit: it cannot be, or has maps already.
+        UserError: it cannot be, or has maps already.
     """
-    checkpoint = load_safely('calibrate', path)
+    checkpoint = load_safely(path)
     state = checkpoint.get('state_dict', checkpoint)
     if not state:
-        raise SystemExit(f'calibrate: {path} is no checkpoint: it holds no state_dict')
+        raise UserError(f'{path} is no checkpoint: it holds no state_dict')
     if any(key.startswith('calibration.') for key in state):
-        raise SystemExit(f'calibrate: {path} is calibrated already; start from the checkpoint of the training')
+        raise UserError(f'{path} is calibrated already; start from the checkpoint of the training')
     return checkpoint if 'state_dict' in checkpoint else {'meta': {}, 'state_dict': checkpoint}
 
 
 def run(args: argparse.Namespace) -> None:
     if not 0 < args.iou_thr <= 1:
-        raise SystemExit(f'calibrate: --iou-thr must lie in (0, 1], got {args.iou_thr}')
+        raise UserError(f'--iou-thr must lie in (0, 1], got {args.iou_thr}')
     out_dir, name = args.out or args.checkpoint.parent, f'{Path(args.config).stem}_calibrated'
     refuse_to_overwrite(*(out_dir / f'{name}.{suffix}' for suffix in ('py', 'pth', 'png')), force=args.force)
+    check_folder('folder for the results (--out)', out_dir)
     checkpoint = load_checkpoint(args.checkpoint)
     cfg = load_config(args)
+    check_keys(cfg, ['val_dataloader'])
     detector = cfg.model.type
     if detector == 'CalibratedDetector':
-        raise SystemExit(f'calibrate: {args.config} is calibrated already; give the config of the training')
+        raise UserError(f'{args.config} is calibrated already; give the config of the training')
     two_stage = 'roi_head' in cfg.model
     cfg.load_from = str(args.checkpoint)
     detections, dataset = detect(cfg)
@@ -182,18 +188,20 @@ def run(args: argparse.Namespace) -> None:
         calibration, own = fit_calibration(matches, args.method, args.min_matches)
         unseen = cross_validated(matches, args.method, args.min_matches)
     except (ImportError, ValueError) as error:
-        raise SystemExit(f'calibrate: {error}') from error
+        raise UserError(f'{error}') from error
     labels = torch.tensor([d['label'] for d in detections])
     scores = calibration(torch.tensor([d['score'] for d in detections], dtype=torch.float64), labels)
     mapped = [dict(d, score=score) for d, score in zip(detections, scores.tolist(), strict=True)]
     errors = [calibration_errors(m) for m in (matches, unseen, calibrated(matches, calibration))]
 
-    out_dir.mkdir(parents=True, exist_ok=True)
     state = {**checkpoint['state_dict'], **{f'calibration.{k}': v for k, v in calibration.state_dict().items()}}
-    torch.save({'meta': checkpoint.get('meta', {}), 'state_dict': state}, out_dir / f'{name}.pth')
-    write_config(args.config, detector, two_stage, calibration, out_dir / f'{name}.py')
+    content = io.BytesIO()  # torch.save says less than a file about a full disk
+    torch.save({'meta': checkpoint.get('meta', {}), 'state_dict': state}, content)
     panels = {'as trained': (matches, errors[0]), 'calibrated, on unseen images': (unseen, errors[1])}
-    draw_reliability(panels, args.iou_thr, out_dir / f'{name}.png')
+    with new_files(*(out_dir / f'{name}.{suffix}' for suffix in ('py', 'pth', 'png'))) as (config, weights, diagram):
+        write_config(args.config, detector, two_stage, calibration, config)
+        weights.write_bytes(content.getvalue())
+        draw_reliability(panels, args.iou_thr, diagram)
 
     print(f'{len(detections)} detections of {len(dataset)} images, right from IoU {args.iou_thr:g}; {args.method} maps')
     for class_name, m, mine in zip(classes, matches, own, strict=True):

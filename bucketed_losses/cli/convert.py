@@ -12,17 +12,19 @@ accounted for; unless each finds its place, and each place its name, nothing is 
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmdet.registry import MODELS
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine.co_detr_checkpoints import convert_co_detr
+from bucketed_losses.mmdet.engine.config_checks import check_keys, read_config
 from bucketed_losses.mmdet.engine.published_checkpoints import convert_published
+from bucketed_losses.new_files import new_files
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
 from ._checkpoint import load_safely
@@ -47,8 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     refuse_to_overwrite(args.out, force=args.force)
-    checkpoint = load_safely('convert', args.source)
-    cfg = Config.fromfile(args.config)
+    checkpoint = load_safely(args.source)
+    cfg = read_config(args.config)
+    check_keys(cfg, ['model'])
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = MODELS.build(cfg.model)  # for its names and shapes
     try:
@@ -64,5 +67,8 @@ def run(args: argparse.Namespace) -> None:
     meta: dict[str, Any] = {}
     if classes := checkpoint.get('meta', {}).get('CLASSES'):
         meta['dataset_meta'] = {'classes': tuple(classes)}
-    torch.save({'meta': meta, 'state_dict': conversion.state_dict}, args.out)
+    content = io.BytesIO()  # torch.save says less than a file about a full disk
+    torch.save({'meta': meta, 'state_dict': conversion.state_dict}, content)
+    with new_files(args.out) as (temporary,):
+        temporary.write_bytes(content.getvalue())
     print(f'written to {args.out}')

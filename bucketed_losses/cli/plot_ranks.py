@@ -14,8 +14,10 @@ import torch
 
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.evaluation.ranked_batch import RankedBatch, watch_ranking_losses
+from bucketed_losses.new_files import check_folder
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
+from ._checkpoint import check_checkpoint
 from ._runner import add_common_arguments, load_config, runner_from
 
 matplotlib.use('Agg')
@@ -79,6 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     refuse_to_overwrite(args.out, force=args.force)
     cfg = load_config(args)
+    check_checkpoint(args.checkpoint)
+    check_folder('folder of the picture', Path(args.out).parent)
     cfg.load_from = args.checkpoint
     runner = runner_from(cfg, ['train_dataloader'])
     batches: list[RankedBatch] = []

@@ -56,5 +56,5 @@ def run(args: argparse.Namespace) -> None:
             with tempfile.TemporaryDirectory() as tmp:
                 CONVERTERS[layout](make_shapes(Path(tmp) / 'shapes', spec), root)
         print(f'Drawn shapes are in {root}')
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(str(error)) from error

@@ -14,47 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.utils import get_installed_path, is_installed
 
+from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.engine.config_checks import find_config, read_config
 from bucketed_losses.mmdet.swap import LOSSES, Swap, SwapError, swap_loss
+from bucketed_losses.new_files import new_files
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
 
 HELP = 'Put a ranking loss into a config of MMDetection and write what changes as a new config.'
 
-SUFFIXES = ('.py', '.json', '.yaml', '.yml')
-
-
-def find_config(name: str) -> Path:
-    """The file of a config given as a path or as PACKAGE::PATH.
-
-    Raises:
-        SystemExit: there is none, or its type is not one of a config.
-    """
-    package, separator, path = name.rpartition('::')
-    if separator:
-        if not is_installed(package):
-            raise SystemExit(f'swap_loss: {name}: the package {package} is not installed')
-        folder = Path(get_installed_path(package), '.mim', 'configs')
-        file = folder / path
-    else:
-        file = Path(name)
-    if file.suffix not in SUFFIXES:
-        raise SystemExit(f'swap_loss: {name} must end in {", ".join(SUFFIXES)}, got {file.suffix or "none"}')
-    if not file.is_file():
-        raise SystemExit(f'swap_loss: {name}: there is no file {file}{_similar(file)}')
-    return file
-
-
-def _similar(file: Path) -> str:
-    from bucketed_losses.mmdet.suggestions import nearest
-
-    return nearest(file.name, [other.name for other in file.parent.glob('*') if other.suffix in SUFFIXES])
-
 
 def load(file: Path) -> tuple[Config, bool]:
     """The config, and whether text can inherit it: a config of MMEngine's lazy kind is written out in full."""
-    cfg = Config.fromfile(file, import_custom_modules=False)
+    cfg = read_config(file, import_custom_modules=False)
     if file.suffix == '.py' and Config._is_lazy_import(str(file)):
         return Config.fromstring(cfg.pretty_text, '.py'), False
     return cfg, True
@@ -72,20 +45,20 @@ def write(swap: Swap, name: str, file: Path, inherits: bool, out: Path, force: b
     """Write the config and read it again.
 
     Raises:
-        UserError: ``out`` exists and ``force`` is False.
-        SystemExit: ``out`` does not read back as what was meant.
+        UserError: ``out`` exists and ``force`` is False, it cannot be written, or it does not read back as what was
+            meant.
     """
     refuse_to_overwrite(out, force=force)
     if out.suffix != '.py':
-        raise SystemExit(f'swap_loss: the new config must end in .py, got {out}')
+        raise UserError(f'the new config must end in .py, got {out}')
     base = None
     if inherits:
         base = name if '::' in name else os.path.relpath(file.resolve(), out.resolve().parent)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text_of(swap, base))
-    written = Config.fromfile(out, import_custom_modules=False)
-    if _without_scope(written.model.to_dict()) != _without_scope(swap.cfg.model.to_dict()):
-        raise SystemExit(f'swap_loss: {out} does not read back as it was meant; please report {name}')
+    with new_files(out) as (temporary,):
+        temporary.write_text(text_of(swap, base))
+        written = Config.fromfile(temporary, import_custom_modules=False)
+        if _without_scope(written.model.to_dict()) != _without_scope(swap.cfg.model.to_dict()):
+            raise UserError(f'{out} does not read back as it was meant; please report {name}')
 
 
 def _without_scope(part: Any) -> Any:
@@ -113,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         swap = swap_loss(cfg, args.loss)
     except SwapError as error:
-        raise SystemExit(f'swap_loss: {args.config}: {error}') from error
+        raise UserError(f'{args.config}: {error}') from error
     if args.print_diff or args.out is None:
         print(swap.diff())
     if args.out is not None:

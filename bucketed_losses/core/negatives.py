@@ -34,7 +34,7 @@ def relevant_negatives(logits: Tensor, targets: Tensor, floor: Tensor) -> Negati
         floor: Scalar float64, :attr:`RankedPositives.floor`.
     """
     floor = round_up(floor, logits.dtype)
-    pieces = [_relevant(*piece, floor) for piece in devices.split(logits, targets)]
+    pieces = [_relevant(x, t, floor) for x, t in devices.split(logits, targets)]
     return Negatives([indices for indices, _ in pieces], [values for _, values in pieces])
 
 

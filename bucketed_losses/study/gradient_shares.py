@@ -13,20 +13,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from statistics import mean
 from typing import Any
 
 import torch
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss
-from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from bucketed_losses import functional
 from bucketed_losses.errors import UserError
-from bucketed_losses.mmdet.engine import safe_load
+from bucketed_losses.mmdet.engine import CheckpointError, safe_load
+from bucketed_losses.mmdet.engine.config_checks import read_config
 from bucketed_losses.mmdet.engine.runner import apply_options, runner_from
 from bucketed_losses.mmdet.evaluation import RankedBatch, watch_ranking_losses
 from bucketed_losses.mmdet.models.losses import RankingLoss
@@ -86,7 +85,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> list[str]:
     """
     try:
         loaded = safe_load(checkpoint, map_location='cpu')
-    except (FileNotFoundError, IsADirectoryError, UnpicklingError, RuntimeError, EOFError) as error:
+    except (OSError, CheckpointError) as error:
         raise UserError(f'{checkpoint} cannot be loaded safely: {error}') from error
     if not isinstance(loaded, dict):
         raise UserError(f'{checkpoint} holds a {type(loaded).__name__}, not a checkpoint')
@@ -154,10 +153,10 @@ def measure_shares(
     """
     if batches < 1:
         raise UserError(f'--batches must be 1 or more, got {batches}')
-    for path in (config, *checkpoints):
+    for path in checkpoints:
         if not Path(path).is_file():
             raise UserError(f'{path} does not exist')
-    cfg = Config.fromfile(config)
+    cfg = read_config(config)
     apply_options(cfg, options or {})
     cfg.launcher = 'none'
     cfg.work_dir = work_dir

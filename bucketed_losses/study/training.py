@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 # Importing the plug-in registers its modules, also for configs that do not name it.
 from bucketed_losses.mmdet.engine import newest_complete_checkpoint
-from bucketed_losses.mmdet.engine.runner import refuse_empty_data, runner_from
+from bucketed_losses.mmdet.engine.runner import refuse_unusable_data, runner_from
 
 
 def train(config: str, work_dir: str, launcher: str = 'none') -> None:
@@ -27,4 +27,4 @@ def train(config: str, work_dir: str, launcher: str = 'none') -> None:
     if newest:
         cfg.resume = True
         cfg.load_from = newest
-    refuse_empty_data(runner_from(cfg, ('train_dataloader', 'val_dataloader')), ['train']).train()
+    refuse_unusable_data(runner_from(cfg, ('train_dataloader', 'val_dataloader')), ['train', 'val']).train()

@@ -1,8 +1,8 @@
 """Trains small runs in child processes that are forked after all imports, and kills them.
 
-python tests/support/killing.py FOLDER KILLS SEED: an uninterrupted run in FOLDER/whole; the same run in FOLDER/killed, killed
-KILLS times (SIGKILL, in turn while a checkpoint is being written and at a random moment) and resumed each time. Prints
-one line of JSON: how often a write was hit, and the iterations that starts went on from.
+python tests/support/killing.py FOLDER KILLS SEED: an uninterrupted run in FOLDER/whole; the same run in FOLDER/killed,
+killed KILLS times (SIGKILL, in turn while a checkpoint is being written and at a random moment) and resumed each time.
+Prints one line of JSON: how often a write was hit, and the iterations that starts went on from.
 """
 
 from __future__ import annotations

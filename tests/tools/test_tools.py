@@ -132,7 +132,7 @@ def test_missing_bccd_says_where_to_get_it(tmp_path):
     arguments = command(
         'train', 'configs/bccd/atss_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py', '--work-dir', tmp_path
     )
-    output = run([*arguments, '--cfg-options', f'data_root={tmp_path}'], tmp_path, check=False)
+    output = run([*arguments, '--debug', '--cfg-options', f'data_root={tmp_path}'], tmp_path, check=False)
     for word in ('FileNotFoundError', 'BCCD_ROOT', 'BCCD_Dataset', 'data_root'):
         assert word in output
 

@@ -115,7 +115,9 @@ def losses() -> list[Loss]:
 
     def alrp(case: Case) -> None:
         # A positive's IoU gives the error of its box.
-        parts = functional.alrp_loss(case.leaf, case.targets, case.box_errors, AP_DELTA, case.positive_entries)
+        parts = functional.alrp_loss(
+            case.leaf, case.targets, case.box_errors, AP_DELTA, positives=case.positive_entries
+        )
         torch.stack(list(parts)).sum().backward()
         case.box_errors.grad = None
 

@@ -23,6 +23,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from bucketed_losses.errors import UserError, one_line_errors
 from bucketed_losses.mmdet.engine.runner import apply_options, parse_options
 from bucketed_losses.mmdet.models.losses import RankingLoss
 from bucketed_losses.study.times import TimedRun
@@ -42,7 +43,7 @@ class HeadsOnCOCOSize:
         self.model = MODELS.build(cfg.model).to(device).train()  # no init_weights: nothing is downloaded
         heads = [m for m in self.model.modules() if isinstance(m, RankingLoss)]
         if not heads:
-            raise SystemExit(f'profile_loss_share: {config} has no ranking loss')
+            raise UserError(f'{config} has no ranking loss')
         num_classes = max(getattr(m, 'num_classes', 1) for m in self.model.modules())
         batch = demo_mm_inputs(4, [[3, 800, 1333]] * 4, num_items=[7] * 4, num_classes=num_classes)
         self.batch = self.model.data_preprocessor(batch, training=True)
@@ -107,6 +108,7 @@ def shares(run: HeadsOnCOCOSize | WholeSteps, iterations: int) -> tuple[float, f
     return spent[STEP][0], spent[LOSS][0], spent[BACKWARD][0], spent[LOSS][1] / iterations
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('configs', nargs='+', metavar='CONFIG')

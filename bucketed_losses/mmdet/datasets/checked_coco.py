@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdet.datasets import CityscapesDataset, CocoDataset, LVISV1Dataset
 from mmdet.registry import DATASETS
+from mmengine.fileio import get_text
 from mmengine.logging import print_log
+
+from ...errors import UserError
 
 if TYPE_CHECKING:
     from mmdet.datasets import CocoDataset as _Host
@@ -19,19 +22,29 @@ else:
     _Host = object
 
 
-# Of a COCO file; what an annotation needs is checked one by one.
-_FIELDS = ('images', 'annotations', 'categories', 'id', 'image_id', 'file_name', 'coco_url', 'width', 'height', 'name')
+# Of a COCO file.
+_FIELDS = ('images', 'annotations', 'categories', 'id', 'file_name', 'coco_url', 'width', 'height', 'name')
+# Of an annotation.
+_NEEDED = ('image_id', 'bbox', 'category_id', 'area')
+_UNKNOWN_CATEGORY = 'of a category that the file does not have'
+_UNKNOWN_IMAGE = 'on an image that the file does not have'
+
+
+class MissingAnnotationsError(UserError, FileNotFoundError):
+    """An annotation file that is not there."""
 
 
 class CheckedAnnotationsMixin(_Host):
     """Put before a ``CocoDataset``: damaged files are named, and boxes that train nothing are counted and logged.
 
     Boxes that are not finite, of zero or negative size or outside their image are left out, as MMDetection does (which
-    trains on boxes that are NaN); one warning per annotation file counts each kind and gives examples.
+    trains on boxes that are NaN), and so are boxes whose category or image is not in the file; one warning per
+    annotation file counts each kind and gives examples.
 
     Raises:
-        FileNotFoundError: the annotation file is missing.
-        ValueError: it is not JSON, not COCO's, or an annotation lacks a field.
+        MissingAnnotationsError: the annotation file is missing.
+        UserError: it is not JSON or not COCO's, an annotation lacks a field, a category or an image occurs twice, or
+            all boxes are left out.
         RuntimeError: while training, an image could not be read or a transform failed on it; names the image.
     """
 
@@ -40,41 +53,73 @@ class CheckedAnnotationsMixin(_Host):
     def load_data_list(self) -> list[dict]:
         name = type(self).__name__
         if '://' not in self.ann_file and not Path(self.ann_file).is_file():
-            raise FileNotFoundError(
+            raise MissingAnnotationsError(
                 f'{name}: annotation file {Path(self.ann_file).resolve()} does not exist. {self.HOW_TO_GET}'.rstrip()
             )
         self._left_out: dict[str, list] = defaultdict(list)
+        self._file_checked = False
         try:
             data_list = super().load_data_list()
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f'{name}: annotation file {self.ann_file} is not valid JSON: {error}') from error
-        except (KeyError, AssertionError) as error:
-            if isinstance(error, KeyError) and error.args[0] not in _FIELDS:  # the config's mistake
+            raise UserError(f'{name}: annotation file {self.ann_file} is not valid JSON: {error}') from error
+        except (KeyError, TypeError, AssertionError) as error:
+            if isinstance(error, KeyError) and error.args[0] in _NEEDED:
+                self._name_incomplete_annotation()
+            if isinstance(error, KeyError) and error.args[0] not in (*_FIELDS, *_NEEDED):  # the config's mistake
                 raise
-            raise ValueError(f'{name}: annotation file {self.ann_file} is not in COCO format: {error!r}') from error
+            raise UserError(f'{name}: annotation file {self.ann_file} is not in COCO format: {error!r}') from error
         if self._left_out:
-            kinds = [
-                f'{len(ids)} {kind} (annotation ids {", ".join(map(str, ids[:5]))}{", …" if len(ids) > 5 else ""})'
-                for kind, ids in self._left_out.items()
-            ]
+            kinds = [f'{len(ids)} {kind} (annotation ids {_examples(ids)})' for kind, ids in self._left_out.items()]
+            if not any(image['instances'] for image in data_list):
+                raise UserError(f'{name}: {self.ann_file}: no usable box is left of its boxes: {"; ".join(kinds)}')
             print_log(f'{name}: {self.ann_file}: left out boxes: {"; ".join(kinds)}.', 'current', logging.WARNING)
         return data_list
 
     def parse_data_info(self, raw_data_info: dict) -> dict | list[dict]:
+        if not self._file_checked:
+            self._check_file()
+            self._file_checked = True
         image = raw_data_info['raw_img_info']
         kept = []
         for annotation in raw_data_info['raw_ann_info']:
-            missing = [key for key in ('bbox', 'category_id', 'area') if key not in annotation]
-            if missing:
-                raise ValueError(
-                    f'{type(self).__name__}: {self.ann_file}: annotation {annotation.get("id")} has no {missing[0]}'
-                )
-            problem = box_problem(annotation['bbox'], image['width'], image['height'])
+            self._check_annotation(annotation)
+            if annotation['category_id'] in self._categories:
+                problem = box_problem(annotation['bbox'], image['width'], image['height'])
+            else:
+                problem = _UNKNOWN_CATEGORY
             if problem is None:
                 kept.append(annotation)
             else:
                 self._left_out[problem].append(annotation.get('id'))
         return super().parse_data_info({**raw_data_info, 'raw_ann_info': kept})
+
+    def _check_file(self) -> None:
+        """Compare the file with its index, which the host has made and drops when all images are parsed."""
+        index = getattr(self, 'coco', None) or self.lvis
+        where = f'{type(self).__name__}: {self.ann_file}'
+        for kind, field, found in (('image', 'images', index.imgs), ('category', 'categories', index.cats)):
+            if len(found) != len(index.dataset[field]):
+                raise UserError(f'{where}: the same {kind} id occurs more than once: {_repeated(index.dataset[field])}')
+        names = Counter(category['name'] for category in index.dataset['categories'])
+        twice = [name for name in self.metainfo.get('classes', ()) if names[name] > 1]
+        if twice:
+            raise UserError(f'{where}: the same category name occurs more than once: {_examples(twice)}')
+        for image, entries in index.img_ann_map.items():
+            if image not in index.imgs:
+                self._left_out[_UNKNOWN_IMAGE] += [annotation.get('id') for annotation in entries]
+        self._categories = frozenset(index.cats)
+
+    def _check_annotation(self, annotation: dict) -> None:
+        missing = [key for key in _NEEDED if key not in annotation]
+        if missing:
+            raise UserError(
+                f'{type(self).__name__}: {self.ann_file}: annotation {annotation.get("id")} has no {missing[0]}'
+            )
+
+    def _name_incomplete_annotation(self) -> None:
+        """Read the file once more for the first annotation that the host's index failed on."""
+        for annotation in json.loads(get_text(self.ann_file, backend_args=self.backend_args))['annotations']:
+            self._check_annotation(annotation)
 
     def prepare_data(self, idx: int) -> Any:
         try:
@@ -82,6 +127,15 @@ class CheckedAnnotationsMixin(_Host):
         except Exception as error:
             path = self.get_data_info(idx).get('img_path')
             raise RuntimeError(f'{type(self).__name__}: image {path} cannot be used: {error}') from error
+
+
+def _repeated(entries: list[dict]) -> str:
+    counts = Counter(entry['id'] for entry in entries)
+    return _examples([value for value, count in counts.items() if count > 1])
+
+
+def _examples(values: list) -> str:
+    return ', '.join(map(str, values[:5])) + (', …' if len(values) > 5 else '')
 
 
 def box_problem(box: Any, width: float, height: float) -> str | None:

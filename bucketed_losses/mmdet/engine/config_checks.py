@@ -1,17 +1,127 @@
-"""What is wrong with a config, said before anything is built: names nobody registered, files that are not there."""
+"""What is wrong with a config or its data, found before the training starts.
+
+The file of a config (:func:`find_config`, :func:`read_config`), its keys and names (:func:`check_keys`,
+:func:`check_names`), the files of its data sets (:func:`check_files`), and the data sets themselves
+(:func:`check_not_empty`, :func:`check_classes`).
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib
+import json
+import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdet.registry import MODELS
+from mmdet.datasets import CocoDataset, LVISV05Dataset
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.fileio import get_local_path
 from mmengine.runner import Runner
+from mmengine.utils import get_installed_path, is_installed
 
+from ...errors import UserError
 from ..suggestions import nearest
+
+CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+
+
+class UnknownNameError(UserError, KeyError):
+    """A name in a config that nobody registered."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file that a config names and that is not there."""
+
+
+def find_config(name: str) -> Path:
+    """The file of a config given as a path or as PACKAGE::PATH.
+
+    Raises:
+        UserError: there is none, or its type is not one of a config.
+    """
+    package, separator, path = name.rpartition('::')
+    if separator:
+        if not is_installed(package):
+            raise UserError(f'{name}: the package {package} is not installed')
+        file = Path(get_installed_path(package), '.mim', 'configs', path)
+    else:
+        file = Path(name)
+    if file.suffix not in CONFIG_SUFFIXES:
+        raise UserError(f'{name} must end in {", ".join(CONFIG_SUFFIXES)}, got {file.suffix or "none"}')
+    if not file.is_file():
+        if file.is_dir():
+            raise UserError(f'{name}: {file} is a folder; name a config file')
+        similar = nearest(file.name, [other.name for other in file.parent.glob('*') if other.suffix in CONFIG_SUFFIXES])
+        raise MissingFileError(f'{name}: there is no file {file}{similar}')
+    return file
+
+
+def read_config(name: str | Path, **options: Any) -> Config:
+    """``Config.fromfile`` for a path or PACKAGE::PATH.
+
+    Args:
+        name: The config.
+        options: As for ``Config.fromfile``.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read as a config; names the file and, if an error occurs in
+            it, the line.
+    """
+    file = find_config(str(name))
+    try:
+        return Config.fromfile(file, **options)
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingFileError(f'{name}: a file that it inherits or reads is missing: {error}') from error
+    except SyntaxError as error:
+        raise UserError(f'{name}: {_syntax_error(file, error)}') from error
+    except Exception as error:  # a config is a program of the user's and may raise anything
+        kind = '' if str(error).startswith(type(error).__name__) else f'{type(error).__name__}: '
+        raise UserError(f'{name}: {kind}{error}{_place_in_config(error)}; --debug shows the traceback') from error
+
+
+def _syntax_error(file: Path, error: SyntaxError) -> str:
+    if error.lineno is None or error.text is None:  # from MMEngine, which has formatted it
+        return str(error)
+    try:
+        ast.parse(file.read_text(encoding='utf-8'))
+        where = 'a file that it inherits'
+    except SyntaxError:
+        where = 'this file'
+    return f'syntax error in {where}, line {error.lineno}, {error.text.strip()!r}: {error.msg}'
+
+
+def _place_in_config(error: Exception) -> str:
+    """The innermost line of a config that an error has passed through, for a message."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.name == '<module>' and frame.filename.endswith('.py'):
+            return f' ({frame.filename}, line {frame.lineno})'
+    return ''
+
+
+def check_keys(cfg: Config, keys: Sequence[str]) -> None:
+    """Refuse a config without settings that are needed.
+
+    Args:
+        cfg: The config.
+        keys: Top-level keys, e.g. ``('model', 'train_dataloader')``.
+
+    Raises:
+        UserError: names those that are missing.
+    """
+    missing = [key for key in keys if cfg.get(key) is None]
+    if missing:
+        raise UserError(
+            f'{cfg.filename or "the config"} has no {", ".join(missing)}; this command needs a config that sets or '
+            'inherits all of its keys'
+        )
+
 
 # The values of these keys are modules of MMDetection's registry of models, whose names users write themselves.
 _MODULES = ('model', 'detector', 'backbone', 'neck', 'encoder', 'decoder', 'teacher', 'student')
@@ -22,7 +132,7 @@ def check_names(cfg: Config) -> None:
     """Refuse a model with detectors, heads or losses that nobody registered.
 
     Raises:
-        KeyError: names the setting, the name and the nearest registered ones.
+        UnknownNameError: names the setting, the name and the nearest registered ones.
     """
     # A module is in the registry once its package is imported.
     importlib.import_module('mmdet.models')
@@ -30,7 +140,7 @@ def check_names(cfg: Config) -> None:
         name = part['type']
         if isinstance(name, str) and '.' not in name and MODELS.get(name) is None:
             suggestion = nearest(name, MODELS.module_dict) or '.'
-            raise KeyError(
+            raise UnknownNameError(
                 f'{path}.type: no module is registered as {name!r}{suggestion} A module of your own '
                 'is registered by the import of its file: name it in custom_imports'
             )
@@ -57,8 +167,8 @@ def check_files(cfg: Config, loaders: Sequence[str]) -> None:
         loaders: Names of the data loaders that will be used, e.g. ``('train_dataloader', 'val_dataloader')``.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        ValueError: its suffix is another.
+        MissingFileError: the file is not there.
+        UserError: its suffix is another.
     """
     for loader in loaders:
         for path, dataset in _datasets(cfg.get(loader) or {}, loader):
@@ -68,14 +178,14 @@ def check_files(cfg: Config, loaders: Sequence[str]) -> None:
             full = Path(file) if Path(file).is_absolute() else Path(dataset.get('data_root') or '', file)
             suffixes = _SUFFIXES.get(str(dataset.get('type')), (full.suffix,))
             if full.suffix not in suffixes:
-                raise ValueError(
+                raise UserError(
                     f'{path}.ann_file: {dataset["type"]} reads {" or ".join(suffixes)} files, got {full}; another data '
                     'set type reads that one'
                 )
             # This package's data sets say themselves where their data come from.
             own = str(dataset.get('type')).startswith(('Checked', 'BCCD', 'Shapes'))
             if not full.is_file() and not own:
-                raise FileNotFoundError(
+                raise MissingFileError(
                     f'{path}.ann_file: {full.resolve()} {"is a folder" if full.is_dir() else "does not exist"}; put '
                     'the data there, or move all of it with --cfg-options data_root=FOLDER'
                 )
@@ -93,27 +203,136 @@ def _datasets(part: Any, path: str) -> Iterator[tuple[str, dict]]:
 
 
 def check_not_empty(runner: Runner, loops: Sequence[str]) -> None:
-    """Build the loops with their data, as the runner would, and refuse data sets without images.
+    """Build the loops with their data, as the runner would, and refuse data sets without images or objects.
 
-    MMEngine fails on them with "need at least one array to concatenate".
+    Data that is trained on needs an object; data that is evaluated on needs an image. An empty data set inside a
+    wrapper (``RepeatDataset``, ``ConcatDataset``, ``ClassBalancedDataset``) is refused too.
 
     Args:
         runner: The runner.
         loops: 'train', 'val' or 'test', those that will run.
 
     Raises:
-        ValueError: a data set has no images left.
+        UserError: names the data set and its file.
     """
     for loop in loops:
+        key = f'{loop}_dataloader'
         try:
             getattr(runner, f'{loop}_loop')
-        except ValueError as error:
-            if 'need at least one array' not in str(error):
-                raise
-            datasets = list(_datasets(runner.cfg[f'{loop}_dataloader'], f'{loop}_dataloader'))
-            path, dataset = datasets[0]
-            file = Path(dataset.get('data_root') or '', dataset['ann_file'])
-            raise ValueError(
-                f'{path}: {dataset.get("type")} has no images: in {file} none has objects of the classes, or '
-                f'filter_cfg={dataset.get("filter_cfg")} leaves all of them out'
-            ) from error
+        except UserError:
+            raise
+        except ValueError:
+            # MMEngine fails on a data set without images with an error of NumPy.
+            for path, config in _datasets(runner.cfg.get(key) or {}, key):
+                if _is_empty(config):
+                    raise _no_images(path, config) from None
+            raise
+        datasets = list(_datasets_of(runner, loop))
+        for path, dataset in datasets:
+            if len(dataset) == 0:
+                raise _no_images(path, {**vars(dataset), 'type': type(dataset).__name__})
+        if loop == 'train' and datasets and not any(_has_objects(dataset) for _, dataset in datasets):
+            files = ', '.join(str(dataset.ann_file) for _, dataset in datasets)
+            raise UserError(
+                f'{key}: there is no object to train on in {files}: each box is of another class, smaller than a '
+                'pixel, outside its image, or marked as a crowd or ignored'
+            )
+
+
+def _is_empty(config: dict) -> bool:
+    """Whether a data set that cannot be built with its images serialized has none."""
+    try:
+        # Without images, only the serialization fails.
+        dataset = DATASETS.build({**config, 'serialize_data': False, 'lazy_init': False, 'pipeline': []})
+        return len(dataset) == 0
+    except Exception:  # noqa: BLE001  (the caller has an error already, and this one is another)
+        return False
+
+
+def _no_images(path: str, dataset: dict) -> UserError:
+    file = Path(dataset.get('ann_file') or '')
+    if not file.is_file():
+        file = Path(dataset.get('data_root') or '', file)
+    return UserError(
+        f'{path}: {dataset.get("type")} has no images: in {file} there is none, none has objects of the classes, or '
+        f'filter_cfg={dataset.get("filter_cfg")} leaves all of them out'
+    )
+
+
+def _datasets_of(runner: Runner, loop: str) -> Iterator[tuple[str, BaseDataset]]:
+    """The data sets of a loop that read files, below any wrappers, with their places in the config."""
+    loader = getattr(getattr(runner, f'{loop}_loop'), 'dataloader', None)
+    if loader is not None:
+        yield from _leaves(loader.dataset, f'{loop}_dataloader.dataset')
+
+
+def _leaves(dataset: Any, path: str) -> Iterator[tuple[str, BaseDataset]]:
+    if hasattr(dataset, 'datasets'):
+        for index, part in enumerate(dataset.datasets):
+            yield from _leaves(part, f'{path}.datasets.{index}')
+    elif hasattr(dataset, 'dataset'):
+        yield from _leaves(dataset.dataset, f'{path}.dataset')
+    elif isinstance(dataset, BaseDataset):
+        yield path, dataset
+
+
+def _has_objects(dataset: Any) -> bool:
+    """Whether an image has an object to train on; True for a data set that is not one of boxes.
+
+    Stops at the first such image.
+    """
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        if not isinstance(info, dict) or 'instances' not in info or 'segments_info' in info:
+            return True
+        if any(not instance.get('ignore_flag') for instance in info['instances']):
+            return True
+    return False
+
+
+def check_classes(runner: Runner, loops: Sequence[str]) -> None:
+    """Refuse COCO-format data whose file lacks classes of the config, or has one of them twice.
+
+    MMDetection would number the classes by their order in the file. Categories that the config does not name are
+    allowed, as MMDetection leaves them out. LVIS data sets take all categories of their file; these are counted.
+    Data that is trained on and has no annotations at all (semi-supervised training) is allowed.
+
+    Args:
+        runner: The runner; the data sets of the loops are built.
+        loops: 'train', 'val' or 'test'.
+
+    Raises:
+        UserError: names the classes and the file.
+    """
+    for loop in loops:
+        for path, dataset in _datasets_of(runner, loop):
+            if not isinstance(dataset, CocoDataset) or not hasattr(dataset, 'cat_ids'):
+                continue
+            classes = dataset.metainfo.get('classes') or ()
+            if isinstance(classes, str) or (loop == 'train' and not any(dataset.cat_img_map.values())):
+                continue
+            found = len(dataset.cat_ids)
+            takes_all = isinstance(dataset, LVISV05Dataset)
+            if found == len(classes) or (takes_all and found > len(classes)):
+                continue
+            names = Counter(_category_names(dataset))
+            missing = [name for name in classes if name not in names]
+            twice = [name for name in classes if names[name] > 1]
+            if missing:
+                raise UserError(
+                    f'{path}: {dataset.ann_file} has no category for {len(missing)} of the {len(classes)} classes of '
+                    f'the config: {_some(missing)}; it has {_some(list(names))}. Set metainfo.classes of all data sets '
+                    'to the classes of the file, and num_classes of the model to their number, or take another file'
+                )
+            if twice and not takes_all:
+                raise UserError(f'{path}: {dataset.ann_file} has two categories of the same name: {_some(twice)}')
+
+
+def _category_names(dataset: CocoDataset) -> list[str]:
+    """Names of the categories in a data set's file, which the data set itself forgets."""
+    with get_local_path(dataset.ann_file, backend_args=dataset.backend_args) as path:
+        return [category['name'] for category in json.loads(Path(path).read_text())['categories']]
+
+
+def _some(names: list[str], most: int = 10) -> str:
+    return ', '.join(map(str, names[:most])) + (', …' if len(names) > most else '') if names else 'none'

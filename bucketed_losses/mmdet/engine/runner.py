@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -11,10 +11,18 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from bucketed_losses.errors import UserError
+from bucketed_losses.new_files import check_folder
 
 from .config import replace_data_root
-from .config_checks import check_files, check_names, check_not_empty
+from .config_checks import check_classes, check_files, check_keys, check_names, check_not_empty
 from .cpu_processes import launch_on_cpu
+
+NEEDS = {
+    'train_dataloader': ('train_cfg', 'optim_wrapper'),
+    'val_dataloader': ('val_cfg', 'val_evaluator'),
+    'test_dataloader': ('test_cfg', 'test_evaluator'),
+}
+"""The other keys of a config that MMEngine's Runner needs with each data loader."""
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
@@ -25,11 +33,26 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Override settings as ``--cfg-options`` does: ``data_root`` moves the data of all loaders and evaluators."""
+    """Override settings as ``--cfg-options`` does.
+
+    Raises:
+        UserError: an option does not fit the config.
+    """
     rest = dict(options)
-    if 'data_root' in rest:
-        replace_data_root(cfg, str(rest.pop('data_root')))
-    cfg.merge_from_dict(rest)
+    try:
+        if 'data_root' in rest:
+            replace_data_root(cfg, str(rest.pop('data_root')))
+        cfg.merge_from_dict(rest)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise UserError(f'--cfg-options: {error.args[0] if error.args else error}') from error
+
+
+def _named(cfg: Config, check: Callable[..., None], *arguments: Any) -> None:
+    """Run a check, and put the config's name before its errors."""
+    try:
+        check(*arguments)
+    except UserError as error:
+        raise UserError(f'{cfg.filename or "config"}: {error}') from error
 
 
 def runner_from(cfg: Config, loaders: Sequence[str]) -> Runner:
@@ -40,25 +63,29 @@ def runner_from(cfg: Config, loaders: Sequence[str]) -> Runner:
         loaders: Names of the data loaders that will be used; their files are looked for at once.
 
     Raises:
-        UserError: a name in the config is not registered, or an annotation file is missing.
+        UserError: a key is missing, a name in the config is not registered, an annotation file is missing, or the
+            work directory cannot be written to.
     """
-    try:
-        check_names(cfg)
-        check_files(cfg, loaders)
-    except (KeyError, FileNotFoundError, ValueError) as error:
-        raise UserError(f'{cfg.filename or "config"}: {error.args[0]}') from error
+    # A training without validation is allowed.
+    used = [name for name in loaders if name != 'val_dataloader' or cfg.get(name) is not None]
+    check_keys(cfg, ['model', *(key for name in used for key in (name, *NEEDS[name]))])
+    _named(cfg, check_names, cfg)
+    _named(cfg, check_files, cfg, loaders)
+    check_folder('work directory (--work-dir)', cfg.work_dir)
     launch_on_cpu(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
-def refuse_empty_data(runner: Runner, loops: Sequence[str]) -> Runner:
-    """The runner, with its loops built.
+def refuse_unusable_data(runner: Runner, loops: Sequence[str]) -> Runner:
+    """The runner, with its loops built and their data sets checked.
+
+    Args:
+        runner: The runner.
+        loops: 'train', 'val' or 'test', those that will run.
 
     Raises:
-        UserError: a data set has no images.
+        UserError: a data set has no images, nothing to train on, or lacks classes of the config.
     """
-    try:
-        check_not_empty(runner, loops)
-    except ValueError as error:
-        raise UserError(f'{runner.cfg.filename}: {error}') from error
+    _named(runner.cfg, check_not_empty, runner, loops)
+    _named(runner.cfg, check_classes, runner, loops)
     return runner

@@ -1,0 +1,56 @@
+"""Files that a command writes: whole or not at all, and one line if their folder does not take them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UserError
+
+
+def check_folder(what: str, folder: str | Path) -> None:
+    """Refuse a folder that files cannot be written to; it may be missing. Nothing is written.
+
+    Args:
+        what: What it is for, with the option that names another one, e.g. ``'work directory (--work-dir)'``.
+        folder: The folder.
+
+    Raises:
+        UserError: the folder, or the nearest one above it, is a file or cannot be written to.
+    """
+    for path in (Path(folder).absolute(), *Path(folder).absolute().parents):
+        if os.access(path, os.F_OK):
+            break
+    if not path.is_dir():
+        raise UserError(f'{what} {folder}: {path} is a file, not a folder')
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f'{what} {folder}: no files can be written to {path}')
+
+
+@contextmanager
+def new_files(*paths: Path) -> Iterator[list[Path]]:
+    """Names to write some files to. The files appear at ``paths`` together when the block ends without an error.
+
+    If there is an error, all of them are removed, and files that were at ``paths`` before are as they were. The
+    temporary names have the folders and the suffixes of ``paths``.
+
+    Raises:
+        UserError: a file cannot be written, e.g. because the disk is full.
+    """
+    temporary = [path.with_name(f'{path.stem}_writing_{os.getpid()}{path.suffix}') for path in paths]
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        for written, path in zip(temporary, paths, strict=True):
+            written.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        names = ', '.join(path.name for path in paths)
+        raise UserError(f'{names} cannot be written to {paths[0].absolute().parent}: {reason}') from error
+    finally:
+        for written in temporary:
+            if os.access(written, os.F_OK):
+                written.unlink()
