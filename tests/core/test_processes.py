@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from cases import DELTAS, LOSSES, random_case, value_and_grad
 from gloo import CountCollectives, on_processes
+from shared_ranking import across, run_bytes
 
 pytestmark = [
     pytest.mark.stack,
@@ -96,10 +97,6 @@ def test_every_process_gets_its_part_of_the_whole(four_processes, index):
         assert collectives[0] == wanted, what
 
 
-def across(loss, group=None, **kwargs):
-    return lambda *args: loss(*args, group=group or dist.group.WORLD, **kwargs)
-
-
 def run_odd_ones():
     """One process's logits are not finite; half precision on one, single on the other, autocast; known positives."""
     rank = dist.get_rank()
@@ -130,18 +127,6 @@ def test_odd_ones():
                 torch.testing.assert_close(process[f'{name} {kind}'][0].to(value), value, rtol=1e-6, atol=1e-6)
             got = torch.cat([process[f'{name} {kind}'][1].to(grad) for process in processes])
             torch.testing.assert_close(got, 2 * grad, rtol=tolerance, atol=tolerance / 100)
-
-
-def run_bytes(*nums_neg):
-    """Bytes that this process gives to the collectives of each loss, for growing numbers of negatives."""
-    sizes = []
-    for num_neg in nums_neg:
-        logits, targets = random_case(dist.get_rank(), 50, num_neg)
-        for loss in LOSSES.values():
-            with CountCollectives() as collectives:
-                value_and_grad(across(loss), logits, targets, 0.5)
-            sizes.append(sum(collectives.bytes))
-    return sizes
 
 
 def test_communication_does_not_depend_on_the_number_of_negatives():

@@ -257,8 +257,8 @@ def test_every_run_draws_the_same_cases():
 @pytest.mark.slow
 def test_thorough_search():
     """Every property of the suite, on new cases and ten times as many. The marker is hypothesis's own."""
-    folder = Path(__file__).parent
-    modules = sorted(path for path in folder.glob('test_*.py') if 'from hypothesis import' in path.read_text())
+    folder = Path(__file__).resolve().parents[1]
+    modules = sorted(path for path in folder.rglob('test_*.py') if 'from hypothesis import' in path.read_text())
     command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', 'hypothesis', *modules]
     env = {**os.environ, 'HYPOTHESIS_PROFILE': 'thorough'}
     result = subprocess.run(command, cwd=folder.parent, env=env, capture_output=True, text=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,9 @@ def test_a_run_records_what_happened(tmp_path):
     record = tmp_path / 'folder/record.json'
     command = [sys.executable, '-m', 'pytest', '-q', '-n', '2', '-p', 'no:cacheprovider', '-p', 'conftest']
     command += ['-m', 'not slow', '--record', record, '-c', ROOT / 'pyproject.toml', '--rootdir', tmp_path, tests]
-    subprocess.run(command, cwd=ROOT / 'tests', capture_output=True, env=None)
+    # The option -p imports conftest before pytest reads `pythonpath`.
+    env = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tests/support"}'}
+    subprocess.run(command, cwd=ROOT / 'tests', capture_output=True, env=env)
     got = json.loads(record.read_text())
     assert {key: got[key] for key in ('passed', 'failed', 'error', 'skipped')} == dict(
         passed=2, failed=1, error=1, skipped=1

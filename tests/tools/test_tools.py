@@ -20,6 +20,8 @@ from command_line import command, run_verb
 
 pytest.importorskip('mmdet')
 
+from malicious import Malicious, Prying, SetsAttributes
+
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet import engine
 from bucketed_losses.mmdet.engine import safe_load
@@ -280,20 +282,6 @@ def test_measure_loss_time_of_all_heads_with_the_loop(shapes_root, capsys, monke
     assert len(re.findall(r'[\d.]+%', row)) == 2 and row.count('|') == 8
 
 
-class Malicious:
-    def __reduce__(self):
-        return os.system, ('touch executed',)
-
-
-class Prying:
-    """Asks for an attribute that would give access to the whole process."""
-
-    def __reduce__(self):
-        from mmengine.logging import HistoryBuffer
-
-        return getattr, (HistoryBuffer, '__init__')
-
-
 @pytest.mark.stack
 @pytest.mark.parametrize('content', [Malicious(), Prying()], ids=['calls os.system', 'pries with getattr'])
 def test_malicious_checkpoints_are_refused(content, tmp_path, monkeypatch):
@@ -350,13 +338,6 @@ def test_allowing_checkpoints_twice_is_harmless():
     if hasattr(torch.serialization, 'get_safe_globals'):
         names = [str(allowed) for allowed in torch.serialization.get_safe_globals()]
         assert not any('HistoryBuffer' in name or 'numpy' in name for name in names), 'torch is left as it was'
-
-
-class SetsAttributes:
-    """Gives a function of torch's that every checkpoint may name a new attribute."""
-
-    def __reduce__(self):
-        return torch._utils._rebuild_tensor_v2, (), {'planted': True}
 
 
 @pytest.mark.stack

@@ -10,17 +10,17 @@ import torch
 
 pytest.importorskip('mmdet')
 
+from config_models import build as build_detector
+from config_models import small_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from test_co_detr import predictions, query_head
-from test_configs import build as build_detector
-from test_configs import small_inputs
-from test_dense_heads import METAS, features, objects_for
-from test_dense_heads import build_head as build_anchor_head
-from test_more_dense_heads import HEAD_CONFIGS
-from test_more_dense_heads import build_head as build_other_head
-from test_roi_heads import batch, bbox_head_cfg, random_rois, roi_head_cfg
-from test_roi_heads import build as build_roi_head
+from small_anchor_heads import METAS, features, objects_for
+from small_anchor_heads import build_head as build_anchor_head
+from small_co_detr import predictions, query_head
+from small_dense_heads import HEAD_CONFIGS
+from small_dense_heads import build_head as build_other_head
+from small_roi_heads import batch, bbox_head_cfg, random_rois, roi_head_cfg
+from small_roi_heads import build as build_roi_head
 
 from bucketed_losses.mmdet.models.losses import BucketedRSLoss, ImageRows
 

@@ -15,7 +15,7 @@ from gloo import on_processes
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
-from test_dense_heads import build_head, loss_of
+from small_anchor_heads import build_head, loss_of
 
 from bucketed_losses.mmdet.engine import RankingVisualizationHook
 from bucketed_losses.mmdet.engine.observers import ObserverGuard

@@ -22,39 +22,13 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch.utils.data import DataLoader, Dataset
+from signalled_workers import Line, Points
 
 from bucketed_losses.mmdet.engine import PreemptionHook, safe_load
 from bucketed_losses.mmdet.engine.gradient_accumulation import holds_gradients, iterations_between_updates
-from bucketed_losses.mmdet.engine.signal_proof_workers import make_signal_proof
 
 ROOT = Path(__file__).resolve().parents[3]
 NUMBERS = itertools.count()
-
-
-class Points(Dataset):
-    metainfo: dict = {}
-
-    def __init__(self, length=12):
-        generator = torch.Generator().manual_seed(3)
-        self.points = torch.randn(length, 2, generator=generator)
-
-    def __len__(self):
-        return len(self.points)
-
-    def __getitem__(self, index):
-        return self.points[index]
-
-
-class Line(BaseModel):
-    """Fits a line; ``train_step`` is MMEngine's, so gradients accumulate in the optimizer wrapper."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.tensor([0.3, -0.2]))
-
-    def forward(self, inputs, data_samples=None, mode='loss'):
-        return dict(loss=(inputs @ self.weight - 1).square().mean())
 
 
 class TwoLines(BaseModel):
@@ -269,69 +243,19 @@ def test_two_processes_agree_on_the_update(tmp_path):
     assert safe_load(tmp_path / 'preempted.pth')['meta']['iter'] == 4
 
 
-def merge_signals(kind):
-    """A worker that is stopped gets Slurm's SIGTERM and then its parent's; the system merges the two."""
-    loader = DataLoader(Points(), batch_size=2, num_workers=1, persistent_workers=True)
-    make_signal_proof(loader, [signal.SIGTERM])
-    batches = iter(loader)
-    next(batches)
-    (worker,) = batches._workers
-    os.kill(worker.pid, signal.SIGSTOP)
-    subprocess.run(['kill', '-TERM', str(worker.pid)], check=True)
-    wait = worker.join
-
-    def go_on_and_wait(timeout=None):  # the parent waits for the worker after its own signal
-        if kind == 'merged':
-            os.kill(worker.pid, signal.SIGCONT)
-        wait(timeout)
-
-    worker.join = go_on_and_wait
-    sys.modules[__name__].kept = batches  # to the exit, as a run does that is stopped within its loop
-    sys.stdout.write('exits\n')
-
-
 @pytest.mark.parametrize('kind', ['merged', 'never taken'])
 def test_a_parent_does_not_wait_for_a_worker_whose_signal_was_merged(kind):
-    program = f'import test_preemption; test_preemption.merge_signals({kind!r})'
-    env = {**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT}/tools:{ROOT}/tests', 'OMP_NUM_THREADS': '1'}
+    program = f'import signalled_workers; signalled_workers.merge_signals({kind!r})'
+    env = {**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT}/tests/support', 'OMP_NUM_THREADS': '1'}
     result = subprocess.run([sys.executable, '-c', program], env=env, capture_output=True, text=True, timeout=180)
     assert result.returncode == 0 and result.stdout == 'exits\n' and 'Traceback' not in result.stderr, result.stderr
-
-
-def survive(proof):
-    """An iteration-based run whose worker gets a SIGTERM from another process."""
-    from mmengine.registry import DATASETS
-
-    import bucketed_losses.mmdet  # noqa: F401
-
-    DATASETS.register_module(module=Points)
-    loader = dict(dataset=dict(type='Points'), sampler=dict(type='InfiniteSampler'), batch_size=2, num_workers=2)
-    if proof:
-        loader['worker_init_fn'] = dict(type='signal_proof_worker_init_fn')
-
-    class SignalWorkers(Hook):
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            if runner.iter == 1:
-                workers = [str(worker.pid) for worker in runner.train_loop.dataloader_iterator._iterator._workers]
-                subprocess.run(['kill', '-TERM', *workers], check=True)
-
-    Runner(
-        model=Line(),
-        work_dir=sys.argv[1],
-        train_dataloader=loader,
-        train_cfg=dict(by_epoch=False, max_iters=40),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        custom_hooks=[dict(type='PreemptionHook'), SignalWorkers()],
-        randomness=dict(seed=0),
-    ).train()
-    sys.stdout.write('finished\n')
 
 
 @pytest.mark.parametrize('proof', [False, True])
 def test_iteration_based_runs_with_workers(proof, tmp_path):
     """MMEngine starts their workers before any hook: the hook says what to write into the config."""
-    program = f'import test_preemption; test_preemption.survive({proof})'
-    env = {**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT}/tools:{ROOT}/tests', 'OMP_NUM_THREADS': '1'}
+    program = f'import signalled_workers; signalled_workers.survive({proof})'
+    env = {**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT}/tests/support', 'OMP_NUM_THREADS': '1'}
     command = [sys.executable, '-c', program, str(tmp_path)]
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180)
     output = result.stdout + result.stderr

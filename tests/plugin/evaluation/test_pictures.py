@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 from command_line import command
-from test_dense_heads import OBJECTS, build_head, features, loss_of
+from small_anchor_heads import OBJECTS, build_head, features, loss_of
 
 from bucketed_losses.cli import plot_ranks
 from bucketed_losses.mmdet.engine import safe_load

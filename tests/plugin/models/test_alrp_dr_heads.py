@@ -8,10 +8,10 @@ from head_reference import decode, giou
 
 pytest.importorskip('mmdet')
 
+from alrp_dr_reference import loop_alrp, loop_dr
 from mmdet.registry import MODELS
 from mmengine.logging import MessageHub
-from test_alrp_dr import loop_alrp, loop_dr
-from test_dense_heads import METAS, build_head, features, instances, loss_of, objects_for, predictions_of
+from small_anchor_heads import METAS, build_head, features, instances, loss_of, objects_for, predictions_of
 
 from bucketed_losses.mmdet.evaluation import watch_ranking_losses
 from bucketed_losses.mmdet.models.losses import aLRPLoss

@@ -9,11 +9,11 @@ import torch
 
 pytest.importorskip('mmdet')
 
+from config_models import build, small_inputs
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from test_configs import build, small_inputs
-from test_dense_heads import HEADS, METAS, NAMES, build_head, features, objects_for
+from small_anchor_heads import HEADS, METAS, NAMES, build_head, features, objects_for
 
 from bucketed_losses import functional
 from bucketed_losses.mmdet.models.losses import RankingLoss

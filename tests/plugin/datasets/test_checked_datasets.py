@@ -1,0 +1,125 @@
+"""Damaged data: boxes, annotation files and images that cannot be used are named or counted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip('mmdet')
+
+from mmdet.registry import DATASETS
+
+from bucketed_losses.mmdet.datasets.checked_coco import box_problem
+
+
+def coco(folder, boxes, **changes):
+    annotations = [
+        dict(id=10 + i, image_id=1, category_id=1, bbox=box, area=25.0, iscrowd=0) for i, box in enumerate(boxes)
+    ]
+    images = [dict(id=1, file_name='1.png', width=40, height=30)]
+    content = {'images': images, 'annotations': annotations, 'categories': [dict(id=1, name='disc')], **changes}
+    path = folder / 'annotations.json'
+    path.write_text(json.dumps(content))
+    return path
+
+
+def dataset(path, name='CheckedCocoDataset', **kwargs):
+    common = dict(metainfo=dict(classes=('disc',)), pipeline=[], data_prefix=dict(img=f'{path.parent}/'))
+    return DATASETS.build({**common, 'type': name, 'ann_file': str(path), **kwargs})
+
+
+GOOD = [5, 5, 10, 10]
+
+
+def test_boxes_that_train_nothing_are_counted(tmp_path, logged):
+    nan, inf = float('nan'), float('inf')
+    boxes = [
+        GOOD,
+        [nan, 1, 2, 3],
+        [1, 2, inf, 3],
+        [3, 3, 0, 5],
+        [3, 3, 5, -5],
+        [50, 3, 5, 5],
+        [1, 2, 3],
+        [-5, -5, 20, 20],
+    ]
+    data = dataset(coco(tmp_path, boxes))
+    assert [instance['bbox'] for instance in data.get_data_info(0)['instances']] == [[5, 5, 15, 15], [-5, -5, 15, 15]]
+    warning = logged.pop()
+    assert f'CheckedCocoDataset: {tmp_path}/annotations.json: left out boxes:' in warning
+    for text in ('2 not finite (annotation ids 11, 12)', '2 of zero or negative size (annotation ids 13, 14)'):
+        assert text in warning
+    assert '1 outside the image (annotation ids 15)' in warning and '1 not four numbers (annotation ids 16)' in warning
+    dataset(coco(tmp_path, [GOOD]))
+    assert not logged
+    dataset(coco(tmp_path, [[3, 3, 0, 0]] * 9 + [GOOD]))
+    assert '9 of zero or negative size (annotation ids 10, 11, 12, 13, 14, …)' in logged[0]
+
+
+@pytest.mark.parametrize(
+    'box, problem',
+    [
+        (GOOD, None),
+        ([0, 0, 40, 30], None),
+        ([39.5, 29.5, 5, 5], None),
+        ([40, 0, 5, 5], 'outside the image'),
+        ([-5, 0, 5, 5], 'outside the image'),
+        ([0, 0, 1e-3, 5], None),  # small, but a box; MMDetection leaves out what is narrower than a pixel
+        (None, 'not four numbers'),
+        (['a', 0, 1, 1], 'not four numbers'),
+    ],
+)
+def test_box_problem(box, problem):
+    assert box_problem(box, 40, 30) == problem
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (b'{"images": [', 'annotations.json is not valid JSON: .*line 1'),
+        (b'\xff\xfe\x00', 'is not valid JSON'),
+        (b'{"images": []}', 'is not in COCO format'),
+        (b'[1, 2]', 'is not in COCO format'),
+    ],
+)
+def test_damaged_annotation_files_are_named(content, message, tmp_path):
+    path = tmp_path / 'annotations.json'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        dataset(path)
+
+
+def test_missing_files_and_fields_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'CheckedCocoDataset: annotation file .*nowhere.json does not exist'):
+        dataset(tmp_path / 'nowhere.json')
+    path = coco(tmp_path, [], annotations=[dict(id=7, image_id=1, category_id=1, bbox=GOOD)])
+    with pytest.raises(ValueError, match='annotation 7 has no area'):
+        dataset(path)
+
+
+@pytest.mark.parametrize('content', [None, b'', b'no image', 'truncated'])
+def test_unreadable_images_are_named(content, tmp_path):
+    import cv2
+    import numpy as np
+
+    image = tmp_path / '1.png'
+    if content == 'truncated':
+        cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8))
+        image.write_bytes(image.read_bytes()[:60])
+    elif content is not None:
+        image.write_bytes(content)
+    data = dataset(coco(tmp_path, [GOOD]), pipeline=[dict(type='LoadImageFromFile')])
+    with pytest.raises(RuntimeError, match=rf'CheckedCocoDataset: image {image} cannot be used: .'):
+        data[0]
+
+
+def test_the_checked_datasets_of_the_published_configs(tmp_path):
+    path = coco(tmp_path, [GOOD, [3, 3, 0, 5]])
+    assert len(dataset(path, 'CheckedCityscapesDataset').get_data_info(0)['instances']) == 1
+    pytest.importorskip('lvis')
+    images = [dict(id=1, coco_url='http://images.cocodataset.org/1.png', width=40, height=30)]
+    lvis = json.loads(path.read_text())
+    lvis['images'] = [dict(image, neg_category_ids=[], not_exhaustive_category_ids=[]) for image in images]
+    path.write_text(json.dumps(lvis))
+    assert len(dataset(path, 'CheckedLVISV1Dataset').get_data_info(0)['instances']) == 1

