@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bucketed_losses.errors import UserError
-from bucketed_losses.mmdet.engine import safe_load, why_incomplete
+from bucketed_losses.mmdet.engine import safe_load, why_damaged
 
 
 def check_checkpoint(path: str | Path) -> None:
@@ -21,7 +21,7 @@ def check_checkpoint(path: str | Path) -> None:
     if '://' in str(path):
         return
     is_zip = zipfile.is_zipfile(path)  # torch before 1.6 wrote another format
-    why = why_incomplete(path) if is_zip else None
+    why = why_damaged(path) if is_zip else None
     if why is not None:
         raise UserError(f'{path} is not a complete checkpoint: {why}')
     load_safely(path, mmap=is_zip)

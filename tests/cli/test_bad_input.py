@@ -34,11 +34,13 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, init_default_scope
 
 from bucketed_losses import errors
+from bucketed_losses.cli.main import main as bucketed_losses_main
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine.config_checks import find_config, read_config
 from bucketed_losses.new_files import check_folder, new_files
 
-MODULES = {name: name for name in ('train', 'test', 'calibrate', 'swap_loss', 'plot_ranks', 'convert_published')}
+SCRIPTS = ('train', 'test')
+VERBS = ('swap', 'calibrate', 'plot-ranks', 'convert')
 CLASSES = ('square', 'dot')
 MMDET_CONFIG = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
@@ -125,12 +127,15 @@ def command(monkeypatch):
     """Run the ``main`` of a command line; returns its exit status and what it has written to stderr."""
 
     def run(tool, *arguments):
-        module = importlib.import_module(MODULES[tool])
-        monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py'])
+        if tool in SCRIPTS:
+            main = importlib.import_module(tool).main
+        else:
+            main, arguments = bucketed_losses_main, (tool, *arguments)
+        monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py' if tool in SCRIPTS else 'bucketed-losses'])
         # MMEngine's loggers keep the stream of their first message, which pytest's own would close.
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as err:
             try:
-                module.main([str(argument) for argument in arguments])
+                main([str(argument) for argument in arguments])
             except SystemExit as end:
                 return end.code, err.getvalue()
         return 0, err.getvalue()
@@ -145,11 +150,24 @@ def refused(command):
     def run(tool, arguments, *words):
         code, err = command(tool, *arguments)
         assert code == 2 and 'Traceback' not in err, err
-        (line,) = [line for line in err.splitlines() if line.startswith(f'{tool}.py: error: ')]
+        program = f'{tool}.py' if tool in SCRIPTS else 'bucketed-losses'
+        (line,) = [line for line in err.splitlines() if line.startswith(f'{program}: error: ')]
         for word in words:
             assert re.search(word, line), line
 
     return run
+
+
+def arguments_of(tool, config, checkpoint, folder):
+    """The arguments of a tool for a config and a checkpoint; files go to the folder."""
+    return {
+        'train': [config],
+        'swap': [config],
+        'test': [config, checkpoint],
+        'calibrate': [config, checkpoint],
+        'plot-ranks': [config, checkpoint, '--out', folder / 'out.png'],
+        'convert': ['published', config, checkpoint, '--out', folder / 'out.pth'],
+    }[tool]
 
 
 def changed(source, target, change):
@@ -420,18 +438,16 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize('tool', ['train', 'test', 'calibrate', 'swap_loss', 'plot_ranks', 'convert_published'])
+@pytest.mark.parametrize('tool', [*SCRIPTS, *VERBS])
 @pytest.mark.parametrize('name', BROKEN)
 def test_a_config_that_cannot_be_read(name, tool, trained, tmp_path, refused):
     text, words = BROKEN[name]
     (tmp_path / 'wrong.py').write_text('b = [\n')
     if text is not None:
         (tmp_path / name).write_text(text)
-    if tool == 'swap_loss' and name == 'module.py':
+    if tool == 'swap' and name == 'module.py':
         pytest.skip('it imports nothing')
-    more = {'train': [], 'swap_loss': [], 'test': [trained], 'calibrate': [trained]}
-    arguments = [tmp_path / name, *more.get(tool, [trained, tmp_path / 'out'])]
-    refused(tool, arguments, words)
+    refused(tool, arguments_of(tool, tmp_path / name, trained, tmp_path), words)
 
 
 @pytest.mark.parametrize('key', ['train_dataloader', 'optim_wrapper', 'train_cfg', 'val_evaluator'])
@@ -450,10 +466,10 @@ def test_configs_by_package_name(trained, tmp_path, refused, command):
     refused('train', [MMDET_CONFIG, *options], missing.format('train'))
     refused('test', [MMDET_CONFIG, trained, *options], missing.format('val'))
     refused('calibrate', [MMDET_CONFIG, trained, *options], missing.format('val'))
-    refused('plot_ranks', [MMDET_CONFIG, trained, tmp_path / 'x.png', *options], missing.format('train'))
+    refused('plot-ranks', [MMDET_CONFIG, trained, '--out', tmp_path / 'x.png', *options], missing.format('train'))
     refused('train', [MMDET_CONFIG.replace('1x', '1y'), *options], "there is no file .*did you mean 'retinanet_r50")
     refused('train', ['nopackage::a.py', *options], 'the package nopackage is not installed')
-    assert command('swap_loss', MMDET_CONFIG)[0] == 0
+    assert command('swap', MMDET_CONFIG)[0] == 0
     assert read_config(MMDET_CONFIG).model.type == 'RetinaNet'
 
 
@@ -540,8 +556,8 @@ def test_an_output_folder_that_cannot_be_written_to(data, trained, unwritable, t
         words = r'a_file is a file' if 'a_file' in str(path) else r'no files can be written to .*locked'
         refused('train', [config, '--work-dir', path], rf'--work-dir\) {path}: .*{words}')
         refused('test', [config, trained, '--work-dir', path], rf'--work-dir\) {path}: .*{words}')
-        refused('calibrate', [config, trained, '--out-dir', path], rf'--out-dir\) {path}: .*{words}')
-        refused('swap_loss', [MMDET_CONFIG, '-o', path / 'new.py'], rf'new\.py cannot be written to {path}: ')
+        refused('calibrate', [config, trained, '--out', path], rf'--out\) {path}: .*{words}')
+        refused('swap', [MMDET_CONFIG, '--out', path / 'new.py'], rf'new\.py cannot be written to {path}: ')
 
 
 @pytest.fixture
@@ -576,14 +592,14 @@ def test_new_files_are_whole_or_not_there(tmp_path, small_files):
 def test_a_full_disk_in_calibrate(data, trained, tmp_path, refused, command, small_files, monkeypatch):
     import bucketed_losses.mmdet.evaluation as evaluation
 
-    module = importlib.import_module(MODULES['calibrate'])
+    module = importlib.import_module('bucketed_losses.cli.calibrate')
     report = evaluation.CalibrationReport(0.0, 0.0)
     matches = [evaluation.ClassMatches(*(np.array([0.5, 0.6]) for _ in range(4)), 1)] * 2
     fitted = module.ScoreCalibration(2, 3), [True, True]
     monkeypatch.setattr(module, 'fit_calibration', lambda *args: fitted)  # four images are not enough for a real one
     monkeypatch.setattr(module, 'cross_validated', lambda *args: matches)
     monkeypatch.setattr(module, 'calibration_errors', lambda *args: report)
-    arguments = [data / 'config.py', trained, '--out-dir', tmp_path / 'out', '--work-dir', tmp_path / 'run']
+    arguments = [data / 'config.py', trained, '--out', tmp_path / 'out', '--work-dir', tmp_path / 'run']
     small_files(trained.stat().st_size // 2)
     refused('calibrate', arguments, r'config_calibrated\.pth, .* cannot be written to .*out: File too large')
     assert not list((tmp_path / 'out').iterdir())
@@ -623,18 +639,18 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize('tool', ['test', 'calibrate', 'plot_ranks', 'convert_published', 'train'])
+@pytest.mark.parametrize('tool', ['test', 'calibrate', 'plot-ranks', 'convert', 'train'])
 @pytest.mark.parametrize('damage', DAMAGES)
 def test_a_damaged_checkpoint(damage, tool, data, trained, tmp_path, refused):
-    if damage == 'flipped' and tool in ('calibrate', 'convert_published'):
+    if damage == 'flipped' and tool in ('calibrate', 'convert'):
         pytest.skip('torch does not compare checksums')
     path = tmp_path / 'bad.pth'
     path.write_bytes(trained.read_bytes())
     change, words = DAMAGES[damage]
     change(path, path.read_bytes())
-    more = {'plot_ranks': [tmp_path / 'out.png'], 'convert_published': [tmp_path / 'out.pth']}.get(tool, [])
-    arguments = [data / 'config.py', *(['--resume'] if tool == 'train' else []), path, *more]
-    arguments += [] if tool == 'convert_published' else ['--work-dir', tmp_path / 'run']
+    arguments = arguments_of(tool, data / 'config.py', path, tmp_path)
+    arguments += ['--resume', path] if tool == 'train' else []
+    arguments += [] if tool == 'convert' else ['--work-dir', tmp_path / 'run']
     refused(tool, arguments, r'bad\.pth', words if tool != 'train' else '')
     if tool == 'train' and damage != 'folder':
         options = ['--cfg-options', f'load_from={path}', '--work-dir', tmp_path / 'run']
@@ -673,7 +689,8 @@ def test_the_files_of_a_test_and_a_picture_have_a_folder(data, trained, tmp_path
     file.write_text('')
     common = [data / 'config.py', trained]
     refused('test', [*common, '--out', file / 'x.pkl', '--work-dir', tmp_path / 'run'], r'--out .*a_file is a file')
-    refused('plot_ranks', [*common, file / 'x.png', '--work-dir', tmp_path / 'run'], r'picture .*a_file is a file')
+    arguments = [*common, '--out', file / 'x.png', '--work-dir', tmp_path / 'run']
+    refused('plot-ranks', arguments, r'picture .*a_file is a file')
 
 
 def test_debug_shows_the_traceback(data, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 from .atomic_checkpoints import AtomicCheckpointHook, AtomicLocalBackend
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper
-from .checkpoints import newest_complete_checkpoint, why_incomplete
+from .checkpoints import newest_complete_checkpoint, why_damaged, why_incomplete
 from .config import replace_data_root
 from .config_checks import check_files, check_names, check_not_empty
 from .cpu_processes import launch_on_cpu
@@ -34,6 +34,7 @@ __all__ = [
     'replace_data_root',
     'safe_load',
     'signal_proof_worker_init_fn',
+    'why_damaged',
     'why_incomplete',
 ]
 

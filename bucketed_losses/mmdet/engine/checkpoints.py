@@ -18,10 +18,11 @@ def why_incomplete(path: str | Path) -> str | None:
     Raises:
         CheckpointError: the file is complete, but holds what safe loading refuses.
     """
-    return _damage(path) or _without_progress(path)
+    return why_damaged(path) or _without_progress(path)
 
 
-def _damage(path: str | Path) -> str | None:
+def why_damaged(path: str | Path) -> str | None:
+    """What damage a checkpoint has, or None; reads all of it and compares checksums. Its content is not looked at."""
     if not zipfile.is_zipfile(path):
         return 'it is truncated, or no checkpoint'
     try:
@@ -73,7 +74,7 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
             # Memory-mapped: only what is looked at is read. A truncated file has no directory and fails at once.
             content = safe_load(path, map_location='cpu', mmap=True)
         except (CheckpointError, OSError) as error:
-            why = _damage(path)
+            why = why_damaged(path)
             refused = isinstance(error, CheckpointError) and not isinstance(error, UnreadableCheckpointError)
             if why is None and refused:
                 raise
@@ -87,7 +88,7 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
             progress[path] = (iteration, path.stat().st_mtime_ns)
     chosen = None
     for path in sorted(progress, key=progress.__getitem__, reverse=True):
-        why = _damage(path)
+        why = why_damaged(path)
         if why is None:
             chosen = str(path)
             break
