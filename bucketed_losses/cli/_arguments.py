@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,5 +36,6 @@ def refuse_to_overwrite(*files: Path, force: bool) -> None:
         UserError: One of them exists.
     """
     for file in files:
-        if file.exists() and not force:
+        # Not file.exists(), which raises an error if the folder cannot be read.
+        if os.access(file, os.F_OK) and not force:
             raise UserError(f'{file} exists already; --force overwrites it')
