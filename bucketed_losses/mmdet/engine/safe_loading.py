@@ -40,8 +40,11 @@ class CheckpointError(UserError, pickle.UnpicklingError):
     """A file holds what safe loading refuses; the message names the file and the reason. No code of it has run."""
 
 
-class UnreadableCheckpointError(CheckpointError):
-    """A file is no checkpoint, or an incomplete one; the message names the file and the reason."""
+class UnreadableCheckpointError(CheckpointError, EOFError, RuntimeError):
+    """A file is no checkpoint, or an incomplete one; the message names the file and the reason.
+
+    It is an EOFError and a RuntimeError, as PyTorch raises them for such files.
+    """
 
 
 def safe_load(file: str | Path | IO[bytes], map_location: Any = None, mmap: bool | None = None) -> Any:
