@@ -1,6 +1,7 @@
 # make demo       set up everything and watch a detector learn with a ranking loss (CPU, minutes);
 #                 make demo PROCESSES=2 trains on two processes
 # make test       the test suite, on two processes; make test WORKERS=8 on more
+# make test-fast  its short part: the core, and the losses and heads on tiny inputs; under 90 seconds on two cores
 # make test-stack the tests that every stack passes: the core, a step of each detector, the tools
 # make docs       the documentation site, in docs/_build/html; make linkcheck also requests every external link
 # make test-slow  the tests that take minutes each
@@ -27,7 +28,7 @@ SETUP := @tools/setup_env.sh --stack $(STACK) --groups
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 900 --durations 25 \
 	$(if $(RECORD),--record=$(RECORD))
 
-.PHONY: setup demo docs linkcheck test test-stack test-slow test-slurm lint format clean
+.PHONY: setup demo docs linkcheck test test-fast test-stack test-slow test-slurm lint format clean
 
 setup:
 	$(SETUP) $(SETUP_GROUPS)
@@ -47,6 +48,10 @@ linkcheck:
 test:
 	$(SETUP) run test docs
 	$(PYTEST) -m 'not slow and not slurm' --cov=bucketed_losses --cov-report=term-missing:skip-covered
+
+test-fast:
+	$(SETUP) run test
+	$(PYTEST) -m 'not medium and not slow and not gpu' tests/core tests/plugin/models
 
 test-stack:
 	$(SETUP) run test

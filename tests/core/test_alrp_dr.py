@@ -175,6 +175,7 @@ def shared_alrp(size: int) -> list[Tensor]:
     return [parts.classification.detach(), parts.localization.detach(), g / size, d / size]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize('size', [2])
 def test_alrp_of_processes_is_that_of_one(size):
     logits, targets, errors = case(num=90, positives=20, seed=5)

@@ -126,6 +126,7 @@ def test_the_flat_entry_synchronises_twice(name, monkeypatch):
     assert mode.count == 1, 'only the negatives, where the positives are known'
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize('name', ['bucketed_rs_loss', 'rs_loss'])
 def test_memory_is_linear_at_ten_million_logits(name):
     """Peak memory of a whole process, above that of the one with a tenth of the logits, per logit."""

@@ -49,6 +49,7 @@ def test_modules_are_the_functions(module, function, delta):
         assert torch.equal(a.grad, b.grad) and a.grad.abs().sum() > 0
 
 
+@pytest.mark.medium
 def test_importable_without_mmdetection():
     code = """
 import sys
@@ -142,6 +143,7 @@ BUILT_BEFORE = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(not dist.is_available(), reason='PyTorch was built without distributed support')
 def test_the_group_is_resolved_at_the_call():
     shards = [random_case(rank, 6, 40) for rank in range(2)]

@@ -13,6 +13,7 @@ from shared_ranking import across, run_bytes
 
 pytestmark = [
     pytest.mark.stack,
+    pytest.mark.medium,
     pytest.mark.skipif(not dist.is_available(), reason='PyTorch was built without distributed support'),
 ]
 

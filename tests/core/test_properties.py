@@ -225,6 +225,7 @@ def run_with_idle_entries():
     return found
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(not dist.is_available(), reason='PyTorch was built without distributed support')
 def test_what_takes_no_part_changes_no_bit_on_any_process():
     assert on_processes(2, run_with_idle_entries) == [[], []]

@@ -109,6 +109,7 @@ def test_box_head(name, dtype, ranked):
     assert logits.grad.dtype == deltas.grad.dtype == dtype and logits.grad.any()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     'config',
     [

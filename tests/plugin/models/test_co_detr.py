@@ -26,6 +26,8 @@ from small_co_detr import (
     without_auxiliary_heads,
 )
 
+pytestmark = pytest.mark.medium
+
 
 def names(head, parts):
     return {f'{prefix}{part}' for prefix in head for part in parts}

@@ -16,6 +16,8 @@ from launching import ROOT
 from mmengine.structures import InstanceData
 from small_co_detr import BASELINE, BOTH, BRS, batch, build, load, losses_after_backward, shake
 
+pytestmark = pytest.mark.medium
+
 
 def step(detector, data, optimizer):
     total, _ = detector.parse_losses(detector(**copy.deepcopy(data), mode='loss'))

@@ -19,6 +19,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).resolve().parents[3]
 FASTER, CASCADE, MASK = (
     f'configs/{name}.py'

@@ -24,6 +24,8 @@ from mmengine.optim import OptimWrapper
 from bucketed_losses.mmdet.engine import BFloat16OptimWrapper
 from bucketed_losses.mmdet.models.losses import ImageRows, RankingLoss
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).resolve().parents[3]
 DETECTORS = {
     'atss': 'bccd/atss_efficientnet-lite0_fpn_{}_1xb8-12e_bccd.py',

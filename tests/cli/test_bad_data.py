@@ -1,0 +1,230 @@
+"""Classes, images and boxes that do not fit: one line on stderr that says what to do, and exit status 2.
+
+The data set is a few drawn squares (``tests/support/squares.py``).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip('mmdet')
+
+from launching import ROOT
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from squares import CLASSES, changed, data_set, drop_category, on_file, training
+
+from bucketed_losses.errors import UserError
+
+# Classes
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+@pytest.mark.parametrize('kind', ['CheckedCocoDataset', 'CocoDataset'])
+def test_a_file_with_fewer_classes(kind, split, data, tmp_path, refused):
+    path = changed(data / 'val.json', tmp_path / 'few.json', drop_category('square'))
+    options = [*on_file(split, path), f'{split}_dataloader.dataset.type={kind}']
+    words = (rf'{split}_dataloader.dataset: .*few\.json has no category for 1 of the 2 classes', 'square; it has dot')
+    refused('train', training(data, tmp_path, *options), *words, 'num_classes')
+    assert not list((tmp_path / 'run').glob('*.pth'))
+
+
+def test_a_file_with_fewer_classes_is_not_tested(data, trained, tmp_path, refused):
+    path = changed(data / 'val.json', tmp_path / 'few.json', drop_category('square'))
+    config, *options = training(data, tmp_path, *on_file('val', path))
+    for tool in ('test', 'calibrate'):
+        refused(tool, [config, trained, *options], r'few\.json has no category for 1 of the 2 classes.*: square;')
+
+
+WRAPPERS = {
+    'dataset.dataset': lambda good, bad: dict(type='RepeatDataset', times=2, dataset=bad),
+    'dataset.datasets.1': lambda good, bad: dict(type='ConcatDataset', datasets=[good, bad]),
+    'dataset.dataset.dataset': lambda good, bad: dict(
+        type='RepeatDataset', times=2, dataset=dict(type='ClassBalancedDataset', oversample_thr=0.1, dataset=bad)
+    ),
+}
+
+
+class Loops:
+    """What the checks of data use of a runner."""
+
+    def __init__(self, dataset):
+        self.cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+
+    @cached_property
+    def train_loop(self):
+        init_default_scope('mmdet')
+        dataset = DATASETS.build(self.cfg.train_dataloader.dataset)
+        return SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+
+
+@pytest.mark.parametrize('where', WRAPPERS)
+def test_wrapped_data_sets(where, data, tmp_path):
+    from bucketed_losses.mmdet.engine.config_checks import check_classes, check_not_empty
+
+    def checked(path, **more):
+        good, bad = (data_set('CocoDataset', file, **more) for file in (data / 'train.json', path))
+        loops = Loops(WRAPPERS[where](good, bad))
+        check_not_empty(loops, ['train'])
+        check_classes(loops, ['train'])
+
+    checked(data / 'val.json')
+    few = changed(data / 'val.json', tmp_path / 'few.json', drop_category('dot'))
+    with pytest.raises(
+        UserError, match=rf'train_dataloader\.{where}: .*few\.json has no category for 1 of .*: dot; it'
+    ):
+        checked(few)
+    none = changed(data / 'val.json', tmp_path / 'none.json', lambda content: content.update(images=[], annotations=[]))
+    for serialize_data in (True, False):
+        with pytest.raises(UserError, match=rf'train_dataloader\.{where}: CocoDataset has no images: in .*none\.json'):
+            checked(none, serialize_data=serialize_data)
+
+
+def as_lvis(content):
+    for image in content['images']:
+        url = f'http://images.cocodataset.org/{image["file_name"]}'
+        image.update(coco_url=url, neg_category_ids=[], not_exhaustive_category_ids=[])
+
+
+@pytest.mark.parametrize('kind', ['LVISV1Dataset', 'CheckedLVISV1Dataset', 'CityscapesDataset'])
+def test_classes_of_other_formats(kind, data, tmp_path):
+    from bucketed_losses.mmdet.engine.config_checks import check_classes
+
+    if 'LVIS' in kind:
+        pytest.importorskip('lvis')
+    path = changed(data / 'val.json', tmp_path / 'lvis.json', as_lvis)
+    check_classes(Loops(data_set(kind, path)), ['train'])
+    with pytest.raises(
+        UserError, match=r'lvis\.json has no category for 1 of the 3 classes .*: star; it has square, dot'
+    ):
+        check_classes(Loops(data_set(kind, path, classes=(*CLASSES, 'star'))), ['train'])
+
+
+def test_what_works_is_not_refused(data, tmp_path):
+    """More categories than classes, training data without annotations, and a class without objects."""
+    from bucketed_losses.mmdet.engine.config_checks import check_classes, check_not_empty
+
+    unlabeled = changed(data / 'val.json', tmp_path / 'a.json', lambda c: c.update(annotations=[], categories=[]))
+    more = changed(data / 'val.json', tmp_path / 'b.json', lambda c: c['categories'].append(dict(id=9, name='star')))
+    lonely = changed(data / 'val.json', tmp_path / 'c.json', lambda c: c.update(annotations=c['annotations'][::2]))
+    datasets = [data_set('CheckedCocoDataset', path) for path in (unlabeled, more, lonely)]
+    loops = Loops(dict(type='ConcatDataset', datasets=datasets))
+    check_not_empty(loops, ['train'])
+    check_classes(loops, ['train'])
+
+
+# Images and boxes
+
+
+def test_an_empty_validation_set(data, tmp_path, refused):
+    path = changed(data / 'val.json', tmp_path / 'none.json', lambda c: c.update(images=[], annotations=[]))
+    words = (r'val_dataloader\.dataset: CheckedCocoDataset has no images: in .*none\.json', 'filter_cfg')
+    refused('train', training(data, tmp_path, *on_file('val', path)), *words)
+
+
+def test_the_empty_one_of_several_data_sets_is_named(data, tmp_path, refused):
+    path = changed(data / 'val.json', tmp_path / 'none.json', lambda c: c.update(images=[], annotations=[]))
+    config = tmp_path / 'two.py'
+    config.write_text(
+        f"_base_ = '{data}/config.py'\n"
+        'train_dataloader = dict(dataset=dict(_delete_=True, type="ConcatDataset", datasets=[\n'
+        f'    dict(ann_file="train.json", **_base_.common), dict(ann_file="{path}", **_base_.common)]))\n'
+    )
+    words = r'train_dataloader\.dataset\.datasets\.1: CheckedCocoDataset has no images: in .*none\.json'
+    refused('train', [config, '--work-dir', tmp_path / 'run'], words)
+
+
+def small_images(content):
+    for image in content['images']:
+        image.update(width=1, height=1)
+    for annotation in content['annotations']:
+        annotation['bbox'][:2] = [5, 5]
+
+
+def test_all_boxes_of_a_file_are_left_out(data, tmp_path, refused):
+    path = changed(data / 'train.json', tmp_path / 'bad.json', small_images)
+    words = r'bad\.json: no usable box is left of its boxes: 8 outside the image \(annotation ids 1, 2, 3, 4, 5, …\)'
+    refused('train', training(data, tmp_path, *on_file('train', path)), words)
+
+
+def relative_boxes(content):
+    for annotation in content['annotations']:
+        annotation['bbox'] = [value / 64 for value in annotation['bbox']]
+
+
+@pytest.mark.parametrize('kind', ['CheckedCocoDataset', 'CocoDataset'])
+def test_no_box_is_large_enough_to_train_on(kind, data, tmp_path, refused):
+    """Coordinates from 0 to 1, which MMDetection leaves out in silence."""
+    path = changed(data / 'train.json', tmp_path / 'bad.json', relative_boxes)
+    options = [*on_file('train', path), f'train_dataloader.dataset.type={kind}']
+    refused('train', training(data, tmp_path, *options), r'there is no object to train on in .*bad\.json.*pixel')
+
+
+def lose(content):
+    content['annotations'][0]['category_id'] = 7
+    content['annotations'][1]['image_id'] = 99
+    content['annotations'][2].update(category_id='1', bbox=[0, 0, 0, 0])
+
+
+@pytest.mark.parametrize('kind', ['CheckedCocoDataset', 'CheckedLVISV1Dataset', 'CheckedCityscapesDataset'])
+def test_lost_objects_are_counted(kind, data, tmp_path, monkeypatch):
+    if 'LVIS' in kind:
+        pytest.importorskip('lvis')
+    logged = []
+    where = 'bucketed_losses.mmdet.datasets.checked_coco.print_log'
+    monkeypatch.setattr(where, lambda message, *args: logged.append(message))
+    path = changed(data / 'train.json', tmp_path / 'bad.json', lambda c: (as_lvis(c), lose(c)))
+    built = DATASETS.build(data_set(kind, path))
+    assert sum(len(built.get_data_info(index)['instances']) for index in range(len(built))) == 5
+    (warning,) = logged
+    assert '1 on an image that the file does not have (annotation ids 2)' in warning
+    assert '2 of a category that the file does not have (annotation ids 1, 3)' in warning
+    assert 'zero' not in warning  # each is counted once
+
+
+TWICE = {
+    'the same category id occurs more than once: 1$': lambda c: c['categories'].append(dict(id=1, name='star')),
+    'the same category name occurs more than once: dot$': lambda c: c['categories'].append(dict(id=3, name='dot')),
+    'the same image id occurs more than once: 2, 3$': lambda c: c['images'].extend(c['images'][1:3]),
+}
+
+
+@pytest.mark.parametrize('kind', ['CheckedCocoDataset', 'CheckedLVISV1Dataset', 'CheckedCityscapesDataset'])
+@pytest.mark.parametrize('words', TWICE)
+def test_the_same_id_twice(words, kind, data, tmp_path):
+    if 'LVIS' in kind:
+        pytest.importorskip('lvis')
+    path = changed(data / 'train.json', tmp_path / 'bad.json', lambda c: (as_lvis(c), TWICE[words](c)))
+    with pytest.raises(UserError, match=words):
+        DATASETS.build(data_set(kind, path))
+
+
+@pytest.mark.parametrize('words', TWICE)
+def test_the_same_id_twice_by_command_line(words, data, tmp_path, refused):
+    path = changed(data / 'val.json', tmp_path / 'bad.json', TWICE[words])
+    refused('train', training(data, tmp_path, *on_file('val', path)), rf'bad\.json: {words}')
+
+
+def test_an_unused_category_name_may_occur_twice(data, tmp_path):
+    def twice(content):
+        content['categories'] += [dict(id=8, name='star'), dict(id=9, name='star')]
+
+    path = changed(data / 'val.json', tmp_path / 'a.json', twice)
+    assert len(DATASETS.build(data_set('CheckedCocoDataset', path))) == 4
+
+
+@pytest.mark.parametrize('field', ['category_id', 'bbox', 'area', 'image_id'])
+def test_an_annotation_without_a_field(field, data, tmp_path, refused):
+    path = changed(data / 'train.json', tmp_path / 'bad.json', lambda c: c['annotations'][2].pop(field))
+    refused('train', training(data, tmp_path, *on_file('train', path)), rf'bad\.json: annotation 3 has no {field}$')
+
+
+def test_missing_data_say_where_to_get_them(tmp_path, refused):
+    pytest.importorskip('efficientnet_lite_pytorch')
+    config = ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py'
+    arguments = [config, '--work-dir', tmp_path / 'run', '--cfg-options', f'data_root={tmp_path}']
+    refused('train', arguments, 'annotation file .*train.json does not exist', 'BCCD_ROOT')
