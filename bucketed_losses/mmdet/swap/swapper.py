@@ -180,8 +180,8 @@ class _Swapper:
         if layout is None:
             held = [key for key in keys if model.get(key)]
             raise SwapError(
-                f'{name} has {" and ".join(held)}, which only CoDETR supports, in addition to its bbox_head; a '
-                'detector with a ranking loss needs a bbox_head, an rpn_head or a roi_head'
+                f'{name} holds {" and ".join(held)}, which only a CoDETR has in addition to its bbox_head; a detector '
+                'with a ranking loss needs a bbox_head, an rpn_head or a roi_head'
             )
         missing = [slot.key for slot in layout.slots if slot.required and not model.get(slot.key)]
         if missing:
@@ -260,8 +260,8 @@ class _Swapper:
             whose = config['type'] if stock is None else f'{stock.__module__}.{stock.__name__}'
             own = convertible[kind]
             return (
-                f'{dotted(path)} is {whose}, which has no ranking form; only {own.__module__}.{kind} has one. '
-                f'Derive your head from {recipes()[own].head.__name__} instead. Heads that have one: '
+                f'{dotted(path)} is {whose}, another class than {own.__module__}.{kind}, which has a ranking form; '
+                f'derive your head from {recipes()[own].head.__name__} instead. Heads that have one: '
                 f'{names}'
             )
         why = f'{dotted(path)} is a {kind}, which has no ranking form'
