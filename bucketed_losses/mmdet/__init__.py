@@ -4,7 +4,7 @@ In a config::
 
     custom_imports = dict(imports=['bucketed_losses.mmdet'])
 
-It is laid out as MMDetection itself: :mod:`~bucketed_losses.mmdet.models`, :mod:`~bucketed_losses.mmdet.datasets`,
+It has the layout of MMDetection: :mod:`~bucketed_losses.mmdet.models`, :mod:`~bucketed_losses.mmdet.datasets`,
 :mod:`~bucketed_losses.mmdet.engine`, :mod:`~bucketed_losses.mmdet.evaluation`. :mod:`~bucketed_losses.mmdet.swap` puts
 a ranking loss into a config. The import also makes MMEngine load checkpoints safely
 (:func:`~bucketed_losses.mmdet.engine.load_checkpoints_safely`).

@@ -18,7 +18,7 @@ def find_config(name: str) -> Path:
     """The file of a config given as a path or as PACKAGE::PATH, e.g. ``mmdet::atss/atss_r50_fpn_1x_coco.py``.
 
     Raises:
-        UserError: there is none, or its name does not end like that of a config.
+        UserError: There is no such file, or its name does not have a suffix of a config.
     """
     package, separator, path = name.rpartition('::')
     if separator:
@@ -36,9 +36,10 @@ def find_config(name: str) -> Path:
 
 
 def read_config(file: Path) -> tuple[Config, bool]:
-    """The config, and whether the text of another config can inherit it.
+    """The config, and whether another config can inherit its file.
 
-    A config of MMEngine's lazy kind cannot be inherited as text; it is read into one that can be written in full.
+    A config with Python imports (MMEngine's lazy config) cannot be inherited this way. It is converted to one that can
+    be written in full.
     """
     cfg = Config.fromfile(file, import_custom_modules=False)
     if file.suffix == '.py' and Config._is_lazy_import(str(file)):

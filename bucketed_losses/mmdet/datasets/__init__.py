@@ -1,4 +1,4 @@
-"""The two small data sets of the CPU-sized configs, and MMDetection's COCO-format ones with checks."""
+"""The two small data sets of the CPU-sized configs, and MMDetection's COCO-format data sets with checks."""
 
 from .checked_coco import (
     CheckedAnnotationsMixin,

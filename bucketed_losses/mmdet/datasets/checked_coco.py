@@ -1,4 +1,4 @@
-"""COCO-format data sets that name what is wrong with their files."""
+"""COCO-format data sets that check their files and report what is wrong."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ else:
     _Host = object
 
 
-# Of a COCO file.
+# Fields of a COCO file.
 _FIELDS = ('images', 'annotations', 'categories', 'id', 'file_name', 'coco_url', 'width', 'height', 'name')
-# Of an annotation.
+# Fields that every annotation needs.
 _NEEDED = ('image_id', 'bbox', 'category_id', 'area')
 _UNKNOWN_CATEGORY = 'of a category that the file does not have'
 _UNKNOWN_IMAGE = 'on an image that the file does not have'
 
 
 class MissingAnnotationsError(UserError, FileNotFoundError):
-    """An annotation file that is not there."""
+    """An annotation file does not exist."""
 
 
 class CheckedAnnotationsMixin(_Host):
-    """Put before a ``CocoDataset``: damaged files are named, and boxes that train nothing are counted and logged.
+    """A mixin for ``CocoDataset``: errors name damaged files, and unusable boxes are counted and logged.
 
-    Boxes that are not finite, of zero or negative size or outside their image are left out, as MMDetection does (which
-    trains on boxes that are NaN), and so are boxes whose category or image is not in the file; one warning per
-    annotation file counts each kind and gives examples.
+    Boxes of zero or negative size or outside their image are left out, as in MMDetection. Boxes that are not finite are
+    left out too (MMDetection trains on boxes that are NaN), as are boxes with a category or an image that is not in the
+    file. One warning per annotation file counts the boxes of each kind and gives examples.
 
     Raises:
-        MissingAnnotationsError: the annotation file is missing.
-        UserError: it is not JSON or not COCO's, an annotation lacks a field, a category or an image occurs twice, or
-            all boxes are left out.
-        RuntimeError: while training, an image could not be read or a transform failed on it; names the image.
+        MissingAnnotationsError: The annotation file is missing.
+        UserError: The file is not JSON or not in COCO format, an annotation lacks a field, a category or an image
+            occurs twice, or all boxes are left out.
+        RuntimeError: While training, an image cannot be read or a transform fails on it; the message names the image.
     """
 
     HOW_TO_GET = ''
@@ -65,7 +65,7 @@ class CheckedAnnotationsMixin(_Host):
         except (KeyError, TypeError, AssertionError) as error:
             if isinstance(error, KeyError) and error.args[0] in _NEEDED:
                 self._name_incomplete_annotation()
-            if isinstance(error, KeyError) and error.args[0] not in (*_FIELDS, *_NEEDED):  # the config's mistake
+            if isinstance(error, KeyError) and error.args[0] not in (*_FIELDS, *_NEEDED):  # an error in the config
                 raise
             raise UserError(f'{name}: annotation file {self.ann_file} is not in COCO format: {error!r}') from error
         if self._left_out:
@@ -94,7 +94,7 @@ class CheckedAnnotationsMixin(_Host):
         return super().parse_data_info({**raw_data_info, 'raw_ann_info': kept})
 
     def _check_file(self) -> None:
-        """Compare the file with its index, which the host has made and drops when all images are parsed."""
+        """Compare the file with its index, which the base class builds and removes after all images are parsed."""
         index = getattr(self, 'coco', None) or self.lvis
         where = f'{type(self).__name__}: {self.ann_file}'
         for kind, field, found in (('image', 'images', index.imgs), ('category', 'categories', index.cats)):
@@ -117,7 +117,7 @@ class CheckedAnnotationsMixin(_Host):
             )
 
     def _name_incomplete_annotation(self) -> None:
-        """Read the file once more for the first annotation that the host's index failed on."""
+        """Read the file again and raise the error for the first annotation that lacks a field."""
         for annotation in json.loads(get_text(self.ann_file, backend_args=self.backend_args))['annotations']:
             self._check_annotation(annotation)
 
@@ -139,7 +139,7 @@ def _examples(values: list) -> str:
 
 
 def box_problem(box: Any, width: float, height: float) -> str | None:
-    """Why a COCO box ``[x, y, w, h]`` cannot be trained on, or None."""
+    """The reason why a COCO box ``[x, y, w, h]`` cannot be used for training, or None if it can."""
     numbers = isinstance(box, (list, tuple)) and len(box) == 4 and all(isinstance(x, (int, float)) for x in box)
     if not numbers:
         return 'not four numbers'

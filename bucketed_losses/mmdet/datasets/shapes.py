@@ -1,4 +1,4 @@
-"""Draw a small detection set: shapes with clutter, occlusion, class imbalance and masks, in COCO format."""
+"""Draws a small detection data set: shapes with clutter, occlusion, class imbalance and masks, in COCO format."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ShapesSpec:
-    """What determines the set; the same values give the same images and annotations.
+    """The parameters of the data set; the same values give the same images and annotations.
 
     Attributes:
-        num_train: Training images.
-        num_val: Validation images.
+        num_train: Number of training images.
+        num_val: Number of validation images.
         size: Width and height of an image in pixels.
-        max_objects: Objects per image are uniform in [1, max_objects].
-        seed: Any integer from 0.
+        max_objects: The number of objects per image is uniform in [1, max_objects].
+        seed: An integer of at least 0.
     """
 
     num_train: int = 320
@@ -46,10 +46,10 @@ class ShapesSpec:
 def make_shapes(root: str | Path, spec: ShapesSpec | None = None) -> Path:
     """Write the set to ``root``: ``train/``, ``val/`` and ``annotations/{train,val}.json`` with RLE masks.
 
-    A set of the same spec that is already there is kept. A set appears complete or not at all.
+    If ``root`` already holds a set of the same spec, that set is kept. A set is written completely or not at all.
 
     Raises:
-        FileExistsError: ``root`` holds anything else, a set of another spec included; nothing is ever deleted.
+        FileExistsError: ``root`` holds something else, for example a set of another spec. Nothing is deleted.
     """
     root, spec = Path(root), spec or ShapesSpec()
     if root.exists() and any(root.iterdir()):
@@ -151,7 +151,7 @@ def _background(rng: np.random.Generator, size: int) -> Image:
 
 
 def _clutter(rng: np.random.Generator, image: Image) -> None:
-    """Lines and open arcs, which are no objects."""
+    """Draw lines and open arcs, which are not objects."""
     size = len(image)
     for _ in range(int(rng.integers(4, 12))):
         colour = rng.integers(0, 256, 3).tolist()
@@ -165,7 +165,7 @@ def _clutter(rng: np.random.Generator, image: Image) -> None:
 
 
 def _outline(rng: np.random.Generator, label: int, size: int) -> NDArray[np.int32]:
-    """Corners ``(n, 2)`` in pixels of a randomly placed, sized and turned shape of a class."""
+    """Corners ``(n, 2)`` in pixels of a shape of a class, with random position, size and rotation."""
     radius = size * np.exp(rng.uniform(np.log(0.05), np.log(0.20)))
     centre = rng.uniform(radius * 0.5, size - radius * 0.5, 2)
     corners = {'disc': 48, 'square': 4, 'triangle': 3, 'star': 10}[CLASSES[label]]

@@ -1,4 +1,4 @@
-"""Drawn shapes rewritten as LVIS v1 and Cityscapes lay their data out, for trying those configs without the data."""
+"""Writes drawn shapes in the formats of LVIS v1 and Cityscapes, so that their configs can be tried without the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmdet.datasets import CityscapesDataset, LVISV1Dataset
 from pycocotools import mask as mask_utils
 
 SPLITS = ('train', 'val')
-# What each class of shapes is called in the other set.
+# The names of the classes of shapes in the other data sets.
 LVIS_NAMES = {
     'disc': 'plate',
     'square': 'box',
@@ -24,7 +24,7 @@ LVIS_NAMES = {
     'star': 'starfish',
 }
 CITYSCAPES_NAMES = {'disc': 'car', 'square': 'truck', 'triangle': 'person', 'star': 'bicycle'}
-# Cityscapes' own ids of its classes with instances; 7 is road.
+# The ids that Cityscapes gives its classes with instances; 7 is road.
 CITYSCAPES_IDS = dict(person=24, rider=25, car=26, truck=27, bus=28, train=31, motorcycle=32, bicycle=33)
 CITYSCAPES_ROAD = 7
 CITY = 'shapes'
@@ -92,7 +92,8 @@ def _lvis_split(shapes: Path, root: Path, split: str, content: dict) -> None:
             annotations.append({**kept, 'category_id': category, 'segmentation': polygons})
     instances = Counter(annotation['category_id'] for annotation in annotations)
     image_counts = Counter(c for c, _ in {(a['category_id'], a['image_id']) for a in annotations})
-    # LVIS verifies the absence of some categories in each image; here all that do occur somewhere are verified.
+    # For each image, LVIS lists some categories that are verified to be absent. Here these are all categories that
+    # occur in another image.
     for image in images.values():
         present = {a['category_id'] for a in annotations if a['image_id'] == image['id']}
         image['neg_category_ids'] = sorted(set(instances) - present)

@@ -1,4 +1,4 @@
-"""COCO-format data sets that say where to get them when they are missing."""
+"""COCO-format data sets; if their files are missing, the error says how to get them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BCCDDataset(CheckedCocoDataset):
     }
     HOW_TO_GET = (
         'Get the images from the public BCCD_Dataset repository, convert its official split to COCO JSON '
-        '(train.json, val.json, test.json beside images/), and say where it is: set the environment variable '
+        '(train.json, val.json, test.json next to images/), and give its location: set the environment variable '
         "BCCD_ROOT, or pass --cfg-options data_root=FOLDER to this project's tools."
     )
 
@@ -32,6 +32,6 @@ class ShapesDataset(CheckedCocoDataset):
         'palette': [(220, 20, 60), (0, 114, 189), (237, 177, 32), (119, 172, 48)],
     }
     HOW_TO_GET = (
-        'Make it by the command "bucketed-losses shapes". For another folder set the environment variable '
+        'Make it with the command "bucketed-losses shapes". For another folder set the environment variable '
         "SHAPES_ROOT, or pass --cfg-options data_root=FOLDER to this project's tools."
     )

@@ -1,4 +1,4 @@
-"""What detections are worth: matches with the ground truth, calibration of their scores, ranks of a batch."""
+"""Evaluation of detections: matches with the ground truth, calibration of scores, and the logits that a loss ranks."""
 
 from .calibration import (
     CalibrationReport,

@@ -1,6 +1,6 @@
-"""Scores that mean something: maps from score to precision, fitted on matched detections, and how wrong scores are.
+"""Calibration of scores: fits maps from score to precision on matched detections, and measures calibration errors.
 
-D-ECE, here on the score alone: Kueppers et al., Multivariate Confidence Calibration for Object Detection, CVPR
+D-ECE (here only the score is binned): Kueppers et al., Multivariate Confidence Calibration for Object Detection, CVPR
 Workshops 2020. LaECE: Oksuz et al., Towards Building Self-Aware Object Detectors via Reliable Uncertainty
 Quantification and Calibration, CVPR 2023.
 """
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 METHODS = ('isotonic', 'platt')
-# Knots of a Platt map, evenly spread over the logits it was fitted on.
+# The number of knots of a Platt map. They are evenly spaced over the range of the fitted logits.
 _PLATT_KNOTS = 201
 
 
 class CalibrationReport(NamedTuple):
-    """Calibration errors, 0 at best.
+    """Calibration errors; 0 is the best value.
 
     Attributes:
-        d_ece: Over bins of all detections, the mean distance between score and precision.
-        la_ece: The mean over classes of the distance between score and precision times mean IoU.
+        d_ece: The mean distance between score and precision over bins of all detections.
+        la_ece: The mean over classes of the distance between the score and the product of precision and mean IoU.
     """
 
     d_ece: float
@@ -45,16 +45,17 @@ def fit_calibration(
     Args:
         matches: Per class, from :func:`~bucketed_losses.mmdet.evaluation.match_detections`.
         method: 'isotonic', scikit-learn's isotonic regression; or 'platt', its logistic regression on the logit.
-        min_matches: A class with fewer right or fewer wrong detections takes the map of all classes together, and so
-            does a class whose precision does not rise with the score, by Platt's regression.
+        min_matches: A class needs this many correct and this many incorrect detections to get its own map. Other
+            classes use one map that is fitted on all classes together. With 'platt', a class also uses that map if
+            its precision does not increase with the score.
 
     Returns:
-        The maps, and for each class whether it has one of its own.
+        The maps, and for each class whether it has its own map.
 
     Raises:
         ImportError: scikit-learn is not installed.
-        UserError: an unknown method; no right or no wrong detection at all; or the precision of all classes together
-            does not rise with the score.
+        UserError: The method is unknown; all detections are correct or all are incorrect; or the precision of all
+            classes together does not increase with the score.
     """
     if method not in METHODS:
         raise UserError(f'method must be one of {", ".join(METHODS)}, got {method!r}')
@@ -62,8 +63,8 @@ def fit_calibration(
     correct = np.concatenate([m.correct for m in matches])
     if correct.all() or not correct.any():
         raise UserError(
-            f'{int(correct.sum())} of {len(correct)} detections are right: a map from score to precision needs both '
-            'right and wrong ones; is this the checkpoint of this config?'
+            f'{int(correct.sum())} of {len(correct)} detections are correct: a map from score to precision needs both '
+            'correct and incorrect ones; is this the checkpoint of this config?'
         )
     fit = _isotonic if method == 'isotonic' else _platt
     pooled = fit(scores, correct)
@@ -90,7 +91,7 @@ def _isotonic(scores: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _platt(scores: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Knots and values of the map; None if it does not rise."""
+    """Knots and values of the map; None if the map does not increase."""
     _, logistic = _scikit_learn()
     clipped = scores.clip(1e-7, 1 - 1e-7)
     logits = np.log(clipped / (1 - clipped))
@@ -114,12 +115,12 @@ def _scikit_learn() -> tuple[Callable, Callable]:
 def reliability(
     scores: np.ndarray, correct: np.ndarray, num_bins: int = 25
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean score, precision and number of detections of equally wide bins of the score; NaN in empty bins.
+    """Mean score, precision and number of detections in bins of the score with equal width; empty bins have NaN means.
 
     Args:
         scores: ``(n,)`` in [0, 1].
-        correct: ``(n,)`` bool, or any quantity whose mean scores should equal.
-        num_bins: Bins between 0 and 1.
+        correct: ``(n,)`` bool, or another quantity that the scores should predict on average.
+        num_bins: Number of bins between 0 and 1.
     """
     bins = np.minimum((scores * num_bins).astype(int), num_bins - 1)
     count = np.bincount(bins, minlength=num_bins).astype(float)
@@ -132,7 +133,7 @@ def reliability(
 
 
 def calibrated(matches: Sequence[ClassMatches], calibration: ScoreCalibration) -> list[ClassMatches]:
-    """The matches with mapped scores."""
+    """The matches with the scores that ``calibration`` maps them to."""
     return [
         m._replace(scores=calibration(torch.from_numpy(m.scores), torch.full((len(m.scores),), label)).numpy())
         for label, m in enumerate(matches)
@@ -142,11 +143,13 @@ def calibrated(matches: Sequence[ClassMatches], calibration: ScoreCalibration) -
 def cross_validated(
     matches: Sequence[ClassMatches], method: str = 'isotonic', min_matches: int = 50, folds: int = 5
 ) -> list[ClassMatches]:
-    """The matches with scores that maps fitted on other images gave them: what a fit does to data it has not seen.
+    """The matches with cross-validated scores: the maps for each part of the images are fitted on the other parts.
+
+    This shows how well a calibration works on data that it was not fitted on.
 
     Args:
         matches, method, min_matches: As for :func:`fit_calibration`.
-        folds: Parts into which the images are divided.
+        folds: Number of parts into which the images are divided.
     """
     images = np.unique(np.concatenate([m.images for m in matches]))
     if len(images) < folds:
@@ -174,8 +177,8 @@ def _subset(matches: ClassMatches, where: np.ndarray) -> ClassMatches:
 def calibration_errors(matches: Sequence[ClassMatches], num_bins: int = 25) -> CalibrationReport:
     """D-ECE of all detections, and LaECE, the mean over the classes that have detections.
 
-    D-ECE ``= sum_j |D_j| / |D| * |mean score_j - precision_j|``; LaECE of a class the same with
-    ``precision_j * mean IoU_j`` of the right detections in the bin instead of ``precision_j``.
+    D-ECE is ``sum_j |D_j| / |D| * |mean score_j - precision_j|`` over bins j. LaECE of a class has
+    ``precision_j * mean IoU_j`` in place of ``precision_j``, with the IoUs of the correct detections in the bin.
     """
 
     def error(scores: np.ndarray, quality: np.ndarray) -> float:
@@ -184,6 +187,6 @@ def calibration_errors(matches: Sequence[ClassMatches], num_bins: int = 25) -> C
 
     scores = np.concatenate([m.scores for m in matches])
     correct = np.concatenate([m.correct for m in matches])
-    # precision * mean IoU of the right ones = mean over all of IoU where right, 0 elsewhere.
+    # precision * mean IoU of correct detections = mean over all detections of the IoU, with 0 for incorrect ones.
     by_class = [error(m.scores, np.where(m.correct, m.ious, 0.0)) for m in matches if len(m.scores)]
     return CalibrationReport(error(scores, correct), float(np.mean(by_class)))

@@ -1,4 +1,4 @@
-"""Which detections are right: pycocotools' matching, by class."""
+"""Matches detections with ground-truth objects, class by class, as pycocotools does."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ...errors import UserError
 
 
 class ClassMatches(NamedTuple):
-    """The detections of one class on a data set, from the highest score down within each image.
+    """The detections of one class on a data set, in descending order of their scores within each image.
 
     Attributes:
         scores: ``(n,)`` float64.
-        correct: ``(n,)`` bool, matched with an object at the IoU threshold; each object is matched once, by the
-            detection with the highest score, as COCO does.
-        ious: ``(n,)`` float64, IoU with the matched object, 0 where there is none.
+        correct: ``(n,)`` bool, whether the detection is matched with an object at the IoU threshold. As in COCO's
+            evaluation, each object is matched at most once, and detections with higher scores are matched first.
+        ious: ``(n,)`` float64, IoU with the matched object, or 0 if there is none.
         images: ``(n,)`` int64 image ids.
-        num_objects: Objects of the class that are no crowds.
+        num_objects: Number of objects of the class, without crowds.
     """
 
     scores: np.ndarray
@@ -38,7 +38,7 @@ class ClassMatches(NamedTuple):
 
 @METRICS.register_module()
 class CollectDetections(BaseMetric):
-    """An evaluator that keeps the detections of all processes instead of measuring them.
+    """A metric that collects the detections of all processes and computes no quality measure.
 
     Attributes:
         detections: After the evaluation, on the first process: dicts with ``image_id``, ``label``, ``bbox`` (x, y,
@@ -70,10 +70,10 @@ class CollectDetections(BaseMetric):
 
 
 def coco_file(dataset: Any) -> str:
-    """The file of a data set's COCO-style annotations, wrapped or not.
+    """The COCO-style annotation file of a data set, or of the data set inside wrappers.
 
     Raises:
-        UserError: it has none.
+        UserError: The data set has no such file.
     """
     while hasattr(dataset, 'dataset'):
         dataset = dataset.dataset
@@ -84,7 +84,7 @@ def coco_file(dataset: Any) -> str:
 
 
 def load_annotations(file: str | Path) -> COCO:
-    """COCO annotations, without the report that pycocotools prints."""
+    """Load COCO annotations and suppress the report that pycocotools prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(str(file))
 
@@ -118,21 +118,22 @@ def _evaluated(
 def match_detections(
     annotations: COCO, detections: Sequence[dict], classes: Sequence[str], iou_thr: float = 0.5
 ) -> list[ClassMatches]:
-    """Match detections with objects as COCO's evaluation does, at one IoU, all areas, 100 detections per image.
+    """Match detections with objects as COCO's evaluation does, at one IoU threshold.
 
-    Detections of crowds, which COCO neither rewards nor punishes, are left out.
+    Objects of all areas count, and at most 100 detections per image. Detections that are matched with a crowd are left
+    out: COCO counts them neither as correct nor as incorrect.
 
     Args:
         annotations: Ground truth.
         detections: As :class:`CollectDetections` keeps them.
         classes: Names of the classes, in the order of the labels.
-        iou_thr: IoU from which a detection is right, in (0, 1].
+        iou_thr: The smallest IoU of a correct detection with its object, in (0, 1].
 
     Returns:
         One item per class.
 
     Raises:
-        UserError: no detections, a class that is not among the categories, or a detection on an unknown image.
+        UserError: There are no detections, a class is not among the categories, or a detection is on an unknown image.
     """
     evaluation, ids = _evaluated(annotations, detections, classes, [iou_thr])
     parts: dict[int, list[tuple[np.ndarray, ...]]] = {category: [] for category in ids}
@@ -167,7 +168,7 @@ def match_detections(
 def precision_recall(
     annotations: COCO, detections: Sequence[dict], classes: Sequence[str], iou_thrs: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Recall ``(101,)`` and the precision ``(num_ious, 101, num_classes)`` that COCO interpolates there.
+    """Recalls ``(101,)``, and COCO's interpolated precision at each of them, ``(num_ious, 101, num_classes)``.
 
     Arguments and errors as for :func:`match_detections`. The precision of a class without objects is NaN: COCO leaves
     it out of AP.

@@ -1,4 +1,4 @@
-"""What a ranking loss is given in a running detector: the logits and targets of a batch."""
+"""Observes the ranking losses of a running detector: the logits and targets of each batch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..models.losses.ranking_losses import entry_targets
 
 
 class RankedBatch(NamedTuple):
-    """What one call of a ranking loss compared.
+    """The inputs and outputs of one call of a ranking loss.
 
     Attributes:
-        name: Where the loss is in the model, e.g. ``bbox_head.loss_cls``.
+        name: The path of the loss in the model, e.g. ``bbox_head.loss_cls``.
         logits: ``(n, num_classes)``, detached.
         targets: ``(n, num_classes)``: 0 negative, above 0 the IoU of a positive, below 0 ignored.
-        errors: The scalars it returned, divided by its weight: ``loss_rank`` and, for RS losses, ``loss_sort``.
+        errors: The returned scalars divided by ``loss_weight``: ``loss_rank`` and, for RS losses, ``loss_sort``.
     """
 
     name: str
@@ -41,10 +41,10 @@ def watch_ranking_losses(
 
     Args:
         model: The detector.
-        watch: What receives the batches.
-        guard: Makes the context in which a batch is prepared and watched. This happens in the forward pass of the
-            model, which an exception would end: inside a training, the guard of an observer catches it
-            (:class:`~bucketed_losses.mmdet.engine.observers.ObserverGuard`).
+        watch: The function that receives each batch.
+        guard: Returns a context manager in which a batch is prepared and passed to ``watch``. This happens during the
+            forward pass of the model, and an exception would stop the run. In training, use the guard of an observer
+            (:class:`~bucketed_losses.mmdet.engine.observers.ObserverGuard`), which catches exceptions.
     """
 
     def watcher(name: str) -> Callable:

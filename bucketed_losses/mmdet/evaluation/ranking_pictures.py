@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Logits beyond it are counted in the outermost bins.
+# Logits outside [-_RANGE, _RANGE] are counted in the outermost bins.
 _RANGE = 15.0
 _BINS = 120
 
@@ -38,11 +38,11 @@ def draw_logits(counts: Mapping[str, Tensor], epoch: int) -> np.ndarray:
     """Draw the histograms of :func:`count_logits`, one panel for each loss.
 
     Args:
-        counts: Name of the loss to ``(2, num_bins)``.
-        epoch: Number of the epoch, for the titles.
+        counts: The histograms ``(2, num_bins)`` by the name of the loss.
+        epoch: Number of the epoch; it appears in the titles.
 
     Returns:
-        ``(height, width, 3)`` uint8, RGB. The panel of a loss without any logits says so.
+        ``(height, width, 3)`` uint8, RGB. The panel of a loss without logits shows the text 'no logits'.
     """
     figure = _figure(len(counts))
     edges = np.linspace(-_RANGE, _RANGE, _BINS + 1)
@@ -71,7 +71,8 @@ def draw_precision_recall(
         precision: ``(num_ious, num_points, num_classes)``, NaN for a class without objects.
         classes: Names of the classes.
         iou_thrs: The IoU thresholds.
-        most: Of more classes than this, only those with the lowest AP are drawn, and the mean of all.
+        most: The largest number of classes to draw. If there are more, those with the lowest AP are drawn. With
+            several classes, the mean curve of all of them is drawn too.
 
     Returns:
         ``(height, width, 3)`` uint8, RGB.

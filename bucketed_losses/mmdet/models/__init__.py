@@ -1,4 +1,4 @@
-"""Losses, heads, Co-DETR and the demo backbone, laid out and registered as MMDetection's own ``mmdet.models``."""
+"""Losses, heads, Co-DETR and the demo backbone; layout and registration follow MMDetection's ``mmdet.models``."""
 
 from . import dense_heads, pairing, roi_heads
 from .backbones import EfficientNetLite0
@@ -67,7 +67,7 @@ __all__ = [
     'pairing',
 ]
 
-# Ranking heads that are not named above: the file of a head registers it, and nothing else needs to know it.
+# This exports ranking heads that are not named above: each head's own file registers it, and no list names it.
 for _package in (dense_heads, roi_heads):
     _heads = ranking_heads(_package.__name__, _package.__path__)
     globals().update(_heads)

@@ -1,4 +1,4 @@
-"""Which layers of a head are its classifiers, and the bias that they start from."""
+"""The classifier layers of a head, and their initial bias."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ else:
 
 
 class ClassifierMixin(_Host):
-    """Put before a head that trains a ranking loss: its classifiers start with a bias of 0.
+    """A mixin for heads with a ranking loss: their classifiers start with a bias of 0.
 
-    MMDetection's heads start with a bias whose probability is 0.01. A ranking loss compares logits with each other and
-    never moves all of them, so this prior would stay in the scores and keep true detections below score thresholds.
+    MMDetection's heads start with a bias that corresponds to a probability of 0.01. A ranking loss only compares logits
+    with each other and never shifts all of them together. The initial bias would therefore stay in the scores and keep
+    correct detections below score thresholds.
 
     Attributes:
-        classifiers: Names of the submodules whose outputs the scores are made of. Each is a layer or contains one
-            layer per level, stage or decoder layer. Everything that reads or sets the bias of a classifier finds it
-            here.
-        own_init: The head's ``init_weights`` sets the bias by itself and reads no ``init_cfg``. Other heads have an
-            ``init_cfg`` that leaves a bias of 0, unless the user gives another one.
+        classifiers: Names of the submodules that compute the class logits. Each is a layer, or contains one layer per
+            level, stage or decoder layer. All code that reads or sets the bias of a classifier uses these names.
+        own_init: Whether the head's ``init_weights`` sets the bias itself and does not read ``init_cfg``. Other heads
+            have a default ``init_cfg`` with a bias of 0; the user can give another one.
     """
 
     classifiers: tuple[str, ...]

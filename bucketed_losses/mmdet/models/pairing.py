@@ -1,4 +1,4 @@
-"""Ranking losses in heads that cannot train them are refused when the head is built."""
+"""Raises an error when a head is built with a ranking loss that it cannot train."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from .recipes import suggestion_for
 
 
 def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
-    """PyTorch calls this whenever a module becomes part of another; everything but a ranking loss passes.
+    """Check a ranking loss that becomes part of a head. PyTorch calls this for every submodule of every module.
 
-    MMDetection's dense heads call their loss level by level, without the IoUs of the boxes. Its box heads call it once,
-    which is all that AP losses need, but without IoUs, which RS losses need. A head of one's own is left alone.
+    MMDetection's dense heads call their loss for each level separately and without the IoUs of the boxes. Its box heads
+    call it once for all RoIs, but without IoUs: this suffices for AP losses, but not for RS losses. For a user's own
+    head only the number of channels is checked.
 
     Raises:
-        ValueError: ``loss`` is a ranking loss and ``head`` a head of MMDetection's that cannot train it, or a head
-            whose classifier has a channel for background.
+        ValueError: ``loss`` is a ranking loss, and ``head`` is a head of MMDetection that cannot train it, or a head
+            with a classifier that has a channel for background.
     """
     if not isinstance(loss, RankingLoss):
         return
     head_name, loss_name = type(head).__name__, type(loss).__name__
     recipe = suggestion_for(type(head))
-    # The heads of the Co-DETR baseline are this package's, but their losses are computed as MMDetection does.
+    # The heads of the Co-DETR baseline belong to this package, but they compute their losses as MMDetection does.
     stock = type(head).__module__.startswith('mmdet.') or recipe is not None
     if stock and not (isinstance(head, BBoxHead) and not loss.needs_ious):
         what = (

@@ -83,7 +83,7 @@ class Part:
         path: The keys that lead to the head, joined by dots.
         config: The head's config.
         train_cfg: The part of ``model.train_cfg`` that belongs to it; a dict, a list of dicts, or None.
-        test_cfg: The same of ``model.test_cfg``.
+        test_cfg: The same part of ``model.test_cfg``.
         loss: The class of the ranking loss.
         loss_name: Its name in the registry.
         loss_weight: The weight that the detector gives the loss of this head, or None.
@@ -180,7 +180,7 @@ class LearningRate(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a kind of detector consists of, as far as a swap changes it.
+    """The parts of a kind of detector that a swap changes.
 
     Attributes:
         slots: Its heads, in the order in which they are converted.
@@ -286,7 +286,7 @@ def registered_class(kind: Any, registry: Registry = MODELS, scope: str | None =
     for key in (*scoped, name):
         try:
             found = registry.get(key)
-        except RuntimeError:  # MMEngine's answer to a scope or a module that is not there
+        except RuntimeError:  # MMEngine raises it for an unknown scope or module
             continue
         if isinstance(found, type):
             return found
@@ -294,7 +294,7 @@ def registered_class(kind: Any, registry: Registry = MODELS, scope: str | None =
 
 
 def ranking_heads(package: str, folder: Sequence[str]) -> dict[str, type]:
-    """Import every module of a package; the ranking heads with a recipe in them, by name.
+    """Import every module of a package, and return the ranking heads in them that have a recipe, by name.
 
     Args:
         package: Name of the package.

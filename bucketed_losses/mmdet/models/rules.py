@@ -16,10 +16,10 @@ STDS = [0.1, 0.1, 0.2, 0.2]
 
 
 def ranking_loss(weight: float | None = None) -> Rule:
-    """``loss_cls`` becomes the ranking loss, with the head's own initialisation.
+    """``loss_cls`` becomes the ranking loss, and the head uses its default initialisation.
 
     Args:
-        weight: ``loss_weight`` where the detector gives none; None for the loss's default.
+        weight: ``loss_weight`` if the detector gives none; None for the loss's default.
     """
 
     def apply(part: Part) -> Iterator[Setting]:
@@ -38,7 +38,7 @@ def ranking_loss(weight: float | None = None) -> Rule:
 
 
 def coder_stds() -> Rule:
-    """The box coder gets the standard deviations of the paper, if it codes boxes as Faster R-CNN does."""
+    """The box coder gets the standard deviations of the paper, if it encodes boxes as Faster R-CNN does."""
 
     def apply(part: Part) -> Iterator[Setting]:
         reason = 'the stds of the paper'
@@ -57,9 +57,9 @@ def decoded_box_loss(weight: float, key: str = 'loss_bbox', *, default_fits: boo
     """A box loss becomes ``GIoULoss``, unless it is on decoded boxes already.
 
     Args:
-        weight: Its ``loss_weight`` beside a ranking loss that does not balance it.
+        weight: Its ``loss_weight`` if the ranking loss does not balance it.
         key: The key of the loss.
-        default_fits: Whether the head's default, where the config has no such key, is on decoded boxes.
+        default_fits: Whether the head's default loss, which applies if the config lacks the key, is on decoded boxes.
     """
 
     def apply(part: Part) -> Iterator[Setting]:
@@ -102,7 +102,7 @@ def nothing_sampled() -> Rule:
 
 
 def three_anchor_scales() -> Rule:
-    """A note on the anchors of the paper; those of the config are left alone."""
+    """A note on the anchors of the paper; the anchors of the config are not changed."""
 
     def apply(part: Part) -> Iterator[Note]:
         generator = part.config.get('anchor_generator')
@@ -126,14 +126,14 @@ def inner_heads(key: str, role: Role) -> Rule:
 
 
 ANCHOR_HEAD = (ranking_loss(), coder_stds(), decoded_box_loss(2.0), decoded_boxes(), nothing_sampled())
-"""Rules of a head on anchors that codes boxes as deltas."""
+"""Rules of a head with anchors that encodes boxes as deltas."""
 
 POINT_HEAD = (ranking_loss(), decoded_box_loss(2.0, default_fits=True), nothing_sampled())
 """Rules of a head that regresses distances, with a box loss on decoded boxes by default."""
 
 
 def each(part: Any) -> Iterator[Path]:
-    """The paths, below ``part``, of its dicts: ``part`` is one dict, a list of dicts, or missing."""
+    """The path from ``part`` to each of its dicts: ``part`` is one dict, a list of dicts, or None."""
     if isinstance(part, dict):
         yield ()
     elif isinstance(part, (list, tuple)):

@@ -1,13 +1,14 @@
-"""The ranking-loss version of any MMDetection config: heads, classifier, samplers, box loss, thresholds, learning rate.
+"""Converts MMDetection configs to ranking losses: heads, classifiers, samplers, box losses, thresholds, learning rate.
 
-Three ways to the same result::
+There are three ways to do it, with the same result::
 
     bucketed-losses swap CONFIG --loss brs --out OUT.py             # a file that inherits CONFIG
     swap_loss(Config.fromfile('my_config.py'), 'brs').cfg           # in Python
     __import__('bucketed_losses').swap_here(globals(), 'brs')       # the last line of a config
 
-What changes for which head is declared by the ranking head (:mod:`bucketed_losses.mmdet.models.recipes`). To read:
-:mod:`~bucketed_losses.mmdet.swap.swapper` applies recipes, :mod:`~bucketed_losses.mmdet.swap.changes` keeps account.
+Each ranking head declares the changes that it needs, its recipe (:mod:`bucketed_losses.mmdet.models.recipes`).
+:mod:`~bucketed_losses.mmdet.swap.swapper` applies recipes, and :mod:`~bucketed_losses.mmdet.swap.changes` records the
+changes.
 """
 
 from .changes import ABSENT, Change, Swap, SwapError

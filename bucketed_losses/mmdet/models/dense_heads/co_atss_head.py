@@ -22,7 +22,7 @@ else:
 
 
 class CoATSSHeadMixin(_Host):
-    """Put before an ``ATSSHead``: it hands out its anchors with the targets and features they were trained on."""
+    """A mixin for ``ATSSHead``: the head also returns its anchors with their targets and features."""
 
     log_name = 'atss'
 
@@ -34,18 +34,18 @@ class CoATSSHeadMixin(_Host):
     def loss_and_candidates(
         self, x: tuple[Tensor, ...], batch_data_samples: SampleList
     ) -> tuple[dict[str, Tensor], InstanceList]:
-        """The head's losses, and per image what :func:`~.draw_auxiliary_queries` takes.
+        """The head's losses, and the candidates of each image for :func:`~.draw_auxiliary_queries`.
 
         Args:
             x: Feature maps ``(batch, channels, H, W)``, one per level of the anchors.
-            batch_data_samples: With ground truth.
+            batch_data_samples: Samples with ground truth.
         """
         losses = self.loss(x, batch_data_samples)
         levels = self.__dict__.pop('_assigned')
         features = torch.cat([level.flatten(2).transpose(1, 2) for level in x], dim=1)
         candidates = []
         for image, image_features in enumerate(features):
-            # ATSS regresses decoded boxes: its targets are the ground truth itself.
+            # ATSS regresses decoded boxes, so its targets are the ground-truth boxes.
             anchors, labels, label_weights, bbox_targets = (torch.cat([t[image] for t in level]) for level in levels)
             candidates.append(
                 InstanceData(

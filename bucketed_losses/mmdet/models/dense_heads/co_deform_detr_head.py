@@ -1,4 +1,4 @@
-"""The query head of Co-Deformable-DETR, and the same trained with ranking losses (BRS-DETR)."""
+"""The query head of Co-Deformable-DETR, and its version for ranking losses (BRS-DETR)."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from ..rules import at, each, ranking_loss
 
 
 class QueryTargets(NamedTuple):
-    """What queries are to predict.
+    """The training targets of queries.
 
     Attributes:
         labels: ``(batch, n)`` class indices, ``num_classes`` for background.
-        weights: ``(batch, n)``, 0 for queries that train nothing.
-        boxes: ``(batch, n, 4)`` ground truth of the positives, normalised cx cy w h.
+        weights: ``(batch, n)``, 0 for queries that do not contribute to the losses.
+        boxes: ``(batch, n, 4)`` ground-truth boxes of the positives, normalised cx cy w h.
     """
 
     labels: Tensor
@@ -43,21 +43,23 @@ class QueryTargets(NamedTuple):
 
 @MODELS.register_module()
 class CoDeformDETRHead(DeformableDETRHead):
-    """``DeformableDETRHead`` that looks forward twice and can be trained on queries whose targets are known.
+    """``DeformableDETRHead`` that looks forward twice and can also be trained on queries with given targets.
 
-    In MMDetection's own ``DeformableDETR`` it is a drop-in for ``DeformableDETRHead``. Logs the parts of the last
-    decoder layer without a prefix, of the others as ``d0.loss_cls`` and so on, of encoder proposals as ``enc.…``.
+    It can replace ``DeformableDETRHead`` in MMDetection's ``DeformableDETR``. The losses of the last decoder layer are
+    logged without a prefix, those of the other layers as ``d0.loss_cls`` and so on, and those of the encoder's
+    proposals as ``enc.…``.
 
     Args:
-        look_forward_twice: Let the gradient of a layer's boxes reach the layer before as well, as DINO does. The
-            values are the same either way.
-        lambda_1: Weight of the auxiliary queries' losses, Eq. 15.
+        look_forward_twice: Let the gradient of each layer's boxes also reach the previous layer, as DINO does. This
+            does not change the predictions.
+        lambda_1: Weight of the losses of the auxiliary queries, Eq. 15.
         args, kwargs: As for :class:`mmdet.models.DeformableDETRHead`.
     """
 
     def __init__(self, *args: Any, look_forward_twice: bool = True, lambda_1: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Branches are shared exactly when boxes are not refined from layer to layer: nothing to look back at.
+        # The layers share their branches exactly if boxes are not refined from layer to layer. Then there is no box of
+        # a previous layer that a gradient could reach.
         self.look_forward_twice = look_forward_twice and not self.share_pred_layer
         self.lambda_1 = lambda_1
 
@@ -66,14 +68,14 @@ class CoDeformDETRHead(DeformableDETRHead):
 
         Args:
             hidden_states: ``(num_layers, batch, n, embed_dims)``.
-            references: ``num_layers + 1`` times ``(batch, n, 4)`` (or 2, for the first), normalised; the boxes that
-                each layer starts from, the last not being read.
+            references: ``num_layers + 1`` tensors ``(batch, n, 4)``, normalised: the boxes that each layer starts from.
+                The first may be points, ``(batch, n, 2)``; the last is not read.
 
         Returns:
             Logits ``(num_layers, batch, n, num_classes)`` and boxes ``(num_layers, batch, n, 4)``, cx cy w h.
         """
         logits, boxes = [], []
-        refined: Tensor | None = None  # the box that the layer before came to, with its gradient
+        refined: Tensor | None = None  # the refined boxes of the previous layer, with their gradient
         for layer, hidden in enumerate(hidden_states):
             offsets = self.reg_branches[layer](hidden)
             logits.append(self.cls_branches[layer](hidden))
@@ -91,11 +93,12 @@ class CoDeformDETRHead(DeformableDETRHead):
         batch_data_samples: SampleList,
         enc_outputs_valid: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of the matched queries; arguments as for ``DeformableDETRHead``, and one more.
+        """Losses of the matched queries; arguments as for ``DeformableDETRHead``, and one additional argument.
 
         Args:
-            enc_outputs_valid: ``(batch, num_locations)`` bool, False where a location holds no proposal: in the padding
-                and at the border of the image. Those train nothing. None: all do, as in ``DeformableDETR``.
+            enc_outputs_valid: ``(batch, num_locations)`` bool, False for locations without a proposal: in the padding
+                and at the border of the image. These do not contribute to the losses. None: all locations contribute,
+                as in ``DeformableDETR``.
         """
         logits, boxes = self(hidden_states, references)
         return self.loss_by_feat(
@@ -119,7 +122,7 @@ class CoDeformDETRHead(DeformableDETRHead):
         batch_gt_instances_ignore: OptInstanceList = None,
         enc_valid: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Losses by log name; arguments as for ``DeformableDETRHead``. Ground truth to ignore is not read."""
+        """Losses by log name; arguments as for ``DeformableDETRHead``. ``batch_gt_instances_ignore`` is not used."""
         losses: dict[str, Tensor] = {}
         if enc_cls_scores is not None and enc_bbox_preds is not None:
             # The first class stands for "object" in the encoder, as in Deformable DETR.
@@ -149,7 +152,7 @@ class CoDeformDETRHead(DeformableDETRHead):
 
     @property
     def fewest_positives(self) -> float:
-        """What the mean number of positives per process counts as at least, as in DETR."""
+        """The lower limit of the mean number of positives per process, which losses are divided by, as in DETR."""
         return 1.0
 
     def match(
@@ -162,14 +165,14 @@ class CoDeformDETRHead(DeformableDETRHead):
     ) -> QueryTargets:
         """One-to-one targets by the head's assigner.
 
-        The assigner cannot compare predictions that are not finite. An image that has any is matched as if it had no
-        objects; such predictions make the losses NaN.
+        The assigner cannot compare predictions that are not finite. An image with such predictions is matched as if it
+        had no objects, and the losses become NaN.
 
         Args:
             logits, boxes, batch_img_metas: As for :meth:`query_losses`.
             batch_gt_instances: Objects of each image.
-            valid: ``(batch, n)`` bool, False for predictions that no object may be matched with; these get weight 0.
-                None: all are valid.
+            valid: ``(batch, n)`` bool, False for predictions that must not be matched with an object; they get weight
+                0. None: all predictions are valid.
         """
         logits, boxes = logits.detach(), boxes.detach()
         if valid is None:
@@ -181,7 +184,7 @@ class CoDeformDETRHead(DeformableDETRHead):
             finite = image_logits[-1].isfinite().all() & image_boxes[-1].isfinite().all()
             objects.append(batch_gt_instances[image] if finite else batch_gt_instances[image][:0])
         labels, weights, target_boxes, *_ = self.get_targets(image_logits, image_boxes, objects, batch_img_metas)
-        # In the order of the images and, within an image, of its valid predictions.
+        # The order is that of the images and, within an image, that of its valid predictions.
         labels, weights, target_boxes = torch.cat(labels), torch.cat(weights), torch.cat(target_boxes)
         targets = QueryTargets(
             labels.new_full(valid.shape, self.num_classes),
@@ -194,13 +197,13 @@ class CoDeformDETRHead(DeformableDETRHead):
     def query_losses(
         self, logits: Tensor, boxes: Tensor, targets: QueryTargets, batch_img_metas: list[dict]
     ) -> dict[str, Tensor]:
-        """Losses of one set of predictions, Eq. 16: the classification, ``loss_bbox`` and ``loss_iou``.
+        """Losses of one set of predictions, Eq. 16: those of the classification, ``loss_bbox`` and ``loss_iou``.
 
         Args:
             logits: ``(batch, n, num_classes)``.
             boxes: ``(batch, n, 4)``, normalised cx cy w h.
-            targets: Of the same predictions.
-            batch_img_metas: With ``img_shape``, ``(height, width)``.
+            targets: Targets of the same predictions.
+            batch_img_metas: Dicts with ``img_shape``, ``(height, width)``.
         """
         logits, boxes = at_least_float32(logits).flatten(0, 1), at_least_float32(boxes)
         sizes = boxes.new_tensor([meta['img_shape'][1::-1] * 2 for meta in batch_img_metas])[:, None]
@@ -223,15 +226,17 @@ class CoDeformDETRHead(DeformableDETRHead):
     def classification_losses(
         self, logits: Tensor, labels: Tensor, ious: Tensor, weights: Tensor, avg_factor: Tensor, num_images: int
     ) -> dict[str, Tensor]:
-        """``loss_cls`` of ``(n, num_classes)`` logits, image after image; ``ious (n,)`` are those of positives, or
-        anything."""
+        """``loss_cls`` of logits ``(n, num_classes)`` in the order of the images.
+
+        Only the positives' entries of ``ious (n,)`` are used.
+        """
         target = (labels, ious) if isinstance(self.loss_cls, QualityFocalLoss) else labels
         return {'loss_cls': self.loss_cls(logits, target, weights, avg_factor=avg_factor)}
 
     def _predict_by_feat_single(
         self, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool = True
     ) -> InstanceData:
-        # MMDetection takes the best max_per_img scores, and fails if there are fewer: small images have few queries.
+        # MMDetection takes the best max_per_img scores and fails if there are fewer. Small images have few queries.
         available = cls_score.numel() if self.loss_cls.use_sigmoid else len(cls_score)
         if self.test_cfg.get('max_per_img', 0) <= available:
             return super()._predict_by_feat_single(cls_score, bbox_pred, img_meta, rescale)
@@ -241,7 +246,7 @@ class CoDeformDETRHead(DeformableDETRHead):
 
 
 def _published_match_cost() -> Rule:
-    """The weight of the classification in matching, as published for BRS-DETR."""
+    """Sets the weight of the classification cost in matching to the value published for BRS-DETR."""
 
     def apply(part: Part) -> Iterator[Setting]:
         assigner = (part.train_cfg or {}).get('assigner') or {}
@@ -262,22 +267,23 @@ def _published_match_cost() -> Rule:
 )
 @MODELS.register_module()
 class RankBasedCoDeformDETRHead(ClassifierMixin, CoDeformDETRHead):
-    """``CoDeformDETRHead`` trained with a ranking loss, Eq. 17: BRS-DETR's query head.
+    """``CoDeformDETRHead`` trained with a ranking loss, Eq. 17: the query head of BRS-DETR.
 
-    The logits of one decoder layer (or of the encoder's proposals, or of one group of auxiliary queries) of all images
-    are ranked together, positives labelled by the IoU of their predicted box. A loss that balances itself scales L1
-    and GIoU to its own value, so their weights cancel. Logs ``loss_rank`` and ``loss_sort`` in place of ``loss_cls``.
+    The logits of one decoder layer (or of the encoder's proposals, or of one group of auxiliary queries) are ranked
+    together over all images. The target of a positive is the IoU of its predicted box. If ``self_balancing`` of the
+    loss is True, the L1 and GIoU losses are scaled to its value, so their weights cancel. ``loss_rank`` and
+    ``loss_sort`` are logged in place of ``loss_cls``.
 
     The classifiers' biases start at 0, not at MMDetection's prior probability, as in all heads of this package.
 
     Args:
         loss_cls: Config of one of this package's ranking losses.
-        score_prior: The probability, for the classification costs of matching, of a logit of 0; in (0, 1). Those costs
-            read logits as focal loss does, and their published weight was chosen for logits that start there.
+        score_prior: The probability that a logit of 0 has in the classification costs of matching; in (0, 1). These
+            costs are based on focal loss, and their published weight was chosen for logits that start at such a prior.
         args, kwargs: As for :class:`CoDeformDETRHead`.
 
     Raises:
-        ValueError: when built with a loss that does not rank, or a ``score_prior`` that is no probability.
+        ValueError: ``loss_cls`` is not a ranking loss, or ``score_prior`` is not in (0, 1).
     """
 
     classifiers = ('cls_branches',)
@@ -290,7 +296,7 @@ class RankBasedCoDeformDETRHead(ClassifierMixin, CoDeformDETRHead):
 
     @property
     def fewest_positives(self) -> float:
-        # One of the whole batch, where the processes share it.
+        # If all processes share one batch, the limit is one positive in this batch.
         return 1 / num_processes(self.loss_cls.group)
 
     def match(
@@ -332,5 +338,5 @@ def _move(reference: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _layer_prefix(layer: int, num_layers: int) -> str:
-    """MMDetection's habit: the last decoder layer has no prefix."""
+    """The prefix of log names. As in MMDetection, the last decoder layer has none."""
     return '' if layer == num_layers - 1 else f'd{layer}.'

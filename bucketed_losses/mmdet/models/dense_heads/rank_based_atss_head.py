@@ -19,7 +19,9 @@ ATSS_RULES = (*ANCHOR_HEAD, three_anchor_scales())
 @ranking_head(ATSSHead, role=Role.DENSE, rules=ATSS_RULES, unused=['loss_centerness'])
 @MODELS.register_module()
 class RankBasedATSSHead(RankingDenseHeadMixin, ATSSHead):
-    """``ATSSHead`` without centerness: all levels and images are ranked together, positives labelled by their IoU.
+    """``ATSSHead`` trained with a ranking loss, without centerness.
+
+    All levels and images are ranked together. The target of a positive is the IoU of its box.
 
     Args:
         loss_cls: Config of one of this package's ranking losses.

@@ -18,7 +18,9 @@ from .ranking_mixin import RankingHeadMixin, flatten_maps
 @ranking_head(FCOSHead, role=Role.DENSE, rules=POINT_HEAD, unused=['loss_centerness'])
 @MODELS.register_module()
 class RankBasedFCOSHead(RankingHeadMixin, FCOSHead):
-    """``FCOSHead`` without centerness: all levels and images are ranked together, positives labelled by their IoU.
+    """``FCOSHead`` trained with a ranking loss, without centerness.
+
+    All levels and images are ranked together. The target of a positive is the IoU of its box.
 
     Args:
         loss_cls: Config of one of this package's ranking losses.
@@ -34,7 +36,7 @@ class RankBasedFCOSHead(RankingHeadMixin, FCOSHead):
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        # FCOSHead calls it; without parameters it leaves nothing that no gradient reaches.
+        # FCOSHead calls this layer. It must not have parameters, because they would get no gradient.
         self.conv_centerness = nn.Identity()
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
@@ -50,7 +52,7 @@ class RankBasedFCOSHead(RankingHeadMixin, FCOSHead):
         batch_img_metas: list[dict],
         batch_gt_instances_ignore: OptInstanceList = None,
     ) -> dict[str, Tensor]:
-        """Losses of a batch; arguments as for :meth:`mmdet.models.FCOSHead.loss_by_feat`, less the centerness."""
+        """Losses of a batch; arguments as for :meth:`mmdet.models.FCOSHead.loss_by_feat`, without centerness."""
         sizes = [level.shape[-2:] for level in cls_scores]
         points = self.prior_generator.grid_priors(sizes, dtype=bbox_preds[0].dtype, device=bbox_preds[0].device)
         labels, distances = (torch.cat(levels) for levels in self.get_targets(points, batch_gt_instances))
@@ -62,7 +64,8 @@ class RankBasedFCOSHead(RankingHeadMixin, FCOSHead):
             flat_points,
             labels,
             torch.ones_like(labels),
-            # In FCOS's units, strides if it normalises: boxes around the same point keep their IoU in any unit.
+            # FCOS measures distances in strides if it normalises them. The unit does not change the IoU of two boxes
+            # around the same point.
             self.bbox_coder.decode(flat_points, distances),
             self.image_rows([len(level) for level in points], num_images, labels.device),
         )

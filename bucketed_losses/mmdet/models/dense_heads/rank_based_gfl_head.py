@@ -1,4 +1,4 @@
-"""GFL trained with a ranking loss: its distributions of box sides, without Quality Focal Loss."""
+"""GFL trained with a ranking loss in place of Quality Focal Loss; it keeps the distributions of box sides."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from .ranking_mixin import RankingDenseHeadMixin
 @ranking_head(GFLHead, role=Role.DENSE, rules=POINT_HEAD)
 @MODELS.register_module()
 class RankBasedGFLHead(RankingDenseHeadMixin, GFLHead):
-    """``GFLHead`` whose levels and images are ranked together, positives labelled by their IoU.
+    """``GFLHead`` trained with a ranking loss.
 
-    Distribution Focal Loss stays, weighted by scores as the box loss is and balanced together with it.
+    All levels and images are ranked together. The target of a positive is the IoU of its box. The head keeps
+    Distribution Focal Loss, which is weighted by scores as the box loss is, and balanced together with it.
 
     Args:
         loss_cls: Config of one of this package's ranking losses.
@@ -48,7 +49,7 @@ class RankBasedGFLHead(RankingDenseHeadMixin, GFLHead):
         return labels, label_weights, bbox_targets
 
     def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
-        """Boxes of distributions ``(n, 4 * (reg_max + 1))``: the mean of each side's, in strides."""
+        """Boxes from distributions ``(n, 4 * (reg_max + 1))``: a side is the mean of its distribution, in strides."""
         distances = self.integral(predictions).reshape(-1, 4)
         return self.bbox_coder.decode(priors[:, :2], distances * priors[:, 2:])
 

@@ -23,17 +23,18 @@ from .rank_based_atss_head import ATSS_RULES, RankBasedATSSHead
 @ranking_head(PAAHead, role=Role.DENSE, rules=ATSS_RULES, unused=['loss_centerness'])
 @MODELS.register_module()
 class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
-    """``PAAHead`` without its IoU branch; anchors are assigned, and detections voted on, as MMDetection's does.
+    """``PAAHead`` trained with a ranking loss, without its IoU branch.
 
-    PAA scores each candidate anchor by its own loss. A ranking loss has no value per anchor, so the score keeps PAA's
-    focal loss, which is only read and never trained. Focal loss reads probabilities, which ranking logits are not:
-    their common shift means nothing, and here they start at 0. The score therefore reads them lowered to the prior
-    probability that a detector with focal loss starts from.
+    It assigns anchors and votes on detections as ``PAAHead`` does. PAA scores each candidate anchor by the anchor's own
+    loss. A ranking loss has no value per anchor, so these scores are still computed with PAA's focal loss, which has no
+    gradient here. Focal loss interprets logits as probabilities. Ranking logits have no such meaning: a common shift
+    does not change the ranking loss, and they start at 0. They are therefore shifted for the scores, so that a logit of
+    0 has the prior probability that a detector with focal loss starts from.
 
     Args:
         loss_cls: Config of one of this package's ranking losses.
         loss_score: Config of the classification loss in PAA's anchor scores.
-        score_prior: The probability, for that loss, of a logit of 0; in (0, 1).
+        score_prior: The probability that a logit of 0 has in ``loss_score``; in (0, 1).
         kwargs: As for :class:`mmdet.models.PAAHead`. ``init_cfg`` defaults to a classifier bias of 0.
     """
 
@@ -59,7 +60,7 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
         batch_img_metas: list[dict],
         batch_gt_instances_ignore: OptInstanceList = None,
     ) -> dict[str, Tensor]:
-        """Losses of a batch; arguments as for :meth:`mmdet.models.PAAHead.loss_by_feat`, less the IoUs."""
+        """Losses of a batch; arguments as for :meth:`mmdet.models.PAAHead.loss_by_feat`, without IoUs."""
         featmap_sizes = [level.shape[-2:] for level in cls_scores]
         anchors, valid_flags = self.get_anchors(featmap_sizes, batch_img_metas, device=cls_scores[0].device)
         labels, label_weights, bbox_targets, bbox_weights, pos_inds, pos_gt_index = self.get_targets(
@@ -91,12 +92,13 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
     def _split(
         self, scores: Tensor, label: Tensor, label_weight: Tensor, bbox_weight: Tensor, pos_inds: Tensor, *args: Any
     ) -> tuple[Tensor, Tensor, Tensor, int]:
-        """``paa_reassign`` of an image whose candidates' scores are finite; other candidates all stay positive.
+        """``paa_reassign`` for one image; if a score is not finite, all candidates of the image stay positive.
 
-        scikit-learn's mixture model refuses scores that are not finite. The positives that have them make the loss NaN.
+        scikit-learn's mixture model does not accept scores that are not finite. Positives with such scores make the
+        loss NaN.
 
         Raises:
-            FloatingPointError: the mixture model fails on finite scores, which happens if they are very large.
+            FloatingPointError: The mixture model fails on finite scores, which happens if they are very large.
         """
         if not scores.isfinite().all():
             return label, label_weight, bbox_weight, len(pos_inds)
@@ -143,9 +145,9 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
         rescale: bool = False,
         with_nms: bool = True,
     ) -> InstanceData:
-        """Detections of one image; arguments as for :class:`mmdet.models.PAAHead`, whose scores combine class and IoU.
+        """Detections of one image; arguments as for :class:`mmdet.models.PAAHead`.
 
-        The score here is that of the class: ``score_factor_list``, the IoU branch, is not read.
+        The score is that of the class. ``score_factor_list``, which holds the IoUs in ``PAAHead``, is not used.
         """
         cfg = self.test_cfg if cfg is None else cfg
         nms_pre = cfg.get('nms_pre', -1)
@@ -174,7 +176,7 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
         Args:
             results: ``bboxes (n, 4)`` and ``scores (n, num_classes)``.
             cfg, rescale, img_meta: As for :class:`mmdet.models.PAAHead`.
-            with_nms: Not read: as in MMDetection, NMS cannot be left out.
+            with_nms: Not used: as in MMDetection, NMS is always applied.
         """
         boxes = results.bboxes
         if rescale:

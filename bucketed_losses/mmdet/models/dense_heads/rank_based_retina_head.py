@@ -13,7 +13,9 @@ from .ranking_mixin import RankingDenseHeadMixin
 @ranking_head(RetinaHead, role=Role.DENSE, rules=ANCHOR_HEAD)
 @MODELS.register_module()
 class RankBasedRetinaHead(RankingDenseHeadMixin, RetinaHead):
-    """``RetinaHead`` whose levels and images are ranked together, positives labelled by their IoU.
+    """``RetinaHead`` trained with a ranking loss.
+
+    All levels and images are ranked together. The target of a positive is the IoU of its box.
 
     Args:
         loss_cls: Config of one of this package's ranking losses.
@@ -27,7 +29,7 @@ class RankBasedRetinaHead(RankingDenseHeadMixin, RetinaHead):
 @ranking_head(RetinaSepBNHead, role=Role.DENSE, rules=ANCHOR_HEAD)
 @MODELS.register_module()
 class RankBasedRetinaSepBNHead(RankingDenseHeadMixin, RetinaSepBNHead):
-    """``RetinaSepBNHead`` trained with a ranking loss; arguments as MMDetection's."""
+    """``RetinaSepBNHead`` trained with a ranking loss; arguments as for MMDetection's head."""
 
     classifiers = ('retina_cls',)
     own_init = True

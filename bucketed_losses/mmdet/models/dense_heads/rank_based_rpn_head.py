@@ -45,7 +45,7 @@ class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
         self.head_weight = head_weight
 
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any) -> Any:
-        """Proposals; arguments as for :meth:`mmdet.models.RPNHead.predict_by_feat`. Training needs them, too."""
+        """Proposals; arguments as for :meth:`mmdet.models.RPNHead.predict_by_feat`. Training uses them too."""
         cls_scores, bbox_preds = ([without_bfloat16(level) for level in maps] for maps in (cls_scores, bbox_preds))
         return super().predict_by_feat(cls_scores, bbox_preds, *args, **kwargs)
 

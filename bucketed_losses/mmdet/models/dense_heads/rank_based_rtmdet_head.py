@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 else:
     _Host = object
 
-# Its boxes are distances, but without a loss_bbox in the config it has AnchorHead's, which is on deltas.
+# RTMDet's boxes are distances. Without a loss_bbox in the config, it uses AnchorHead's default, which is on deltas.
 _RULES = (ranking_loss(), decoded_box_loss(2.0), nothing_sampled())
 
 
 class RankingRTMDetHeadMixin(RankingDenseHeadMixin, _Host):
-    """Put before ``RTMDetHead`` or a subclass: RTMDet's assignment, with a ranking loss instead of Quality Focal Loss.
+    """A mixin for ``RTMDetHead`` and its subclasses: a ranking loss in place of Quality Focal Loss.
 
-    RTMDet assigns objects by the cost of class scores and boxes. The class cost is a cross-entropy, which reads
-    probabilities; ranking logits are none, so it reads them lowered to the prior that a detector with focal loss starts
-    from, as PAA's anchor scores do.
+    RTMDet assigns objects by a cost of class scores and boxes. The class cost is a cross-entropy, which interprets
+    logits as probabilities. Ranking logits have no such meaning, so they are shifted for the assigner: a logit of 0 then
+    has the prior probability that a detector with focal loss starts from, as in :class:`RankBasedPAAHead`.
 
     Args:
-        score_prior: The probability, for the assigner, of a logit of 0; in (0, 1).
+        score_prior: The probability that a logit of 0 has in the assigner; in (0, 1).
         args, kwargs: As for the head.
 
     Raises:
-        ValueError: as :class:`RankingDenseHeadMixin`, and ``score_prior`` outside (0, 1).
+        ValueError: As :class:`RankingDenseHeadMixin`, or ``score_prior`` is not in (0, 1).
     """
 
     own_init = True
@@ -94,17 +94,17 @@ class RankingRTMDetHeadMixin(RankingDenseHeadMixin, _Host):
         )
 
     def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
-        """The predictions: RTMDet's assignment has decoded them already."""
+        """The predictions unchanged: they were decoded for the assignment."""
         return predictions
 
 
 @ranking_head(RTMDetHead, role=Role.DENSE, rules=_RULES)
 @MODELS.register_module()
 class RankBasedRTMDetHead(RankingRTMDetHeadMixin, RTMDetHead):
-    """``RTMDetHead`` trained with a ranking loss; arguments as MMDetection's and ``score_prior``."""
+    """``RTMDetHead`` trained with a ranking loss; arguments as for MMDetection's head, and ``score_prior``."""
 
 
 @ranking_head(RTMDetSepBNHead, role=Role.DENSE, rules=_RULES)
 @MODELS.register_module()
 class RankBasedRTMDetSepBNHead(RankingRTMDetHeadMixin, RTMDetSepBNHead):
-    """``RTMDetSepBNHead`` trained with a ranking loss; arguments as MMDetection's and ``score_prior``."""
+    """``RTMDetSepBNHead`` trained with a ranking loss; arguments as for MMDetection's head, and ``score_prior``."""

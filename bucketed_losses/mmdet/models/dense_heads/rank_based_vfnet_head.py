@@ -1,4 +1,4 @@
-"""VarifocalNet trained with a ranking loss in the place of varifocal loss."""
+"""VarifocalNet trained with a ranking loss in place of varifocal loss."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ _RULES = (
 
 
 class StarDeformConv2d(DeformConv2d):
-    """MMCV's ``DeformConv2d``, which has no bfloat16, on float32 features where autocast makes bfloat16 ones."""
+    """MMCV's ``DeformConv2d`` for autocast: it converts bfloat16 inputs, which MMCV does not support, to float32."""
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
-        """Features ``(N, channels, H, W)`` of ``x (N, channels, H, W)`` and ``offset (N, 18, H, W)``."""
+        """Features ``(N, channels, H, W)`` from ``x (N, channels, H, W)`` and ``offset (N, 18, H, W)``."""
         return super().forward(without_bfloat16(x), without_bfloat16(offset))
 
 
 @ranking_head(VFNetHead, role=Role.DENSE, rules=_RULES, unused=['use_vfl', 'loss_cls_fl'])
 @MODELS.register_module()
 class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
-    """``VFNetHead`` whose levels and images are ranked together, positives labelled by the IoU of their refined box.
+    """``VFNetHead`` trained with a ranking loss.
 
-    The labels take the place of the IoU-aware classification scores that varifocal loss trains. The box refinement by
-    a star-shaped deformable convolution stays, and so do both box losses: they are weighted by scores as in all heads
-    of this package, and balanced together, so that they keep the proportion of their weights. Logs ``loss_bbox`` for
-    the first boxes and ``loss_bbox_rf`` for the refined ones, as ``VFNetHead``. aLRP Loss ranks by the errors of the
-    refined boxes and balances these; the loss of the first boxes keeps its weight.
+    All levels and images are ranked together. The target of a positive is the IoU of its refined box. These targets
+    replace the IoU-aware classification scores of varifocal loss. The head keeps the box refinement by a star-shaped
+    deformable convolution, and both box losses. The box losses are weighted by scores as in all heads of this package,
+    and balanced together, so the ratio of their weights does not change. As in ``VFNetHead``, ``loss_bbox`` is logged
+    for the first boxes and ``loss_bbox_rf`` for the refined boxes. aLRP Loss uses the errors of the refined boxes and
+    balances their loss; the loss of the first boxes keeps its weight.
 
     Args:
         loss_cls: Config of one of this package's ranking losses.
@@ -50,7 +51,7 @@ class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
         kwargs: As for :class:`mmdet.models.VFNetHead`. ``init_cfg`` defaults to a classifier bias of 0.
 
     Raises:
-        ValueError: when built with a loss that does not rank, or a box loss on deltas.
+        ValueError: ``loss_cls`` is not a ranking loss, or a box loss is on deltas.
     """
 
     def __init__(
@@ -77,8 +78,8 @@ class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
         """Losses of a batch; arguments as for :meth:`mmdet.models.VFNetHead.loss_by_feat`.
 
         Returns:
-            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and ``loss_bbox_rf``. If there is no
-            positive, all are connected and 0, except for the value of DR Loss.
+            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and ``loss_bbox_rf``. If there is no positive, all
+            are 0 and connected to the predictions; only DR Loss is not 0 then.
         """
         sizes = [level.shape[-2:] for level in cls_scores]
         points = self.fcos_prior_generator.grid_priors(sizes, bbox_preds[0].dtype, bbox_preds[0].device)
@@ -87,7 +88,7 @@ class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
         )
         num_images = len(batch_img_metas)
         labels = torch.cat(level_labels)
-        if label_weights is None:  # with use_atss=False, targets are FCOS's, which ignores nothing
+        if label_weights is None:  # with use_atss=False, targets are those of FCOS, which ignores no point
             label_weights = torch.ones_like(labels)
         positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
         positive_points = torch.cat([level.repeat(num_images, 1) for level in points])[positive]

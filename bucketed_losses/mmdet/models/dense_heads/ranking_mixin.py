@@ -1,4 +1,4 @@
-"""What every dense head with sigmoid scores needs to be trained with a ranking loss."""
+"""Mixins that train dense heads with sigmoid scores with a ranking loss."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ else:
 
 
 class RankingHeadMixin(ClassifierMixin, _Host):
-    """Put before an mmdet dense head, anchor-based or not: a background-free sigmoid classifier and its losses.
+    """A mixin for MMDetection's dense heads, with anchors or without: a sigmoid classifier without background.
 
-    A subclass names its ``classifiers``, see :class:`ClassifierMixin`, says in ``loss_by_feat`` what its predictions
-    are and hands them to :meth:`ranking_losses`.
+    A subclass sets ``classifiers`` (see :class:`ClassifierMixin`), and its ``loss_by_feat`` passes predictions and
+    targets to :meth:`ranking_losses`.
 
     Raises:
-        ValueError: when built with a loss that does not rank, or a box loss on deltas.
+        ValueError: ``loss_cls`` is not a ranking loss, or the box loss is on deltas.
     """
 
     def __init__(self, *args: Any, loss_cls: dict, init_cfg: dict | list | None = None, **kwargs: Any) -> None:
@@ -56,16 +56,16 @@ class RankingHeadMixin(ClassifierMixin, _Host):
 
         Args:
             logits: ``(n, num_classes)``.
-            predictions: ``(n, ...)`` what :meth:`decode` makes boxes of: deltas, distances.
-            priors: ``(n, ...)`` what it makes them from: anchors, points.
+            predictions: ``(n, ...)`` inputs of :meth:`decode`, for example deltas or distances.
+            priors: ``(n, ...)`` priors of the predictions, for example anchors or points.
             labels: ``(n,)`` class indices, ``num_classes`` for background.
             label_weights: ``(n,)``, 0 for ignored predictions.
             bbox_targets: ``(n, 4)`` ground-truth boxes of the positives, x1 y1 x2 y2 in pixels.
-            images: The images of the predictions, for a loss that ranks each alone.
+            images: The images of the predictions, for a loss that ranks each image separately.
 
         Returns:
-            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and what :meth:`other_box_losses` adds. If
-            there is no positive, all are connected and 0, except for the value of DR Loss.
+            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the losses of :meth:`other_box_losses`. If
+            there is no positive, all are 0 and connected to the predictions; only DR Loss is not 0 then.
         """
         positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
         priors, predictions, targets = priors[positive], predictions[positive], bbox_targets[positive]
@@ -85,16 +85,16 @@ class RankingHeadMixin(ClassifierMixin, _Host):
     def other_box_losses(
         self, priors: Tensor, predictions: Tensor, targets: Tensor, logits: Tensor
     ) -> dict[str, Tensor]:
-        """Losses of the positives' boxes beside ``loss_bbox``, by log name; they are balanced together with it."""
+        """Further losses of the positives' boxes, by log name; they are balanced together with ``loss_bbox``."""
         return {}
 
     def image_rows(self, sizes: list[int], num_images: int, device: torch.device) -> ImageRows | None:
         """The images of predictions in the order of :func:`flatten_maps`, if the loss reads them.
 
         Args:
-            sizes: Predictions of one image on every level.
-            num_images: Images of the batch.
-            device: Where the predictions are.
+            sizes: The number of predictions of one image on each level.
+            num_images: The number of images in the batch.
+            device: The device of the predictions.
         """
         if not self.loss_cls.needs_images:
             return None
@@ -103,10 +103,10 @@ class RankingHeadMixin(ClassifierMixin, _Host):
 
 
 class RankingDenseHeadMixin(RankingHeadMixin):
-    """Put before an mmdet ``AnchorHead`` subclass: ranked over levels and images, nothing sampled.
+    """A mixin for subclasses of ``AnchorHead``: all anchors of all levels and images are ranked, without sampling.
 
     Raises:
-        ValueError: as :class:`RankingHeadMixin`; and ``reg_decoded_bbox=False`` or a sampler that leaves anchors out.
+        ValueError: As :class:`RankingHeadMixin`; ``reg_decoded_bbox`` is False; or the sampler leaves anchors out.
     """
 
     box_channels = 4
@@ -131,7 +131,7 @@ class RankingDenseHeadMixin(RankingHeadMixin):
         """Losses of a batch; arguments as for :meth:`mmdet.models.AnchorHead.loss_by_feat`."""
         featmap_sizes = [level.shape[-2:] for level in cls_scores]
         anchors, valid_flags = self.get_anchors(featmap_sizes, batch_img_metas, device=cls_scores[0].device)
-        # Before the targets: ATSS's get_targets joins the levels of this list in place.
+        # This must come before the targets, because ATSS's get_targets joins the levels of this list in place.
         priors = self.flat_priors(anchors)
         labels, label_weights, bbox_targets = self.level_targets(
             anchors, valid_flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
@@ -147,14 +147,14 @@ class RankingDenseHeadMixin(RankingHeadMixin):
         )
 
     def flat_priors(self, anchors: list[list[Tensor]]) -> Tensor:
-        """What :meth:`decode` reads of the anchors ``(num_anchors, 4)`` of every image and level, as one tensor."""
+        """The priors for :meth:`decode` as one tensor, from the anchors ``(num_anchors, 4)`` of each image and level."""
         return torch.cat([torch.cat(level) for level in zip(*anchors, strict=True)])
 
     def level_targets(self, *args: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """``labels``, ``label_weights`` and ``bbox_targets`` per level, ``(num_imgs, num_anchors, ...)``.
 
-        Arguments are those of the head's ``get_targets``; heads whose ``get_targets`` returns another order override
-        this.
+        Arguments are those of the head's ``get_targets``. A head overrides this method if its ``get_targets`` returns
+        them in another order.
         """
         labels, label_weights, bbox_targets, *_ = self.get_targets(*args)
         return labels, label_weights, bbox_targets

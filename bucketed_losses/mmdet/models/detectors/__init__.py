@@ -1,4 +1,4 @@
-"""Detectors that MMDetection's package does not ship."""
+"""Detectors that MMDetection does not contain."""
 
 from .auxiliary_queries import AuxiliaryQueries, AuxiliaryQueryEmbedding, draw_auxiliary_queries
 from .calibrated_detector import CalibratedDetector, CalibratedDetectorMixin, ScoreCalibration, take_score_threshold

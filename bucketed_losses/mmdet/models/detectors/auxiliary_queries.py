@@ -1,4 +1,4 @@
-"""Queries that an auxiliary head's positives become: Co-DETR's customized positive queries."""
+"""Decoder queries from the positives of auxiliary heads: Co-DETR's customized positive queries."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..dense_heads.co_deform_detr_head import QueryTargets
 
 @dataclass
 class AuxiliaryQueries:
-    """One group of decoder queries, made from one auxiliary head's candidates.
+    """One group of decoder queries, made from the candidates of one auxiliary head.
 
     Attributes:
-        boxes: ``(batch, n, 4)`` the candidates, normalised cx cy w h.
-        features: ``(batch, n, embed_dims)`` the feature at each of them.
-        targets: What they are to predict, as the auxiliary head assigned it.
+        boxes: ``(batch, n, 4)`` boxes of the candidates, normalised cx cy w h.
+        features: ``(batch, n, embed_dims)`` features of the candidates.
+        targets: Their targets, as assigned by the auxiliary head.
     """
 
     boxes: Tensor
@@ -32,20 +32,21 @@ class AuxiliaryQueries:
 def draw_auxiliary_queries(
     candidates: InstanceList, batch_img_metas: list[dict], num_classes: int, least: int, most: int
 ) -> AuxiliaryQueries:
-    """Draw as many candidates of each image as the image with the most positives has, between ``least`` and ``most``.
+    """Draw the same number of candidates from each image: the most positives of any image, limited to [least, most].
 
-    Every image gives its positives first (a random ``most`` of them if there are more), then random negatives. Where
-    even those run out, the rest of the group is whole-image boxes that train nothing (weight 0). Drawn on the
-    candidates' device from PyTorch's default generator; the host waits once, for the number.
+    Positives are drawn first; an image with more than ``most`` positives gives a random selection of them. Then random
+    negatives are drawn. If an image has too few candidates, boxes of the whole image with weight 0 fill its group; they
+    do not contribute to the losses. The draw uses PyTorch's default generator on the candidates' device. The host
+    synchronises once, to read the number.
 
     Args:
         candidates: One per image: ``priors (m, 4)``, x1 y1 x2 y2 in pixels; ``labels (m,)``, ``num_classes`` for
             background; ``label_weights (m,)``, 0 for ignored; ``bbox_targets (m, 4)``, the ground truth of positives,
             x1 y1 x2 y2 in pixels; ``features (m, embed_dims)``.
-        batch_img_metas: With ``img_shape``, ``(height, width)``.
+        batch_img_metas: Dicts with ``img_shape``, ``(height, width)``.
         num_classes: The label of background.
-        least: Smallest group.
-        most: Largest group.
+        least: The smallest number of candidates per image.
+        most: The largest number of candidates per image.
     """
     positives = [(image.labels < num_classes) & (image.label_weights > 0) for image in candidates]
     num = int(torch.stack([positive.sum() for positive in positives]).max().clamp(least, most))
@@ -81,7 +82,7 @@ def _fillers(like: InstanceData, num: int, size: Tensor, num_classes: int) -> In
 
 
 class AuxiliaryQueryEmbedding(BaseModule):
-    """Decoder queries of :class:`AuxiliaryQueries`, with projections of its own for every auxiliary head.
+    """Computes decoder queries from :class:`AuxiliaryQueries`; each auxiliary head has its own projections.
 
     ``query = LN(W_b sine(box))_content + LN(W_f feature)`` and
     ``query_pos = LN(W_b sine(box))_position + head_embedding``.
@@ -93,8 +94,8 @@ class AuxiliaryQueryEmbedding(BaseModule):
 
     def __init__(self, num_co_heads: int, embed_dims: int) -> None:
         super().__init__()
-        # The original asks nn.Embedding for (num_co_heads, 1, 1, embed_dims) and so gets a weight of shape
-        # (num_co_heads, 1), one number for all channels: an accident that is not repeated here.
+        # The original code passes (num_co_heads, 1, 1, embed_dims) to nn.Embedding and gets a weight of shape
+        # (num_co_heads, 1), one number for all channels. This seems unintended, and is not repeated here.
         self.head_embedding = nn.Embedding(num_co_heads, embed_dims)
         self.pos_trans_fc = nn.ModuleList([nn.Linear(2 * embed_dims, 2 * embed_dims) for _ in range(num_co_heads)])
         self.pos_trans_norm = nn.ModuleList([nn.LayerNorm(2 * embed_dims) for _ in range(num_co_heads)])
@@ -110,7 +111,7 @@ class AuxiliaryQueryEmbedding(BaseModule):
         """``query`` and ``query_pos``, each ``(batch, n, embed_dims)``.
 
         Args:
-            index: Which auxiliary head.
+            index: Number of the auxiliary head.
             box_embedding: ``(batch, n, 2 * embed_dims)`` sine embedding of the boxes.
             features: ``(batch, n, embed_dims)``.
         """

@@ -1,4 +1,4 @@
-"""A detector whose scores are mapped to precisions after its detections are made."""
+"""A detector that maps the scores of its detections to precisions."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 else:
     _Host = object
 
-# What a strictly increasing map keeps of the score itself: plateaus of an isotonic fit would make ties, and change AP.
+# The share of the original score in a mapped score. It makes the map strictly increasing: without it, plateaus of an
+# isotonic fit would create ties between detections and change AP.
 TILT = 1e-3
 
 
 class ScoreCalibration(nn.Module):
-    """A strictly increasing map from score to precision for every class, held in buffers: it travels in checkpoints.
+    """A strictly increasing map from score to precision for every class. It is stored in buffers, as part of checkpoints.
 
-    Between its knots the map is linear, ``(1 - TILT) * interpolation + TILT * score``. A new one is the identity.
+    Between its knots the map is linear: ``(1 - TILT) * interpolation + TILT * score``. A new map is the identity.
 
     Args:
-        num_classes: Classes of the detector.
-        num_knots: Knots of each map, 2 or more.
+        num_classes: Number of classes of the detector.
+        num_knots: Number of knots of each map, 2 or more.
 
     Attributes:
         knots: ``(num_classes, num_knots)`` float64 scores, not decreasing along each row.
@@ -46,7 +47,7 @@ class ScoreCalibration(nn.Module):
         self.register_buffer('values', identity.clone())
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Precisions ``(n,)`` float64 of scores ``(n,)`` of classes ``(n,)``; float64 keeps every order."""
+        """Precisions ``(n,)`` of scores ``(n,)`` of classes ``(n,)``; float64, so that different scores stay different."""
         x = scores.double()
         knots, values = self.knots.double()[labels], self.values.double()[labels]
         right = (knots < x[:, None]).sum(dim=1).clamp(1, knots.size(1) - 1)
@@ -57,10 +58,10 @@ class ScoreCalibration(nn.Module):
 
 
 class CalibratedDetectorMixin(_Host):
-    """Put before any detector of MMDetection's: its scores become precisions, and ``score_thr`` a threshold on those.
+    """A mixin for MMDetection's detectors: it maps scores to precisions, and applies ``score_thr`` to the precisions.
 
-    The head's own threshold is set to 0, so that the threshold of the config applies to what it seems to speak of. Maps
-    increase strictly within a class, detections are neither added nor reordered: AP stays what it was.
+    The head's own threshold is set to 0, so that the threshold in the config applies to the mapped scores. The maps are
+    strictly increasing within a class, so they do not change the order of its detections, nor AP.
 
     Args:
         calibration: Arguments of :class:`ScoreCalibration`; ``bucketed-losses calibrate`` writes them.
@@ -100,10 +101,10 @@ def CalibratedDetector(detector: str, calibration: dict, **kwargs: Any) -> nn.Mo
     Args:
         detector: Type of the detector, e.g. ``'ATSS'``.
         calibration: ``dict(num_classes=..., num_knots=...)``.
-        kwargs: Everything else of the detector's config.
+        kwargs: The other keys of the detector's config.
 
     Raises:
-        KeyError: there is no such detector.
+        KeyError: There is no such detector.
     """
     host = MODELS.get(detector)
     if host is None:

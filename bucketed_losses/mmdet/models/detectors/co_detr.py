@@ -1,4 +1,4 @@
-"""Co-Deformable-DETR: Deformable DETR taught by auxiliary heads with one-to-many assignment."""
+"""Co-Deformable-DETR: Deformable DETR trained together with auxiliary heads that use one-to-many assignment."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .auxiliary_queries import AuxiliaryQueryEmbedding, draw_auxiliary_queries
 QUERY_HEAD = 'query'
 
 
-# The published weight of the ranking losses of auxiliary heads; that of the query head is its own. The learning rate
-# stays: it belongs to AdamW.
+# These are the published weights of the ranking losses of auxiliary heads; the query head's recipe sets its own weight.
+# The learning rate is not changed, because the optimizer is AdamW.
 _LAYOUT = Layout(
     (
         Slot('bbox_head', (Role.QUERIES,), required=True),
@@ -36,38 +36,38 @@ _LAYOUT = Layout(
 @holds_heads(_LAYOUT)
 @MODELS.register_module()
 class CoDETR(DeformableDETR):
-    """`DETRs with Collaborative Hybrid Assignments Training <https://arxiv.org/abs/2211.12860>`_ on MMDetection's
-    own Deformable DETR.
+    """`DETRs with Collaborative Hybrid Assignments Training <https://arxiv.org/abs/2211.12860>`_, based on
+    MMDetection's Deformable DETR.
 
-    Auxiliary heads read the encoder's maps and one level more, of stride 2. Each is trained as always, and hands its
-    positives to the decoder as a group of queries of their own, whose targets are known. Without auxiliary heads and
-    with ``mixed_selection=False`` this is ``DeformableDETR``. The loss is the paper's Eq. 15, where lambda_1 belongs to
-    ``bbox_head`` and lambda_2 is in the loss weights of the auxiliary heads.
+    Auxiliary heads read the encoder's feature maps and one additional map, the last one downsampled by 2. Each head is
+    trained as usual. Its positives also become a separate group of decoder queries, with the targets that the head has
+    assigned. Without auxiliary heads and with ``mixed_selection=False`` this detector is ``DeformableDETR``. The loss
+    is the paper's Eq. 15: ``bbox_head`` has lambda_1, and lambda_2 is part of the loss weights of the auxiliary heads.
 
     Losses are logged as ``loss_…`` (last decoder layer), ``d0.…`` (the others), ``enc.…`` (encoder proposals),
     ``rpn_…`` or ``loss_rpn_…``, ``roi0.…`` and ``atss1.…`` (auxiliary heads, by number), and ``aux0.…``, ``aux1.d0.…``
     (queries made from those heads).
 
     Args:
-        args, kwargs: As for :class:`mmdet.models.DeformableDETR`, whose ``bbox_head`` is here the query head,
+        args, kwargs: As for :class:`mmdet.models.DeformableDETR`. ``bbox_head`` is the query head, a
             ``CoDeformDETRHead`` or ``RankBasedCoDeformDETRHead``.
-        rpn_head: Config of the RPN of all RoI heads; needed if there are any.
+        rpn_head: Config of the RPN that all RoI heads share; required if there are RoI heads.
         roi_heads: Config of an auxiliary RoI head, e.g. ``CoStandardRoIHead``, or a list of such.
         dense_heads: Config of an auxiliary dense head, e.g. ``CoATSSHead``, or a list of such. Auxiliary heads are
-            numbered through, RoI heads first.
-        num_co_heads: Number of auxiliary heads. Only to be checked: it follows from the two lists.
-        mixed_selection: Learn the content of the queries, take their position from the encoder's best proposals.
-        max_pos_coords: Most queries an auxiliary head gives per image.
-        min_pos_coords: Fewest.
+            numbered consecutively, RoI heads first.
+        num_co_heads: Number of auxiliary heads. It is only compared with the lengths of the two lists.
+        mixed_selection: Learn the content of the queries, and take their positions from the encoder's best proposals.
+        max_pos_coords: The largest number of queries per image from one auxiliary head.
+        min_pos_coords: The smallest number.
         train_cfg: ``assigner`` of the query head as for ``DeformableDETR``; ``rpn``, ``rpn_proposal`` and ``rcnn`` as
             for ``FasterRCNN``; ``dense``. ``rcnn`` and ``dense`` are one dict for all heads or a list of one per head.
-        test_cfg: ``max_per_img`` as for ``DeformableDETR``; ``rpn``, ``rcnn``, ``dense``; and ``head``, which detects:
-            ``'query'`` (default) or an auxiliary one by its name in the log, ``'roi0'``, ``'atss1'``.
+        test_cfg: ``max_per_img`` as for ``DeformableDETR``; ``rpn``, ``rcnn``, ``dense``; and ``head``, the head that
+            computes the detections: ``'query'`` (default), or an auxiliary head by its log name, e.g. ``'roi0'``.
 
     Raises:
-        ValueError: ``num_co_heads`` is not the number of heads, RoI heads come without RPN or the other way round, a
-            head cannot be an auxiliary one or has other classes, ``test_cfg.head`` does not exist, or
-            ``mixed_selection`` is asked for without ``as_two_stage``.
+        ValueError: ``num_co_heads`` is not the number of heads; there are RoI heads without an RPN, or an RPN without
+            RoI heads; a head cannot be an auxiliary head, or has another number of classes; ``test_cfg.head`` does not
+            exist; or ``mixed_selection`` is True and ``as_two_stage`` is False.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class CoDETR(DeformableDETR):
     def encode(
         self, batch_inputs: Tensor, batch_data_samples: SampleList
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[torch.Size]]:
-        """What the encoder returns, what is known of the decoder's inputs, and the sizes of the maps."""
+        """The outputs of the encoder, the inputs of the decoder except for the queries, and the sizes of the maps."""
         maps = self.extract_feat(batch_inputs)
         encoder_inputs, decoder_inputs = self.pre_transformer(maps, batch_data_samples)
         return self.forward_encoder(**encoder_inputs), decoder_inputs, [level.shape[-2:] for level in maps]
@@ -194,9 +194,9 @@ class CoDETR(DeformableDETR):
 
         Args:
             memory: ``(batch, num_locations, embed_dims)`` output of the encoder.
-            decoder_inputs: The decoder's other inputs, the queries excepted.
+            decoder_inputs: The other inputs of the decoder, except for the queries.
             sizes: ``(height, width)`` of every level of ``memory``.
-            batch_data_samples: With ground truth.
+            batch_data_samples: Samples with ground truth.
         """
         maps = self.auxiliary_maps(memory, sizes)
         losses: dict[str, Any] = {}
@@ -204,7 +204,7 @@ class CoDETR(DeformableDETR):
         if self.roi_heads:
             losses, proposals = self.rpn_loss_and_predict(maps, batch_data_samples)
         for head in self.roi_heads:
-            # A RoI head renames fields of the proposals that it is given.
+            # A RoI head renames fields of the proposals that it receives, so it gets a copy.
             trained.append(head.loss_and_candidates(maps, copy.deepcopy(proposals), batch_data_samples))
         for head in self.dense_heads:
             trained.append(head.loss_and_candidates(maps, batch_data_samples))
@@ -236,7 +236,7 @@ class CoDETR(DeformableDETR):
         return {key if 'rpn' in key else f'rpn_{key}': value for key, value in losses.items()}, proposals
 
     def auxiliary_maps(self, memory: Tensor, sizes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
-        """The encoder's output as maps ``(batch, embed_dims, H, W)``, and one level more."""
+        """The encoder's output as maps ``(batch, embed_dims, H, W)``, and one additional level."""
         levels = memory.split([height * width for height, width in sizes], dim=1)
         # Contiguous: the reshaped views are channels-last, which mmcv's RoIAlign misreads (mmcv issue 2203).
         maps = [
@@ -265,7 +265,7 @@ def _as_list(configs: dict | Sequence[dict]) -> list[dict]:
 
 
 def _cfgs(train: dict, test: dict, key: str, num: int) -> list[dict]:
-    """``train_cfg`` and ``test_cfg`` of ``num`` heads, each given once for all of them or as a list."""
+    """``train_cfg`` and ``test_cfg`` of ``num`` heads; the config gives one for all heads, or a list."""
     both = {}
     for name, cfg in (('train_cfg', train), ('test_cfg', test)):
         value = cfg.get(key)

@@ -1,4 +1,4 @@
-"""Ranking losses as registered modules and the box weighting that goes with them."""
+"""Ranking losses as registered modules, and the weighting of box losses that are trained with them."""
 
 from .alrp_loss import aLRPLoss
 from .box_weighting import (

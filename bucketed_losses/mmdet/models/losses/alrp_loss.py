@@ -13,22 +13,24 @@ from .ranking_losses import ImageRows, RankingLoss, entry_targets
 
 
 @MODELS.register_module()
-class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
+class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
     """aLRP Loss, :func:`bucketed_losses.functional.alrp_loss`; log names ``loss_cls`` and ``loss_bbox``.
 
-    It ranks by the errors of the boxes, and is their loss, too: heads of this package hand it the box loss of every
-    positive. The localisation is scaled by a self-balancing weight, ``(mean classification + mean localisation) / mean
-    localisation`` over the epoch before; it is renewed when MMEngine begins another epoch, and kept in the state dict,
-    so that a resumed run goes on with it. In a distributed run each process sums what it saw itself.
+    It uses the errors of the boxes and is also their loss: heads of this package pass it the box loss of every
+    positive. A self-balancing weight multiplies the localisation part: ``(mean classification + mean localisation) /
+    mean localisation`` over the previous epoch. The weight is renewed when MMEngine begins an epoch. It is saved in the
+    state dict, so that a resumed run continues with it. In a distributed run, each process computes the means over its
+    own batches.
 
     Args:
         delta: Half-width of the smoothed step H of Eq. 2, in logits.
         loss_weight: Factor on both parts.
         use_sigmoid, scope: As for :class:`RankingLoss`.
-        tau: IoU from which a detection is right: errors are ``box loss / (2 (1 - tau))``. In [0, 1).
+        tau: The smallest IoU of a correct detection, in [0, 1). Errors are ``box loss / (2 (1 - tau))``.
         initial_balance: The self-balancing weight of the first epoch.
-        renew_interval: Iterations after which the weight is renewed, instead of epochs. Iteration-based training, which
-            MMEngine takes for a single epoch, needs it: iterations that go once through the data.
+        renew_interval: Number of iterations after which the weight is renewed; None renews it in each epoch.
+            Iteration-based training needs it, because MMEngine counts such training as one epoch: set it to the number
+            of iterations in one pass through the data.
     """
 
     LOG_NAMES = ('loss_cls', 'loss_bbox')
@@ -75,14 +77,14 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
         """Both parts; arguments as for :meth:`RankingLoss.forward`, and the errors of the boxes.
 
         Args:
-            positive: ``(num_pos,)`` int64 rows of the positives that are not ignored; needed.
-            box_losses: ``(num_pos,)`` GIoU losses of their boxes, not weighted; needed.
+            positive: ``(num_pos,)`` int64 rows of the positives that are not ignored; required.
+            box_losses: ``(num_pos,)`` unweighted GIoU losses of their boxes; required.
 
         Returns:
             ``loss_cls`` and ``loss_bbox``.
 
         Raises:
-            ValueError: without ``positive`` or ``box_losses``, which heads of this package give.
+            ValueError: ``positive`` or ``box_losses`` is missing. Heads of this package pass both.
         """
         self._check_reduction(reduction_override)
         if positive is None or box_losses is None:
@@ -116,7 +118,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
         boxes: PositiveBoxes,
         images: ImageRows | None = None,
     ) -> dict[str, Tensor]:
-        """Both parts, of the errors of the boxes; other losses of the boxes are left as they are."""
+        """Both parts, computed from the errors of the boxes; other losses of the boxes are not changed."""
         losses = self(pred, labels, weight, positive=positive, images=images, box_losses=boxes.errors())
         return {**losses, **boxes.other_losses}
 
@@ -133,7 +135,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
             raise ValueError("aLRPLoss: scope='image' needs the image of every row; use a head of this package")
         parts = []
         for image, rows in enumerate(self.rows_of_images(images, len(pred))):
-            # The functional takes errors in the order of the flattened logits.
+            # The function takes errors in the order of the flattened logits.
             own = (images.image[positive] == image).nonzero().squeeze(1)
             own = own[positive[own].argsort()]
             parts.append(functional.alrp_loss(pred[rows], targets[rows], errors[own], self.delta))
@@ -145,7 +147,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
         if epoch is not None and self.renew_interval is not None:
             epoch //= self.renew_interval
         if epoch is not None and epoch != self.epoch_seen:
-            # The buffer, which a resumed run brings along, is read once per epoch: a read makes a GPU's host wait.
+            # A resumed run restores the buffer. It is read only once per epoch, because the host waits for the GPU.
             self.epoch_seen = epoch
             if int(self.epoch) != epoch:
                 self.epoch.fill_(epoch)
@@ -154,10 +156,10 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (as its users know it)
             self.sums += torch.stack([part.detach() for part in parts]).to(self.sums)
 
     def renew_balance(self) -> None:
-        """Take the self-balancing weight from what was seen since the last time, and begin anew.
+        """Compute the self-balancing weight from the sums since the last renewal, and reset the sums.
 
-        Called at every epoch of MMEngine's, or every ``renew_interval`` iterations; a training loop of one's own may
-        call it.
+        It is called in every epoch of MMEngine, or every ``renew_interval`` iterations. Other training loops can call
+        it directly.
         """
         classification, localization = self.sums
         if localization > 0:

@@ -1,4 +1,4 @@
-"""How a box loss is weighted beside a ranking loss, in dense and in R-CNN heads alike."""
+"""The weighting of a box loss that is trained together with a ranking loss, for dense heads and R-CNN heads."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def ranking_and_box_losses(
 ) -> dict[str, Tensor]:
     """The losses of a head over ``n`` predictions that are ranked together, ``num_pos`` of them positive.
 
-    Each positive is labelled by the IoU of its decoded box, detached; the box loss is weighted by
-    :func:`score_weighted_box_loss` and, if the ranking loss asks for it, scaled by :func:`self_balance`.
+    The target of a positive is the IoU of its decoded box, detached. The box loss is weighted by
+    :func:`score_weighted_box_loss` and, if ``self_balancing`` of the ranking loss is True, scaled as by
+    :func:`self_balance`.
 
     Args:
         loss_cls: Ranking loss.
@@ -37,30 +38,30 @@ def ranking_and_box_losses(
         logits: ``(n, num_classes)``.
         labels: ``(n,)`` class indices, ``num_classes`` for background.
         weights: ``(n,)``, 0 for ignored predictions.
-        positive: ``(num_pos,)`` indices of the positives, ignored ones left out.
-        boxes: ``(num_pos, 4)`` their decoded predictions, x1 y1 x2 y2 in pixels.
-        target_boxes: ``(num_pos, 4)`` their ground truth.
-        images: The images of the predictions, for a loss that ranks each alone.
-        other_box_losses: Further losses of the same boxes by log name, e.g. a distribution's; the sum of all box losses
-            is what is balanced, so that they keep their proportions.
+        positive: ``(num_pos,)`` indices of the positives, without ignored ones.
+        boxes: ``(num_pos, 4)`` their decoded boxes, x1 y1 x2 y2 in pixels.
+        target_boxes: ``(num_pos, 4)`` their ground-truth boxes.
+        images: The images of the predictions, for a loss that ranks each image separately.
+        other_box_losses: Further losses of the same boxes by log name, e.g. Distribution Focal Loss. The sum of all box
+            losses is balanced, so that their ratios do not change.
 
     Returns:
-        ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the others. If there is no positive, all are
-        connected and 0, except for the value of DR Loss.
+        ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the other box losses. If there is no positive, all
+        are 0 and connected to the predictions; only DR Loss is not 0 then.
     """
     positives = PositiveBoxes(loss_bbox, boxes, target_boxes, logits[positive], other_box_losses or {})
     return loss_cls.losses_with_boxes(logits, labels, weights, positive, positives, images)
 
 
 class PositiveBoxes(NamedTuple):
-    """The boxes of the ``num_pos`` positives of a batch and their loss, as a ranking loss combines them with its own.
+    """The boxes of the ``num_pos`` positives of a batch, and the losses of these boxes.
 
     Attributes:
         loss_bbox: A loss on decoded boxes with MMDetection's interface, e.g. ``GIoULoss``.
-        boxes: ``(num_pos, 4)`` decoded predictions, x1 y1 x2 y2 in pixels.
-        targets: ``(num_pos, 4)`` their ground truth.
-        logits: ``(num_pos, num_classes)`` of the same predictions.
-        other_losses: Further losses of the same boxes by log name, weighted by scores already.
+        boxes: ``(num_pos, 4)`` decoded boxes, x1 y1 x2 y2 in pixels.
+        targets: ``(num_pos, 4)`` their ground-truth boxes.
+        logits: ``(num_pos, num_classes)`` class logits of the same predictions.
+        other_losses: Further losses of the same boxes by log name, already weighted by scores.
     """
 
     loss_bbox: nn.Module
@@ -76,7 +77,7 @@ class PositiveBoxes(NamedTuple):
     def errors(self) -> Tensor:
         """``(num_pos,)`` values of ``loss_bbox``, without its ``loss_weight``."""
         if len(self.boxes) == 0:
-            # MMDetection's losses of no boxes at all are not connected to them.
+            # If there are no boxes, MMDetection's losses are not connected to the predictions.
             return self.boxes.sum(dim=1) * 0
         return self.loss_bbox(self.boxes, self.targets, reduction_override='none') / self.loss_bbox.loss_weight
 
@@ -93,10 +94,11 @@ def score_weighted_box_loss(
 
     Args:
         loss_bbox: A loss on decoded boxes with MMDetection's interface, e.g. ``GIoULoss``.
-        boxes: ``(num_pos, 4)`` decoded predictions, x1 y1 x2 y2 in pixels.
-        target_boxes: ``(num_pos, 4)`` their ground truth.
-        class_logits: ``(num_pos, num_classes)`` of the same predictions.
-        shared: The positives of all processes are one batch: their mean over processes is its loss. One collective.
+        boxes: ``(num_pos, 4)`` decoded boxes, x1 y1 x2 y2 in pixels.
+        target_boxes: ``(num_pos, 4)`` their ground-truth boxes.
+        class_logits: ``(num_pos, num_classes)`` class logits of the same predictions.
+        shared: Whether the positives of all processes form one batch. The loss of this batch is then the mean of the
+            returned values over processes. This takes one collective.
 
     Returns:
         A scalar; 0, connected to ``boxes``, if there are none.
@@ -108,16 +110,16 @@ def score_weighted_box_loss(
 
 
 def score_weights(class_logits: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
-    """The :func:`highest_probability` of every positive, and what a mean over positives divides by.
+    """The :func:`highest_probability` of every positive, and the sum of these weights, the divisor of a weighted mean.
 
-    With ``shared`` that is the mean over processes, one collective.
+    With ``shared`` the sum is averaged over processes, by one collective.
     """
     weights = highest_probability(class_logits)
     return weights, mean_over_processes(weights.sum(), shared)
 
 
 def highest_probability(class_logits: Tensor) -> Tensor:
-    """``(n,)`` highest class probabilities of ``(n, num_classes)`` logits: the weights of localisation.
+    """``(n,)`` highest class probabilities of ``(n, num_classes)`` logits: the weights of box losses.
 
     They are detached and at least float32.
     """
@@ -127,13 +129,13 @@ def highest_probability(class_logits: Tensor) -> Tensor:
 def self_balance(loss: Tensor, ranking_losses: Iterable[Tensor], shared: bool = False) -> Tensor:
     """``loss`` scaled to the value of the ranking losses: ``loss * (L_rank + L_sort).detach() / loss.detach()``.
 
-    This is RS Loss's task balancing: it leaves no weight to tune, and a ``loss_weight`` of the box loss cancels.
+    This is RS Loss's task balancing: there is no weight to tune, and a ``loss_weight`` of the box loss cancels.
 
     Args:
         loss: A scalar.
         ranking_losses: Scalars.
-        shared: ``loss`` is this process's share of one loss, the mean over processes; that one is divided by. One
-            collective.
+        shared: Whether all processes share one loss, the mean of ``loss`` over processes. This mean is then the
+            divisor; it takes one collective.
     """
     return loss * balance_factor(loss, ranking_losses, shared)
 
@@ -148,7 +150,7 @@ def balance_factor(loss: Tensor, ranking_losses: Iterable[Tensor], shared: bool 
 def mean_over_processes(value: Tensor, shared: bool = True) -> Tensor:
     """The mean of a value over all processes, by one collective; it is at least float32.
 
-    All values of the heads that processes exchange go through this function. Under autocast the dtype of a value may
+    All values that heads exchange between processes go through this function. Under autocast the dtype of a value may
     depend on what a process has seen, for example on whether there are objects, and a collective needs the same dtype
     on all processes.
 
@@ -161,10 +163,10 @@ def mean_over_processes(value: Tensor, shared: bool = True) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """float64 stays, everything else becomes float32: losses are computed in full precision under autocast."""
+    """Convert to float32, except for float64: losses are computed in full precision under autocast."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def without_bfloat16(x: Tensor) -> Tensor:
-    """bfloat16 becomes float32: MMCV's NMS and RoIAlign know float16, but not bfloat16."""
+    """Convert bfloat16 to float32: MMCV's NMS and RoIAlign support float16, but not bfloat16."""
     return x.float() if x.dtype == torch.bfloat16 else x

@@ -13,13 +13,13 @@ from .ranking_losses import RankingLoss
 
 @MODELS.register_module()
 class DRLoss(RankingLoss):
-    """DR Loss, :func:`bucketed_losses.functional.dr_loss`; log name ``loss_cls``. Box losses keep their weight.
+    """DR Loss, :func:`bucketed_losses.functional.dr_loss`; log name ``loss_cls``. It does not balance box losses.
 
     Args:
         margin, positive_temperature, negative_temperature, smoothness, scale: As for the function.
         loss_weight: Factor on the loss.
         use_sigmoid: Must be True.
-        scope: 'batch' or 'image'; distributions over several processes are not supported.
+        scope: 'batch' or 'image'; ranking over several processes is not supported.
     """
 
     LOG_NAMES = ('loss_cls',)

@@ -1,4 +1,4 @@
-"""What a head must be built with to be trained with a ranking loss."""
+"""Checks of the arguments that a head is built with: whether they allow training with a ranking loss."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import nn
 from .ranking_losses import RankingLoss
 
 BOX_LOSSES = (IoULoss, GIoULoss, DIoULoss, CIoULoss, EIoULoss, SIoULoss)
-"""MMDetection's losses on decoded boxes with one weight per box. Its others are on deltas or weigh coordinates."""
+"""MMDetection's losses on decoded boxes with one weight per box. Its other box losses are on deltas, or have one weight per coordinate."""
 
 
 def takes_decoded_boxes(loss: type) -> bool:
     """Whether the class of a box loss can be computed on decoded boxes, with one weight per box.
 
-    Of MMDetection's losses, those in :data:`BOX_LOSSES` can. A class that derives from one of MMDetection's counts as
-    that one. Any other class is the user's own and counts as one that can.
+    This holds for MMDetection's losses in :data:`BOX_LOSSES`, and not for its other losses. A subclass is treated as
+    its nearest base class of MMDetection. A class without one is the user's own, and it is assumed to hold.
     """
     for ancestor in loss.__mro__:
         if ancestor in BOX_LOSSES:
@@ -28,14 +28,14 @@ def takes_decoded_boxes(loss: type) -> bool:
 
 
 def check_head_losses(head: nn.Module, *box_losses: str) -> None:
-    """Refuse a head whose ``loss_cls`` does not rank, or whose box losses cannot be weighted per decoded box.
+    """Check that ``loss_cls`` of a head is a ranking loss, and that its box losses take decoded boxes.
 
     Args:
         head: The head, with its losses.
         box_losses: Attributes that are box losses; ``loss_bbox`` if none is given.
 
     Raises:
-        ValueError: ``loss_cls`` is no ranking loss, or a box loss does not take decoded boxes
+        ValueError: ``loss_cls`` is not a ranking loss, or a box loss does not take decoded boxes
             (:func:`takes_decoded_boxes`).
     """
     check_ranks(head, instead="MMDetection's own head")
@@ -49,14 +49,14 @@ def check_head_losses(head: nn.Module, *box_losses: str) -> None:
 
 
 def check_ranks(head: nn.Module, instead: str) -> None:
-    """Refuse a head whose ``loss_cls`` does not rank.
+    """Check that ``loss_cls`` of a head is a ranking loss.
 
     Args:
         head: The head, with its losses.
-        instead: What to use with another loss, for the message.
+        instead: The head that the message recommends for other losses.
 
     Raises:
-        ValueError: ``loss_cls`` is no ranking loss.
+        ValueError: ``loss_cls`` is not a ranking loss.
     """
     if not isinstance(head.loss_cls, RankingLoss):
         raise ValueError(
@@ -66,7 +66,7 @@ def check_ranks(head: nn.Module, instead: str) -> None:
 
 
 def prior_logit(head: nn.Module, score_prior: float) -> float:
-    """The logit of ``score_prior``: what is added to ranking logits where something reads them as probabilities.
+    """The logit of ``score_prior``. It is added to ranking logits that are interpreted as probabilities.
 
     Raises:
         ValueError: ``score_prior`` does not lie in (0, 1); the message names ``head``.
@@ -77,13 +77,13 @@ def prior_logit(head: nn.Module, score_prior: float) -> float:
 
 
 def check_decodes_boxes(head: nn.Module, reg_decoded_bbox: bool) -> None:
-    """Refuse ``reg_decoded_bbox=False``, before the head is built with it.
+    """Check that ``reg_decoded_bbox`` is True, before the head is built with it.
 
     Raises:
-        ValueError: it is False.
+        ValueError: It is False.
     """
     if not reg_decoded_bbox:
         raise ValueError(
-            f'{type(head).__name__}: reg_decoded_bbox must be True, got False; the labels of the positives are the '
-            'IoUs of decoded boxes, and so is the box loss'
+            f'{type(head).__name__}: reg_decoded_bbox must be True, got False; the targets of the positives are the '
+            'IoUs of decoded boxes, and the box loss needs decoded boxes too'
         )

@@ -16,11 +16,11 @@ from .box_weighting import PositiveBoxes, balance_factor
 
 
 class ImageRows(NamedTuple):
-    """Which image each row of a batch belongs to.
+    """The image that each row of a batch belongs to.
 
     Attributes:
-        image: ``(n,)`` int64.
-        num_images: Images in the batch, those without a row included.
+        image: ``(n,)`` int64 indices of the images.
+        num_images: Number of images in the batch, including images without rows.
     """
 
     image: Tensor
@@ -28,7 +28,7 @@ class ImageRows(NamedTuple):
 
 
 class RankingLoss(nn.Module):
-    """What the four losses share: MMDetection's interface around :mod:`bucketed_losses.functional`.
+    """Base class of the ranking losses: MMDetection's interface to :mod:`bucketed_losses.functional`.
 
     The classifier has one sigmoid per class and no background column; all ``(prediction, class)`` entries of the batch
     are ranked together. Heads that know MMDetection's ``custom_cls_channels`` interface (``BBoxHead`` and its
@@ -37,20 +37,19 @@ class RankingLoss(nn.Module):
     Args:
         delta: Half-width of the smoothed step H of Eq. 2, in logits.
         loss_weight: Factor on every returned part.
-        scope: What is ranked together. 'batch': the images of this process, as published. 'global': those of all
-            processes of a distributed run, exactly, at the price of O(P) communication; the box losses of this
-            package's heads are then normalised and balanced over all processes too, so that a step is what one process
-            with the whole batch would do. 'image': each image alone; the loss is the mean over images, those without
-            positives counting 0, as if every image had a process of its own.
-        self_balancing: Whether heads of this package scale their box loss to the size of this loss
-            (:func:`~bucketed_losses.mmdet.models.losses.self_balance`); by nature of the loss if None.
+        scope: The ranking scope. 'batch': the images of this process, as published. 'global': the images of all
+            processes of a distributed run, exactly, with O(P) communication; the box losses of this package's heads are
+            then normalised and balanced over all processes too, so that a step equals that of one process with the
+            whole batch. 'image': each image separately; the loss is the mean over images, where images without
+            positives count as 0, as if every image had its own process.
+        self_balancing: Whether heads of this package scale their box loss to the value of this loss
+            (:func:`~bucketed_losses.mmdet.models.losses.self_balance`); None uses ``balances_itself``.
         use_sigmoid: Must be True; accepted because MMDetection's dense heads read it from the loss's config.
 
     Attributes:
         LOG_NAMES: Names of the parts that ``forward`` returns.
         SCOPES: Values of ``scope`` that the loss supports.
-        balances_itself: Whether the box losses are scaled to the ranking loss unless ``self_balancing`` says otherwise,
-            so that their ``loss_weight`` cancels.
+        balances_itself: The default of ``self_balancing``. If True, a ``loss_weight`` of the box losses cancels.
         needs_ious: Whether the loss reads the IoUs of the predicted boxes.
     """
 
@@ -86,18 +85,18 @@ class RankingLoss(nn.Module):
 
     @property
     def group(self) -> Any:
-        """The process group that is ranked together, or None for this process alone."""
+        """The process group whose batches are ranked together, or None for this process alone."""
         shared = self.scope == 'global' and dist.is_available() and dist.is_initialized()
         return dist.group.WORLD if shared else None
 
     @property
     def needs_images(self) -> bool:
-        """Whether ``forward`` reads ``images``: heads need not make them otherwise."""
+        """Whether ``forward`` reads ``images``; if not, heads do not need to compute them."""
         return self.scope == 'image'
 
     @property
     def shared(self) -> bool:
-        """Whether the batches of all processes are one: heads then share their box losses, too."""
+        """Whether the batches of all processes are ranked as one batch; heads then share their box losses too."""
         return self.group is not None
 
     def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
@@ -106,7 +105,7 @@ class RankingLoss(nn.Module):
         Args:
             logits: ``(n, num_classes)``.
             targets: ``(n, num_classes)``, see :func:`entry_targets`.
-            positives: indices of the positives among the flattened logits, if known.
+            positives: Indices of the positives among the flattened logits, if known.
         """
         raise NotImplementedError
 
@@ -124,16 +123,16 @@ class RankingLoss(nn.Module):
 
         Args:
             pred: ``(n, num_classes)`` logits.
-            target: ``(labels, ious)`` as ``QualityFocalLoss`` takes it, or the labels alone (every IoU 1, which is all
-                that the AP losses use). Labels ``(n,)`` int64 in ``[0, num_classes]``, ``num_classes`` being
-                background; IoUs ``(n,)`` in [0, 1] of each positive's predicted box with its ground truth, not read
-                for background. A positive with IoU 0 stays a positive; one with IoU NaN makes the loss NaN.
+            target: ``(labels, ious)`` as for ``QualityFocalLoss``, or the labels alone; every IoU is 1 then, which
+                suffices for the AP losses. Labels are ``(n,)`` int64 in ``[0, num_classes]``, where ``num_classes`` is
+                background. IoUs are ``(n,)`` in [0, 1], of each positive's predicted box with its ground truth; those
+                of background are not read. A positive with IoU 0 stays positive; an IoU of NaN makes the loss NaN.
             weight: ``(n,)`` or ``(n, num_classes)``; entries with weight 0 are ignored, other values do not matter.
             avg_factor: Accepted for MMDetection's interface and not used: ranking losses are means over positives.
-            reduction_override: None, 'mean' or 'sum', which are all the same here. 'none' is refused.
-            positive: ``(num_pos,)`` int64 rows of the positives that are not ignored, if the caller knows them: spares
-                an accelerator a wait.
-            images: The images of the rows; read, and needed, where the scope is 'image'.
+            reduction_override: None, 'mean' or 'sum', which all have the same effect. 'none' raises an error.
+            positive: ``(num_pos,)`` int64 rows of the positives that are not ignored, if the caller knows them; this
+                saves a host synchronisation on an accelerator.
+            images: The images of the rows; required if the scope is 'image', and not read otherwise.
 
         Returns:
             Scalars by log name: ``loss_rank`` and, for RS losses, ``loss_sort``.
@@ -142,7 +141,7 @@ class RankingLoss(nn.Module):
         labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
         sound: float | Tensor = 1.0
         if ious is not None and positive is not None:
-            # Boxes that are not finite have NaN as IoU. The functions cannot sort by it, but the loss must be NaN.
+            # Boxes that are not finite have an IoU of NaN. The functions cannot sort NaN, but the loss must be NaN.
             sound = torch.where(ious[positive].isnan().any(), torch.nan, 1.0)
             ious = ious.nan_to_num()
         targets = entry_targets(pred, labels, ious, weight)
@@ -163,11 +162,11 @@ class RankingLoss(nn.Module):
         boxes: PositiveBoxes,
         images: ImageRows | None = None,
     ) -> dict[str, Tensor]:
-        """This loss and the box losses of the positives, as heads of this package log them.
+        """This loss and the box losses of the positives, with the names that heads of this package log.
 
-        Each positive is labelled by the IoU of its box. Box losses are means weighted by scores; if ``self_balancing``,
-        their sum is scaled to the sum of the parts of this loss. A loss that combines boxes in another way overrides
-        this method.
+        The target of a positive is the IoU of its box. Box losses are means weighted by scores. With
+        ``self_balancing``, their sum is scaled to the sum of the parts of this loss. A loss that combines its parts
+        with box losses in another way overrides this method.
 
         Args:
             pred: ``(n, num_classes)`` logits.
@@ -206,10 +205,10 @@ class RankingLoss(nn.Module):
         return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
 
     def rows_of_images(self, images: ImageRows, num_rows: int) -> list[Tensor]:
-        """The rows ``(num_rows_of_image,)`` int64 of each image; of a batch without images, one entry without rows.
+        """The rows ``(num_rows_of_image,)`` int64 of each image; for a batch without images, one empty entry.
 
         Raises:
-            ValueError: there are rows, but no images.
+            ValueError: There are rows, but no images.
         """
         if images.num_images == 0:
             if num_rows:
@@ -225,14 +224,14 @@ class RankingLoss(nn.Module):
         return num_classes
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
-        """Scores ``(n, num_classes + 1)`` of logits ``(n, num_classes)``; the last column, background, is 0.
+        """Scores ``(n, num_classes + 1)`` of logits ``(n, num_classes)``; the last column, for background, is 0.
 
-        MMDetection's box heads drop that column before NMS and its dense heads never keep a score of 0.
+        MMDetection's box heads drop that column before NMS, and its dense heads never keep a score of 0.
         """
         return torch.cat([cls_score.sigmoid(), cls_score.new_zeros(len(cls_score), 1)], dim=1)
 
     def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Share of positives, in percent, whose highest logit is their class's, as ``acc_classes``."""
+        """``acc_classes``: the percentage of positives for which the logit of their class is the highest."""
         positive = ((labels >= 0) & (labels < cls_score.size(1))).nonzero().squeeze(1)
         return accuracy_of_positives(cls_score, labels, positive)
 
@@ -278,13 +277,14 @@ def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Ten
     if ious is None:
         quality = torch.ones(num, dtype=dtype, device=pred.device)
     else:
-        # The published code turns a positive whose IoU is 0 into a negative; here it stays what it was assigned.
+        # The published code turns a positive with an IoU of 0 into a negative; here it stays positive.
         quality = ious.detach().to(dtype).clamp(torch.finfo(dtype).eps, 1)
-    # One entry more, which all of the background write to: no host synchronisation to find the positives.
+    # There is one additional entry, and all background rows write to it. Selecting the positives instead would need a
+    # host synchronisation.
     targets = torch.zeros(num * num_classes + 1, dtype=dtype, device=pred.device)
     entries = torch.arange(num, device=pred.device) * num_classes + labels
     entries = torch.where(labels < num_classes, entries, num * num_classes)
-    # A negative label is no index either: the accelerator raises, as the check above does on the CPU.
+    # A negative label becomes the index -1, which makes an accelerator raise, as the check above does on the CPU.
     targets.scatter_(0, torch.where(labels < 0, -1, entries), quality)
     targets = targets[:-1].view(num, num_classes)
     if weight is not None:

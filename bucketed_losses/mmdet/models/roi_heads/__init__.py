@@ -1,4 +1,4 @@
-"""R-CNN heads trained with ranking losses, and those of Co-DETR."""
+"""R-CNN heads trained with ranking losses, and the R-CNN heads of Co-DETR."""
 
 from ..recipes import ranking_heads
 from .co_roi_heads import CoRoIHeadMixin, CoStandardRoIHead, RankBasedCoRoIHead

@@ -1,4 +1,4 @@
-"""The R-CNN of Faster R-CNN as an auxiliary head of Co-DETR."""
+"""The RoI head of Faster R-CNN as an auxiliary head of Co-DETR."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ else:
 
 
 class CoRoIHeadMixin(_Host):
-    """Put before a ``StandardRoIHead``: it hands out its RoIs with the targets and pooled features of their loss."""
+    """A mixin for ``StandardRoIHead``: the head also returns its RoIs with their targets and pooled features."""
 
     log_name = 'roi'
 
@@ -38,7 +38,7 @@ class CoRoIHeadMixin(_Host):
     def loss_and_candidates(
         self, x: tuple[Tensor, ...], rpn_results_list: InstanceList, batch_data_samples: SampleList
     ) -> tuple[dict[str, Tensor], InstanceList]:
-        """The head's losses, and per image what :func:`~.draw_auxiliary_queries` takes.
+        """The head's losses, and the candidates of each image for :func:`~.draw_auxiliary_queries`.
 
         Arguments are those of :meth:`mmdet.models.StandardRoIHead.loss`.
         """

@@ -25,13 +25,14 @@ _RULES = (ranking_loss(), coder_stds(), decoded_box_loss(10.0), decoded_boxes())
 
 
 class RankingBBoxHeadMixin(ClassifierMixin, _Host):
-    """Put before an mmdet ``BBoxHead`` subclass: its sigmoid classifier without background ranks all RoIs of a batch.
+    """A mixin for ``BBoxHead`` and its subclasses: a sigmoid classifier without background ranks all RoIs of a batch.
 
-    Class-specific and class-agnostic regression, on decoded boxes. The classifier's number of channels, its activation
-    and its accuracy come from the loss, through MMDetection's ``custom_cls_channels`` interface.
+    Regression can be class-specific or class-agnostic; the box loss is on decoded boxes. The loss determines the
+    classifier's number of channels, its activation and its accuracy, through MMDetection's ``custom_cls_channels``
+    interface.
 
     Raises:
-        ValueError: when built with a loss that does not rank, a box loss on deltas, or without one of the branches.
+        ValueError: ``loss_cls`` is not a ranking loss, the box loss is on deltas, or one of the branches is missing.
     """
 
     classifiers = ('fc_cls',)
@@ -41,7 +42,7 @@ class RankingBBoxHeadMixin(ClassifierMixin, _Host):
         super().__init__(*args, reg_decoded_bbox=True, **kwargs)
         if not (self.with_cls and self.with_reg):
             raise ValueError(
-                f'{type(self).__name__}: with_cls and with_reg must be True; the classifier is trained by IoUs of boxes'
+                f'{type(self).__name__}: with_cls and with_reg must be True; the classifier is trained with the IoUs of boxes'
             )
         check_head_losses(self)
 
@@ -87,12 +88,12 @@ class RankingBBoxHeadMixin(ClassifierMixin, _Host):
             label_weights: ``(n,)``, 0 for ignored RoIs.
             bbox_targets: ``(n, 4)`` ground-truth boxes of the positives, x1 y1 x2 y2 in pixels.
             bbox_weights: Not used: positives are weighted by their scores.
-            reduction_override: As for the losses; 'none' is refused.
-            images: The images of the RoIs, for a loss that ranks each alone.
+            reduction_override: As for the losses; 'none' raises an error.
+            images: The images of the RoIs, for a loss that ranks each image separately.
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and ``acc_classes``. If there is no positive, the
-            losses are connected and 0, except for the value of DR Loss.
+            losses are 0 and connected to the predictions; only DR Loss is not 0 then.
         """
         positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
         deltas = at_least_float32(bbox_pred[positive])
@@ -118,22 +119,22 @@ class RankingBBoxHeadMixin(ClassifierMixin, _Host):
 @ranking_head(BBoxHead, role=Role.BOX, rules=_RULES)
 @MODELS.register_module()
 class RankBasedBBoxHead(RankingBBoxHeadMixin, BBoxHead):
-    """``BBoxHead`` trained with a ranking loss, as in detectors of the C4 kind; arguments as MMDetection's."""
+    """``BBoxHead`` trained with a ranking loss, for example in C4 detectors; arguments as for MMDetection's head."""
 
 
 @ranking_head(ConvFCBBoxHead, role=Role.BOX, rules=_RULES)
 @MODELS.register_module()
 class RankBasedConvFCBBoxHead(RankingBBoxHeadMixin, ConvFCBBoxHead):
-    """``ConvFCBBoxHead`` trained with a ranking loss; arguments as MMDetection's."""
+    """``ConvFCBBoxHead`` trained with a ranking loss; arguments as for MMDetection's head."""
 
 
 @ranking_head(Shared2FCBBoxHead, role=Role.BOX, rules=_RULES)
 @MODELS.register_module()
 class RankBasedShared2FCBBoxHead(RankingBBoxHeadMixin, Shared2FCBBoxHead):
-    """``Shared2FCBBoxHead`` trained with a ranking loss; arguments as MMDetection's."""
+    """``Shared2FCBBoxHead`` trained with a ranking loss; arguments as for MMDetection's head."""
 
 
 @ranking_head(Shared4Conv1FCBBoxHead, role=Role.BOX, rules=_RULES)
 @MODELS.register_module()
 class RankBasedShared4Conv1FCBBoxHead(RankingBBoxHeadMixin, Shared4Conv1FCBBoxHead):
-    """``Shared4Conv1FCBBoxHead`` trained with a ranking loss; arguments as MMDetection's."""
+    """``Shared4Conv1FCBBoxHead`` trained with a ranking loss; arguments as for MMDetection's head."""

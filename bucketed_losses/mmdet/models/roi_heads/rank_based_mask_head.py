@@ -1,4 +1,4 @@
-"""The mask head beside a ranking loss: each positive weighted by its score."""
+"""A mask head for detectors with a ranking loss: it weights each positive by its score."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ..recipes import Role, ranking_head
 @ranking_head(FCNMaskHead, role=Role.MASK, rules=())
 @MODELS.register_module()
 class RankBasedFCNMaskHead(FCNMaskHead):
-    """``FCNMaskHead`` whose loss weighs each positive by its highest class probability, as the box loss does.
+    """``FCNMaskHead`` with a loss that weights each positive by its highest class probability, as the box loss does.
 
-    To be used in :class:`RankBasedRoIHead` or :class:`RankBasedCascadeRoIHead`, which hand it the scores.
+    Use it in :class:`RankBasedRoIHead` or :class:`RankBasedCascadeRoIHead`, which pass it the scores.
 
     Args:
-        loss_mask: Config of a loss per pixel. MMDetection's usual ``CrossEntropyLoss`` with ``use_mask=True`` cannot
-            be weighted; it is built with ``use_sigmoid=True`` instead, the same loss of the same pixels.
+        loss_mask: Config of a loss per pixel. MMDetection's usual ``CrossEntropyLoss`` with ``use_mask=True`` does not
+            accept weights. It is built with ``use_sigmoid=True`` instead, which gives the same loss of the same pixels.
         kwargs: As for :class:`mmdet.models.FCNMaskHead`.
 
     Attributes:
-        shared: Whether the positives of all processes are one batch, set by the RoI head from its ranking loss.
+        shared: Whether the positives of all processes form one batch; the RoI head sets it from its ranking loss.
     """
 
     shared = False
@@ -43,10 +43,11 @@ class RankBasedFCNMaskHead(FCNMaskHead):
     ) -> dict:
         """Mask loss of the positives; arguments as for :meth:`mmdet.models.FCNMaskHead.loss_and_target`.
 
-        Each sampling result also has ``pos_scores (num_pos,)``.
+        Each sampling result must also have ``pos_scores (num_pos,)``.
 
         Returns:
-            ``loss_mask``: a dict with ``loss_mask``, 0 and connected without positives; ``mask_targets``.
+            A dict with ``mask_targets``, and with ``loss_mask``, which is itself a dict with ``loss_mask``. This loss
+            is 0 and connected to the predictions if there are no positives.
         """
         targets = self.get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
         weights = torch.cat([result.pos_scores for result in sampling_results])

@@ -1,4 +1,4 @@
-"""RoI heads that sample nothing, and hand the scores of the positives from the box to the mask head."""
+"""RoI heads without sampling, which pass the scores of the positives from the box head to the mask head."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 else:
     _Host = object
 
-# More than any list of proposals holds.
+# A number that is larger than that of the proposals of any image.
 _UNLIMITED = 10**5
 
 
 class RankingRoIHeadMixin(_Host):
-    """Put before an mmdet RoI head: no sampling; masks of at most ``max_mask_positives`` positives, weighted by score.
+    """A mixin for MMDetection's RoI heads: RoIs are not sampled, and the mask loss is weighted by scores.
 
     Args:
-        max_mask_positives: Masks are trained on at most so many positives of a process's batch, drawn uniformly from
-            all of them, whatever image they are in.
+        max_mask_positives: The largest number of positives in the batch of a process that masks are trained on. If
+            there are more, these are drawn uniformly from the positives of all images.
         args, kwargs: As for the RoI head.
 
     Raises:
-        ValueError: when built with a box or mask head of MMDetection's own, a sampler that leaves RoIs out, or a mask
-            head without a RoI extractor.
+        ValueError: The box head or the mask head is not one of this package, the sampler leaves RoIs out, or there is
+            a mask head without its own RoI extractor.
     """
 
     def __init__(self, *args: Any, max_mask_positives: int = 200, **kwargs: Any) -> None:
@@ -95,7 +95,7 @@ class RankingRoIHeadMixin(_Host):
         return losses
 
     def attach_scores(self, sampling_results: list, cls_score: Tensor) -> None:
-        """Give each sampling result ``pos_scores (num_pos,)``, the weights of its positives, if there are masks."""
+        """Set ``pos_scores (num_pos,)`` of each sampling result, the weights of its positives, if there is a mask head."""
         if not self.with_mask:
             return
         scores = highest_probability(cls_score).split([len(result.priors) for result in sampling_results])
@@ -116,7 +116,7 @@ class RankingRoIHeadMixin(_Host):
         return [image[kept] for image, kept in zip(positives, keep.split(sizes), strict=True)]
 
 
-# What a mask head and its RoI extractor read of a sampling result.
+# The fields of a sampling result that a mask head and its RoI extractor read.
 _MASK_FIELDS = ('pos_priors', 'pos_assigned_gt_inds', 'pos_gt_labels', 'pos_scores')
 
 
