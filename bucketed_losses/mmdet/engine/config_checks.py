@@ -255,7 +255,7 @@ def _no_images(path: str, dataset: dict) -> UserError:
         file = Path(dataset.get('data_root') or '', file)
     return UserError(
         f'{path}: {dataset.get("type")} has no images: in {file} there is none, none has objects of the classes, or '
-        f'filter_cfg={dataset.get("filter_cfg")} leaves all of them out'
+        f'filter_cfg={dataset.get("filter_cfg")} removes all of them'
     )
 
 
