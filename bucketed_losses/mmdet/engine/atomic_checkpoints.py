@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there."""
+"""Checkpoints that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ATOMIC = {'backend': 'atomic'}
 
 
 class AtomicLocalBackend(LocalBackend):
-    """MMEngine's local files, written beside their place and moved there once they are on the disk.
+    """MMEngine's backend for local files; it writes a file under a temporary name and renames it when it is complete.
 
-    A process that is killed while it writes, or a full disk, leaves the file that was there before.
+    If the process is killed while it writes, or the disk is full, the previous file of that name remains.
     """
 
     WRITING = '.writing'
@@ -30,7 +30,7 @@ class AtomicLocalBackend(LocalBackend):
         """Write bytes.
 
         Raises:
-            OSError: they could not be written; says that nothing was lost.
+            OSError: They could not be written. The message says that earlier checkpoints are not affected.
         """
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,10 +51,10 @@ register_backend('atomic', AtomicLocalBackend, force=True)
 
 
 class DeferredRemovals:
-    """A storage backend that can put off the removal of files and folders; everything else it passes on.
+    """A storage backend that can postpone the removal of files and folders. All other calls go to another backend.
 
     Args:
-        backend: The backend, one of MMEngine's or a user's own.
+        backend: The other backend, one of MMEngine's or a user's own.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -80,10 +80,10 @@ class DeferredRemovals:
 
     @contextmanager
     def deferred(self, kept: Callable[[], Collection[Any]]) -> Iterator[None]:
-        """Put removals off to the end of this context; after an error in it nothing is removed.
+        """Postpone removals to the end of this context; if the context raises an error, nothing is removed.
 
         Args:
-            kept: Gives at the end the paths that must stay although their removal was asked for.
+            kept: Is called at the end and returns the paths that must not be removed.
         """
         if self._waiting is not None:  # inside another such context
             yield
@@ -102,11 +102,12 @@ class DeferredRemovals:
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """``CheckpointHook`` that a kill or a full disk cannot rob of a checkpoint.
+    """``CheckpointHook`` that loses no checkpoint if the process is killed or the disk is full.
 
-    Files appear whole or not at all (:class:`AtomicLocalBackend`), and what ``max_keep_ckpts`` or a new best makes
-    superfluous is removed after the new file is there, not before. Arguments as for
-    :class:`mmengine.hooks.CheckpointHook`; with a remote ``out_dir``, or ``backend_args``, MMEngine's backend writes.
+    Files are written completely or not at all (:class:`AtomicLocalBackend`). Checkpoints that ``max_keep_ckpts`` or a
+    new best checkpoint makes superfluous are removed after the new file is written, not before. Arguments are those of
+    :class:`mmengine.hooks.CheckpointHook`; with a remote ``out_dir`` or with ``backend_args``, MMEngine's backend
+    writes the files.
     """
 
     file_backend: Any
@@ -132,7 +133,7 @@ class AtomicCheckpointHook(CheckpointHook):
             super()._save_best_checkpoint(runner, metrics)
 
     def _kept(self) -> set[Any]:
-        """The newest checkpoint and the best ones: one may have the path of a file that was to be removed."""
+        """The newest checkpoint and the best ones, which may have the path of a file that is marked for removal."""
         return {
             self.last_ckpt,
             getattr(self, 'best_ckpt_path', None),

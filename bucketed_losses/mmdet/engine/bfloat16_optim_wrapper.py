@@ -1,4 +1,4 @@
-"""Mixed precision without loss scaling, for machines where MMEngine's ``AmpOptimWrapper`` refuses to work."""
+"""Mixed precision without loss scaling, for machines that MMEngine's ``AmpOptimWrapper`` does not support."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Forward passes under bfloat16 autocast, on the CPU too; arguments as for ``OptimWrapper``.
+    """Runs forward passes under bfloat16 autocast, on the CPU too; arguments as for ``OptimWrapper``.
 
     bfloat16 has the range of float32, so gradients need no scaling.
     """

@@ -1,4 +1,4 @@
-"""Which checkpoints are complete, and the newest of them to resume from."""
+"""Checks whether checkpoints are complete, and finds the newest complete one to resume from."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .safe_loading import CheckpointError, UnreadableCheckpointError, safe_load
 
 
 def why_incomplete(path: str | Path) -> str | None:
-    """Why a training cannot be resumed from a file, or None; reads all of it and compares checksums.
+    """The reason why a run cannot be resumed from a file, or None if it can. Reads the whole file and checks checksums.
 
     Raises:
-        CheckpointError: the file is complete, but holds what safe loading refuses.
+        CheckpointError: The file is complete, but contains something that safe loading refuses.
     """
     return why_damaged(path) or _without_progress(path)
 
@@ -35,7 +35,7 @@ def why_damaged(path: str | Path) -> str | None:
 
 def _without_progress(path: str | Path) -> str | None:
     try:
-        # Memory-mapped: only what is looked at is read.
+        # With memory mapping, only the parts that are used are read.
         content = safe_load(path, map_location='cpu', mmap=True)
     except UnreadableCheckpointError as error:
         return str(error).removeprefix(f'{path}: ')
@@ -44,8 +44,8 @@ def _without_progress(path: str | Path) -> str | None:
     missing = [key for key in ('epoch', 'iter') if not isinstance(_meta(content).get(key), int)]
     if missing:
         return (
-            f'it does not say where its training stood (no meta.{" and no meta.".join(missing)}), as published weights '
-            'do not; load_from starts a training from those'
+            f'it does not contain the progress of its run (no meta.{" and no meta.".join(missing)}), like published '
+            'weights; load_from starts a training from those'
         )
     return None
 
@@ -56,13 +56,14 @@ def _meta(content: Any) -> dict:
 
 
 def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
-    """The checkpoint of a work directory that has come furthest, or None; the best ones do not count.
+    """The complete checkpoint with the most iterations in a work directory, or None. ``best_*`` files are not used.
 
-    Incomplete ones, and other files whose name ends in ``.pth``, are passed over with a warning that names them. A
-    complete one that cannot be loaded safely is an error: going back behind it without a word would lose what it holds.
+    Incomplete checkpoints, and ``.pth`` files that are not checkpoints, are skipped with a warning that names them. A
+    complete checkpoint that cannot be loaded safely is an error, because resuming from an older one would silently lose
+    its progress.
 
     Raises:
-        CheckpointError: a checkpoint holds what safe loading refuses; names the file.
+        CheckpointError: A checkpoint contains something that safe loading refuses; the message names the file.
     """
     work_dir = Path(work_dir)
     folders = {work_dir, *_folder_of_last_checkpoint(work_dir)}
@@ -71,7 +72,8 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
     progress = {}
     for path in paths:
         try:
-            # Memory-mapped: only what is looked at is read. A truncated file has no directory and fails at once.
+            # With memory mapping, only the parts that are used are read. A truncated file has no directory, so it fails
+            # immediately.
             content = safe_load(path, map_location='cpu', mmap=True)
         except (CheckpointError, OSError) as error:
             why = why_damaged(path)
@@ -84,7 +86,7 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
             damaged.append((path, f'it holds a {type(content).__name__}'))
             continue
         iteration = _meta(content).get('iter')
-        if isinstance(iteration, int):  # else published weights, or another program's
+        if isinstance(iteration, int):  # otherwise published weights, or a file of another program
             progress[path] = (iteration, path.stat().st_mtime_ns)
     chosen = None
     for path in sorted(progress, key=progress.__getitem__, reverse=True):
@@ -96,7 +98,7 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
     for path, why in damaged:
         print_log(
             f'{path} is not a complete checkpoint: {why}. '
-            + (f'Resuming from {chosen}.' if chosen else 'There is no complete one beside it.'),
+            + (f'Resuming from {chosen}.' if chosen else 'There is no complete checkpoint.'),
             'current',
             logging.WARNING,
         )
@@ -104,11 +106,11 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
 
 
 def _folder_of_last_checkpoint(work_dir: Path) -> list[Path]:
-    """Where MMEngine says that its last checkpoint is: it may lie elsewhere (``out_dir``)."""
+    """The folder of MMEngine's last checkpoint, which may be outside the work directory (``out_dir``)."""
     pointer = work_dir / 'last_checkpoint'
     try:
         target = pointer.read_text().strip()
         folder = Path(target).parent
         return [folder] if target and folder.is_dir() else []
-    except (OSError, ValueError):  # not there, or its content was lost with the power
+    except (OSError, ValueError):  # it does not exist, or a power failure has damaged its content
         return []

@@ -1,4 +1,4 @@
-"""Co-Deformable-DETR checkpoints of the original repository (MMDetection 2) under the names of this package."""
+"""Converts Co-Deformable-DETR checkpoints of the original repository (MMDetection 2) to the names of this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .conversion import Conversion
 
-# The original's name, as a regular expression, and ours. The first that matches from the start is taken.
+# Pairs of an original name, as a regular expression, and our name. The first expression that matches the start of a
+# name is used.
 _RENAMES = [
     (re.compile(pattern), ours)
     for pattern, ours in (
@@ -38,7 +39,8 @@ _RENAMES = [
     )
 ]
 _HEAD_EMBEDDING = 'auxiliary_queries.head_embedding.weight'
-# What only Co-DINO has: content queries in the transformer, denoising, a position network and a norm in the decoder.
+# Names that only Co-DINO has: content queries in the transformer, denoising, a position network and a norm in the
+# decoder.
 _CO_DINO = re.compile(
     r'query_head\.(label_embedding|transformer\.query_embed|transformer\.decoder\.(ref_point_head|norm\.))'
 )
@@ -47,20 +49,21 @@ _CO_DINO = re.compile(
 def convert_co_detr(source: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Conversion:
     """Rename a state dict of the original Co-Deformable-DETR, or of BRS-DETR's fork of it.
 
-    The original's head embedding is one number per auxiliary head, broadcast over the channels; it is repeated over
-    them. Its Swin Transformers are reordered by MMDetection's own ``swin_converter``.
+    The original head embedding has one number per auxiliary head, which is broadcast over the channels; here it is
+    repeated for each channel. MMDetection's ``swin_converter`` reorders the weights of Swin Transformers.
 
     Args:
         source: The checkpoint's ``state_dict``.
         model: ``state_dict()`` of the :class:`~bucketed_losses.mmdet.models.detectors.CoDETR` to be loaded.
 
     Raises:
-        ValueError: ``source`` is a Co-DINO, already of this package, or no Co-DETR at all.
+        ValueError: ``source`` is a Co-DINO checkpoint, already has the names of this package, or is not a Co-DETR
+            checkpoint.
     """
     if dino := sorted(name for name in source if _CO_DINO.match(name)):
         raise ValueError(
-            f'this is a Co-DINO checkpoint ({dino[0]}), not a Co-Deformable-DETR; its decoder is another one, so it '
-            "cannot be converted: MMDetection's projects/CO-DETR has that detector"
+            f'this is a Co-DINO checkpoint ({dino[0]}), not a Co-Deformable-DETR one; its decoder is different, so '
+            "it cannot be converted: MMDetection's projects/CO-DETR has that detector"
         )
     if 'memory_trans_fc.weight' in source:
         raise ValueError("this checkpoint has this package's names already (memory_trans_fc.weight); load it as it is")
@@ -79,7 +82,7 @@ def convert_co_detr(source: Mapping[str, Tensor], model: Mapping[str, Tensor]) -
 
 
 def _converted(name: str, value: Tensor) -> tuple[str | None, Tensor]:
-    """Our name, or None if there is none, and the value in our order."""
+    """Our name (None if there is none) and the value, reordered if it belongs to a Swin Transformer."""
     if re.match(r'backbone\.(layers\.\d+\.(blocks|downsample)|patch_embed)\.', name):  # a Swin Transformer
         return next(iter(swin_converter({name.removeprefix('backbone.'): value}).items()))
     for pattern, ours in _RENAMES:

@@ -10,23 +10,25 @@ from ...errors import UserError
 
 
 class DataRootError(UserError, KeyError):
-    """A config's data cannot be moved by its ``data_root``."""
+    """The data root of a config cannot be replaced."""
 
     __str__ = UserError.__str__  # KeyError shows a repr
 
 
 def replace_data_root(cfg: Config, new_root: str) -> None:
-    """Move a config's data to another folder, in place.
+    """Replace the data root in all paths of a config, in place.
 
-    ``--cfg-options data_root=...`` alone changes only the variable of that name: the loaders and evaluators were given
-    its old value when the file was read. Here every string that starts with the old root starts with the new one.
+    In MMEngine, ``--cfg-options data_root=...`` changes only the variable of that name, because the loaders and
+    evaluators got its old value when the file was read. This function replaces the old root at the start of every
+    string.
 
     Args:
         cfg: The config.
-        new_root: The other folder; '' is the current one.
+        new_root: The new folder; '' is the current folder.
 
     Raises:
-        DataRootError: the config has no top-level ``data_root``, or an empty one, which no path can be recognised by.
+        DataRootError: The config has no top-level ``data_root``, or an empty one: then it is not known which strings
+            are paths below it.
     """
     old_root = cfg.get('data_root')
     if not old_root:

@@ -1,8 +1,8 @@
-"""What is wrong with a config or its data, found before the training starts.
+"""Finds errors in a config or its data before training starts.
 
-The file of a config (:func:`find_config`, :func:`read_config`), its keys and names (:func:`check_keys`,
-:func:`check_names`), the files of its data sets (:func:`check_files`), and the data sets themselves
-(:func:`check_not_empty`, :func:`check_classes`).
+The checks concern the file of a config (:func:`find_config`, :func:`read_config`), its keys and names
+(:func:`check_keys`, :func:`check_names`), the files of its data sets (:func:`check_files`), and the data sets
+themselves (:func:`check_not_empty`, :func:`check_classes`).
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
 class UnknownNameError(UserError, KeyError):
-    """A name in a config that nobody registered."""
+    """A name in a config is not registered."""
 
 
 class MissingFileError(UserError, FileNotFoundError):
-    """A file that a config names and that is not there."""
+    """A file that a config names does not exist."""
 
 
 def find_config(name: str) -> Path:
     """The file of a config given as a path or as PACKAGE::PATH.
 
     Raises:
-        UserError: there is none, or its type is not one of a config.
+        UserError: There is no such file, or its suffix is not that of a config.
     """
     package, separator, path = name.rpartition('::')
     if separator:
@@ -69,8 +69,8 @@ def read_config(name: str | Path, **options: Any) -> Config:
         options: As for ``Config.fromfile``.
 
     Raises:
-        UserError: there is no such file, or it cannot be read as a config; names the file and, if an error occurs in
-            it, the line.
+        UserError: There is no such file, or it cannot be read as a config. The message names the file and, if its code
+            raises an error, the line.
     """
     file = find_config(str(name))
     try:
@@ -81,13 +81,13 @@ def read_config(name: str | Path, **options: Any) -> Config:
         raise MissingFileError(f'{name}: a file that it inherits or reads is missing: {error}') from error
     except SyntaxError as error:
         raise UserError(f'{name}: {_syntax_error(file, error)}') from error
-    except Exception as error:  # a config is a program of the user's and may raise anything
+    except Exception as error:  # a config is user code and may raise any exception
         kind = '' if str(error).startswith(type(error).__name__) else f'{type(error).__name__}: '
         raise UserError(f'{name}: {kind}{error}{_place_in_config(error)}; --debug shows the traceback') from error
 
 
 def _syntax_error(file: Path, error: SyntaxError) -> str:
-    if error.lineno is None or error.text is None:  # from MMEngine, which has formatted it
+    if error.lineno is None or error.text is None:  # MMEngine raised and formatted it
         return str(error)
     try:
         ast.parse(file.read_text(encoding='utf-8'))
@@ -98,7 +98,7 @@ def _syntax_error(file: Path, error: SyntaxError) -> str:
 
 
 def _place_in_config(error: Exception) -> str:
-    """The innermost line of a config that an error has passed through, for a message."""
+    """The innermost line of a config in the traceback of an error, for a message."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.name == '<module>' and frame.filename.endswith('.py'):
             return f' ({frame.filename}, line {frame.lineno})'
@@ -106,14 +106,14 @@ def _place_in_config(error: Exception) -> str:
 
 
 def check_keys(cfg: Config, keys: Sequence[str]) -> None:
-    """Refuse a config without settings that are needed.
+    """Check that a config has the settings that a command needs.
 
     Args:
         cfg: The config.
         keys: Top-level keys, e.g. ``('model', 'train_dataloader')``.
 
     Raises:
-        UserError: names those that are missing.
+        UserError: Settings are missing; the message names them.
     """
     missing = [key for key in keys if cfg.get(key) is None]
     if missing:
@@ -123,16 +123,16 @@ def check_keys(cfg: Config, keys: Sequence[str]) -> None:
         )
 
 
-# The values of these keys are modules of MMDetection's registry of models, whose names users write themselves.
+# The values of these keys are modules in MMDetection's registry of models. Users write the names of these modules.
 _MODULES = ('model', 'detector', 'backbone', 'neck', 'encoder', 'decoder', 'teacher', 'student')
 _SUFFIXES = {'CocoDataset': ('.json',), 'LVISV1Dataset': ('.json',), 'VOCDataset': ('.txt',)}
 
 
 def check_names(cfg: Config) -> None:
-    """Refuse a model with detectors, heads or losses that nobody registered.
+    """Check that the detectors, heads and losses of a model are registered.
 
     Raises:
-        UnknownNameError: names the setting, the name and the nearest registered ones.
+        UnknownNameError: One is not; the message has the setting, the name and the most similar registered names.
     """
     # A module is in the registry once its package is imported.
     importlib.import_module('mmdet.models')
@@ -158,17 +158,17 @@ def _named_parts(part: Any, path: str, key: str) -> Iterator[tuple[str, dict]]:
 
 
 def check_files(cfg: Config, loaders: Sequence[str]) -> None:
-    """Refuse data sets whose annotation file is missing, is a folder, or is of another type than the data set reads.
+    """Check that the annotation files of data sets exist, and that each has the type that its data set reads.
 
-    Files behind a storage backend are left to it.
+    Files in a remote storage backend are not checked.
 
     Args:
         cfg: The config.
         loaders: Names of the data loaders that will be used, e.g. ``('train_dataloader', 'val_dataloader')``.
 
     Raises:
-        MissingFileError: the file is not there.
-        UserError: its suffix is another.
+        MissingFileError: The file does not exist, or it is a folder.
+        UserError: The file has another suffix.
     """
     for loader in loaders:
         for path, dataset in _datasets(cfg.get(loader) or {}, loader):
@@ -179,10 +179,10 @@ def check_files(cfg: Config, loaders: Sequence[str]) -> None:
             suffixes = _SUFFIXES.get(str(dataset.get('type')), (full.suffix,))
             if full.suffix not in suffixes:
                 raise UserError(
-                    f'{path}.ann_file: {dataset["type"]} reads {" or ".join(suffixes)} files, got {full}; another data '
-                    'set type reads that one'
+                    f'{path}.ann_file: {dataset["type"]} reads {" or ".join(suffixes)} files, got {full}; use a data '
+                    'set type that reads this file'
                 )
-            # This package's data sets say themselves where their data come from.
+            # This package's data sets check their files themselves, and their errors say how to get the data.
             own = str(dataset.get('type')).startswith(('Checked', 'BCCD', 'Shapes'))
             if not full.is_file() and not own:
                 raise MissingFileError(
@@ -203,17 +203,17 @@ def _datasets(part: Any, path: str) -> Iterator[tuple[str, dict]]:
 
 
 def check_not_empty(runner: Runner, loops: Sequence[str]) -> None:
-    """Build the loops with their data, as the runner would, and refuse data sets without images or objects.
+    """Build the loops with their data, as the runner does, and check that the data sets have images and objects.
 
-    Data that is trained on needs an object; data that is evaluated on needs an image. An empty data set inside a
-    wrapper (``RepeatDataset``, ``ConcatDataset``, ``ClassBalancedDataset``) is refused too.
+    Training data needs at least one object; evaluation data needs at least one image. A data set inside a wrapper
+    (``RepeatDataset``, ``ConcatDataset``, ``ClassBalancedDataset``) must not be empty either.
 
     Args:
         runner: The runner.
         loops: 'train', 'val' or 'test', those that will run.
 
     Raises:
-        UserError: names the data set and its file.
+        UserError: A data set is empty; the message names the data set and its file.
     """
     for loop in loops:
         key = f'{loop}_dataloader'
@@ -222,7 +222,7 @@ def check_not_empty(runner: Runner, loops: Sequence[str]) -> None:
         except UserError:
             raise
         except ValueError:
-            # MMEngine fails on a data set without images with an error of NumPy.
+            # For a data set without images, MMEngine fails with an error of NumPy.
             for path, config in _datasets(runner.cfg.get(key) or {}, key):
                 if _is_empty(config):
                     raise _no_images(path, config) from None
@@ -240,12 +240,12 @@ def check_not_empty(runner: Runner, loops: Sequence[str]) -> None:
 
 
 def _is_empty(config: dict) -> bool:
-    """Whether a data set that cannot be built with its images serialized has none."""
+    """Whether a data set has no images; it is built without serialization, which fails for such a data set."""
     try:
-        # Without images, only the serialization fails.
+        # If there are no images, only the serialization fails.
         dataset = DATASETS.build({**config, 'serialize_data': False, 'lazy_init': False, 'pipeline': []})
         return len(dataset) == 0
-    except Exception:  # noqa: BLE001  (the caller has an error already, and this one is another)
+    except Exception:  # noqa: BLE001  (the caller raises its own error, which has another cause then)
         return False
 
 
@@ -255,12 +255,12 @@ def _no_images(path: str, dataset: dict) -> UserError:
         file = Path(dataset.get('data_root') or '', file)
     return UserError(
         f'{path}: {dataset.get("type")} has no images: in {file} there is none, none has objects of the classes, or '
-        f'filter_cfg={dataset.get("filter_cfg")} leaves all of them out'
+        f'filter_cfg={dataset.get("filter_cfg")} removes all of them'
     )
 
 
 def _datasets_of(runner: Runner, loop: str) -> Iterator[tuple[str, BaseDataset]]:
-    """The data sets of a loop that read files, below any wrappers, with their places in the config."""
+    """The data sets of a loop without their wrappers, with their paths in the config."""
     loader = getattr(getattr(runner, f'{loop}_loop'), 'dataloader', None)
     if loader is not None:
         yield from _leaves(loader.dataset, f'{loop}_dataloader.dataset')
@@ -277,7 +277,7 @@ def _leaves(dataset: Any, path: str) -> Iterator[tuple[str, BaseDataset]]:
 
 
 def _has_objects(dataset: Any) -> bool:
-    """Whether an image has an object to train on; True for a data set that is not one of boxes.
+    """Whether an image has an object to train on; True for a data set that has no boxes but other annotations.
 
     Stops at the first such image.
     """
@@ -291,18 +291,18 @@ def _has_objects(dataset: Any) -> bool:
 
 
 def check_classes(runner: Runner, loops: Sequence[str]) -> None:
-    """Refuse COCO-format data whose file lacks classes of the config, or has one of them twice.
+    """Check that COCO-format files have all classes of the config, and each of them once.
 
-    MMDetection would number the classes by their order in the file. Categories that the config does not name are
-    allowed, as MMDetection leaves them out. LVIS data sets take all categories of their file; these are counted.
-    Data that is trained on and has no annotations at all (semi-supervised training) is allowed.
+    Otherwise MMDetection would assign wrong labels without an error. Categories that are not in the config are allowed,
+    because MMDetection leaves them out. LVIS data sets use all categories of their file, so only their number is
+    checked. Training data without any annotations (semi-supervised training) is allowed.
 
     Args:
         runner: The runner; the data sets of the loops are built.
         loops: 'train', 'val' or 'test'.
 
     Raises:
-        UserError: names the classes and the file.
+        UserError: Classes are missing or occur twice; the message names them and the file.
     """
     for loop in loops:
         for path, dataset in _datasets_of(runner, loop):
@@ -329,7 +329,7 @@ def check_classes(runner: Runner, loops: Sequence[str]) -> None:
 
 
 def _category_names(dataset: CocoDataset) -> list[str]:
-    """Names of the categories in a data set's file, which the data set itself forgets."""
+    """Names of the categories in a data set's file. They are read again, because the data set does not keep them."""
     with get_local_path(dataset.ann_file, backend_args=dataset.backend_args) as path:
         return [category['name'] for category in json.loads(Path(path).read_text())['categories']]
 

@@ -1,4 +1,4 @@
-"""The account of a checkpoint's names becoming those of a model."""
+"""The record of a conversion from a checkpoint's names to those of a model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 @dataclass
 class Conversion:
-    """A converted state dict and the account of it.
+    """A converted state dict, and the record of its conversion.
 
     Attributes:
-        state_dict: By this package's names; only entries that the model has, in its shapes.
-        mapped: ``(original name, our name)`` of each of them.
-        missing: Our names that the checkpoint gives nothing for.
-        left_over: Original names that the model has no place for.
-        misshaped: ``our name: what the checkpoint has, what the model has``, for each entry of another shape.
+        state_dict: Entries by the names of this package; only those that the model has with the same shape.
+        mapped: ``(original name, our name)`` of each of these entries.
+        missing: Our names that the checkpoint has no entry for.
+        left_over: Original names that the model has no entry for.
+        misshaped: ``our name: shape in the checkpoint, shape in the model``, for each entry with different shapes.
     """
 
     state_dict: dict[str, Tensor] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Conversion:
     misshaped: list[str] = field(default_factory=list)
 
     def put(self, name: str, ours: str | None, value: Tensor, model: Mapping[str, Tensor]) -> None:
-        """Take an entry of the checkpoint over, if the model has a place of its shape."""
+        """Add an entry of the checkpoint if the model has an entry of the same shape; otherwise record the problem."""
         if ours is None or ours not in model:
             self.left_over.append(name)
         elif value.shape != model[ours].shape:
@@ -37,18 +37,18 @@ class Conversion:
             self.state_dict[ours] = value
 
     def finish(self, model: Mapping[str, Tensor]) -> Conversion:
-        """Note what the model has and the checkpoint does not; returns itself."""
+        """Record the entries of the model that the checkpoint does not have; returns itself."""
         found = {*self.state_dict, *(line.split(':')[0] for line in self.misshaped)}
         self.missing = [name for name in model if name not in found]
         return self
 
     @property
     def complete(self) -> bool:
-        """Whether every entry of the checkpoint has found its place and every place its entry."""
+        """Whether the entries of the checkpoint and of the model correspond one to one."""
         return not (self.missing or self.left_over or self.misshaped)
 
     def report(self) -> str:
-        """Counts, then every name that is not simply mapped."""
+        """The counts, then every name with a problem, as text."""
         problems = {'missing': self.missing, 'left over': self.left_over, 'of another shape': self.misshaped}
         counts = ', '.join(f'{len(names)} {what}' for what, names in problems.items())
         lines = [f'{len(self.mapped)} mapped, {counts}']

@@ -1,4 +1,4 @@
-"""Distributed runs on machines without an accelerator: MMEngine's launchers, with gloo in place of NCCL."""
+"""Distributed runs on machines without an accelerator: MMEngine's launchers with gloo in place of NCCL."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mmengine.dist import init_dist, is_distributed
 
 
 def launch_on_cpu(cfg: Config) -> None:
-    """Join the process group of ``cfg.launcher`` before MMEngine's ``Runner`` tries to; call it before building one.
+    """Join the process group of ``cfg.launcher``. Call this before a ``Runner`` is built, which would try the same.
 
-    MMEngine's launchers select a CUDA device and its ``Runner`` wraps the model for one; both fail on a machine that
-    has none. Here the launcher's environment is read by MMEngine as ever (torchrun's, Slurm's or MPI's), the backend
-    is gloo, and ``cfg.model_wrapper_cfg`` keeps the model on the CPU. Does nothing where there is an accelerator or no
-    launcher, and where a process group has been joined already, only the config is changed.
+    MMEngine's launchers select a CUDA device, and its ``Runner`` wraps the model for that device; both fail on a
+    machine without one. Here MMEngine reads the launcher's environment (torchrun's, Slurm's or MPI's) as usual, but the
+    backend is gloo, and ``cfg.model_wrapper_cfg`` keeps the model on the CPU. If there is an accelerator or no
+    launcher, nothing is done. If the process has already joined a process group, only the config is changed.
     """
     if cfg.get('launcher', 'none') == 'none' or get_device() != 'cpu':
         return
@@ -34,16 +34,16 @@ def launch_on_cpu(cfg: Config) -> None:
     cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
 
 
-# Where MMEngine's launchers read which device of its node a process selects.
+# The environment variables from which MMEngine's launchers read the index of the device that a process selects.
 _LOCAL_RANKS = {'pytorch': 'LOCAL_RANK', 'slurm': 'SLURM_LOCALID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}
 
 
 @contextmanager
 def _no_device(launcher: str) -> Iterator[None]:
-    """Let MMEngine's launchers select device -1, which is none: ``torch.cuda.set_device`` ignores negative numbers.
+    """Let MMEngine's launchers select device -1, that is, none: ``torch.cuda.set_device`` ignores negative numbers.
 
-    Selecting a device is the only thing in them that needs a GPU. Afterwards the environment is what the launcher made
-    of it, with the true local rank.
+    The selection of a device is the only step of the launchers that needs a GPU. Afterwards the environment is as the
+    launcher has set it, with the correct local rank.
     """
     name = _LOCAL_RANKS.get(launcher, 'LOCAL_RANK')
     local_rank = os.environ.get(name)

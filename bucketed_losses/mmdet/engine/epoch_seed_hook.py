@@ -1,4 +1,4 @@
-"""Random numbers that depend on the epoch alone, so that a resumed run sees what an uninterrupted one would."""
+"""Random numbers that depend only on the epoch, so that a resumed run draws the same as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mmengine.runner import Runner, set_random_seed
 
 @HOOKS.register_module()
 class EpochSeedHook(Hook):
-    """Seed Python, numpy and torch with the run's seed and the epoch before every training epoch.
+    """Seeds Python, numpy and torch with the run's seed and the epoch before every training epoch.
 
-    A run resumed at an epoch then draws the same augmentations as one that was never stopped. Without it the resumed
-    process would start the random sequence again. Worker processes are seeded by MMEngine itself.
+    A run that is resumed at an epoch then draws the same augmentations as a run that was never stopped. Without this
+    hook the resumed process starts the random sequence from the beginning. MMEngine seeds worker processes itself.
     """
 
     priority = 'VERY_HIGH'

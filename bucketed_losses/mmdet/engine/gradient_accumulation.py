@@ -1,4 +1,4 @@
-"""Gradients that MMEngine's optimizer wrappers have accumulated for an update to come (``accumulative_counts``)."""
+"""Gradients that MMEngine's optimizer wrappers accumulate over iterations (``accumulative_counts``)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def iterations_between_updates(optim_wrapper: Any) -> int:
 
 
 def _wrappers(optim_wrapper: Any) -> list[OptimWrapper]:
-    """The wrappers that can accumulate gradients; DeepSpeed's and others keep no count that can be asked for."""
+    """The wrappers that can accumulate gradients; DeepSpeed's and others do not offer a count that can be read."""
     wrappers = optim_wrapper.values() if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
     return [wrapper for wrapper in wrappers if isinstance(wrapper, OptimWrapper)]

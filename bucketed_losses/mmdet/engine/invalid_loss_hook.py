@@ -1,4 +1,4 @@
-"""Stop at a loss that is no number, and say which one and on which images."""
+"""Stops training at a loss that is infinite or NaN, and reports the loss and the images of the batch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class InvalidLossHook(CheckInvalidLossHook):
-    """MMDetection's ``CheckInvalidLossHook`` whose error names the losses and the images of the batch.
+    """MMDetection's ``CheckInvalidLossHook`` with an error that names the losses and the images of the batch.
 
-    It also keeps weights that are no numbers out of checkpoints: the good ones stay the newest.
+    It also prevents checkpoints with weights that are infinite or NaN, so that the newest checkpoint stays usable.
 
     Args:
-        interval: Check every so many iterations. The default costs nothing: MMEngine reads every loss for its log.
+        interval: Number of iterations between two checks. Checking every iteration costs nothing, because MMEngine
+            reads every loss for its log.
 
     Raises:
-        FloatingPointError: while training, when a loss is infinite or NaN, or a parameter that is to be saved is.
+        FloatingPointError: A loss is infinite or NaN while training, or a parameter is when a checkpoint is saved.
     """
 
     def __init__(self, interval: int = 1) -> None:
@@ -32,7 +33,7 @@ class InvalidLossHook(CheckInvalidLossHook):
     ) -> None:
         if not outputs or not self.every_n_train_iters(runner, self.interval):
             return
-        if 'loss' in outputs and torch.isfinite(outputs['loss']):  # their sum: one value read instead of all
+        if 'loss' in outputs and torch.isfinite(outputs['loss']):  # the sum of all losses; one read suffices
             return
         invalid = {
             name: value[~torch.isfinite(value)][0].item()

@@ -1,7 +1,7 @@
-"""Keep MMDetection's LVIS and Cityscapes metrics working with today's numpy.
+"""Makes MMDetection's LVIS and Cityscapes metrics work with current numpy versions.
 
-PyPI's ``lvis`` 0.5.3 asks numpy for ``np.float`` (gone since 1.24), ``cityscapesscripts`` 2.3.0 for ``np.in1d`` (gone
-since 2.4). Both are the toolkits that MMDetection's metrics are built on, so a user cannot go round them.
+PyPI's ``lvis`` 0.5.3 uses ``np.float``, which numpy 1.24 removed, and ``cityscapesscripts`` 2.3.0 uses ``np.in1d``,
+which numpy 2.4 removed. MMDetection's metrics are based on these toolkits, so a user cannot avoid them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MISSING: dict[str, dict[str, Any]] = {
 
 
 class _NumpyWith(ModuleType):
-    """numpy with some names more; everything else is looked up in numpy itself."""
+    """numpy with additional names; all other names are looked up in numpy itself."""
 
     def __init__(self, names: dict[str, Any]) -> None:
         super().__init__('numpy')
@@ -30,10 +30,10 @@ class _NumpyWith(ModuleType):
 
 
 def mend_evaluators() -> None:
-    """Give the two modules, and nobody else, a numpy that has the names they miss. Importing the plug-in calls this.
+    """Give the two modules, and no other, a numpy that has the missing names. Importing the plug-in calls this.
 
-    MMDetection's metrics import the toolkits that are installed. Toolkits that are not installed are left alone, and so
-    is everything with a numpy that has the names.
+    MMDetection's metrics import the toolkits that are installed. If a toolkit is not installed, or numpy has the names,
+    nothing is changed.
     """
     import mmdet.evaluation  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""What only observes a run must not end it: its exceptions become warnings."""
+"""Turns exceptions of code that only observes a run into warnings, so that they do not end the run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mmengine.logging import print_log
 class ObserverGuard:
     """Turns the exceptions of code that only observes a run into warnings, one for each task of the observer.
 
-    A drawing or a log that fails, on a full disk for example, then costs the drawing and not the training. Code that
-    other processes wait for (a collective operation) does not belong under the guard.
+    If a picture or a log cannot be written, for example because the disk is full, the run continues without it. Code
+    that other processes wait for (a collective operation) must not run under the guard.
 
     Args:
         observer: The name of the hook or the tool, for the warnings.
@@ -33,7 +33,7 @@ class ObserverGuard:
         """A context that runs the code of one task; ``task`` completes the sentence "MyHook could not …"."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 (whatever the observer raises, the run is worth more)
+        except Exception as error:  # noqa: BLE001 (no exception of the observer must end the run)
             if task not in self._warned:
                 self._warned.add(task)
                 reason = f'{type(error).__name__}: {error}'

@@ -1,4 +1,4 @@
-"""Stop at a signal such that nothing is lost: Slurm's warning before a time limit or a preemption."""
+"""Stops a run at a signal without losing progress, for example at Slurm's warning before a time limit."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ from .slurm import requeue
 from .stop_signals import StopSignals
 
 _PLACE = 'preempted_at'
-# Wrappers of an OptimWrapperDict may never update in the same iteration; the run must stop all the same.
+# The wrappers of an OptimWrapperDict may never update in the same iteration. The run must stop in this case too.
 _PATIENCE = 10
 
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """On a signal to any process, all finish their iteration, save ``preempted.pth`` and exit with 0.
+    """When any process gets a signal, all processes finish their iteration, save ``preempted.pth`` and exit with 0.
 
-    While gradients are accumulated (``accumulative_counts``), the run goes on to the iteration of the next update,
-    since a checkpoint does not contain gradients.
+    While gradients are accumulated (``accumulative_counts``), the run continues until the next update, because a
+    checkpoint does not contain gradients.
 
-    ``--resume`` goes on with the next iteration. In an epoch-based run the batches that were trained on are loaded and
-    passed over, as MMEngine does itself in iteration-based ones, so that random augmentations go on where they were;
-    with ``EpochSeedHook``, no persistent workers, and a model that draws no random numbers, the run ends with the
-    weights of one that was never stopped. Validation is not interrupted: the warning must come early enough for one.
+    ``--resume`` continues with the next iteration. In an epoch-based run, the batches that were already trained on are
+    loaded and skipped, so that random augmentations continue where they were; MMEngine itself does this in
+    iteration-based runs. With ``EpochSeedHook``, no persistent workers, and a model that draws no random numbers, the
+    run ends with the same weights as a run that was never stopped. Validation is not interrupted, so the signal must
+    come early enough for a validation to finish.
 
-    torchrun passes SIGTERM on, gives its processes 30 seconds, and ends with 1 itself; srun ends with 0.
+    torchrun forwards SIGTERM, gives its processes 30 seconds, and exits with 1; srun exits with 0.
 
     Args:
-        signals: Names of the signals to obey.
-        interval: Iterations between two looks at the flag; a look is one all-reduce of one number.
+        signals: Names of the signals to react to.
+        interval: Number of iterations between two checks for signals; a check is one all-reduce of one number.
         requeue: Let the first process ask Slurm to requeue the job (``scontrol requeue``), for a batch script that
-            starts with ``--resume``.
+            starts the run with ``--resume``.
     """
 
     priority = 'LOWEST'  # after the schedulers' step and the checkpoint of an epoch
@@ -65,7 +66,7 @@ class PreemptionHook(Hook):
         self._guard = ObserverGuard(type(self).__name__)
 
     def before_run(self, runner: Runner) -> None:
-        if isinstance(runner._train_loop, EpochBasedTrainLoop):  # else a test, or MMEngine's iteration-based loop
+        if isinstance(runner._train_loop, EpochBasedTrainLoop):  # otherwise a test, or MMEngine's iteration-based loop
             runner._train_loop = resumable(runner._train_loop)
 
     def before_train(self, runner: Runner) -> None:
@@ -73,7 +74,7 @@ class PreemptionHook(Hook):
         self._stops_since = None
         loops = [loop for loop in (runner.train_loop, runner.val_loop) if loop is not None]
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            # Its workers run already.
+            # The workers of this loop are already running.
             loader = runner.train_loop.dataloader
             if isinstance(loader, DataLoader) and loader.num_workers and not is_signal_proof(loader):
                 print_log(
@@ -90,17 +91,17 @@ class PreemptionHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         place = runner.message_hub.runtime_info.pop(_PLACE, None)
         loop: Any = runner.train_loop
-        if place is None or not isinstance(loop, PassesOverBatches):  # MMEngine's other loop does it itself
+        if place is None or not isinstance(loop, PassesOverBatches):  # MMEngine's other loop skips batches itself
             return
         epoch, done, length = place
         if (epoch, length) != (runner.epoch, len(loop.dataloader)):
             runner.logger.warning(
                 f'The run was stopped after {done} of {length} iterations of epoch {epoch + 1}; the data loader has '
-                f'{len(loop.dataloader)} now, so this epoch is started over.'
+                f'{len(loop.dataloader)} now, so this epoch starts again from the beginning.'
             )
             loop._iter = runner.epoch * len(loop.dataloader)
             return
-        runner.logger.info(f'Passing over the {done} batches of epoch {epoch + 1} that were trained on.')
+        runner.logger.info(f'Passing over the {done} batches of epoch {epoch + 1} that were already trained on.')
         loop.passed_over = done
 
     def after_train_iter(
@@ -132,9 +133,9 @@ class PreemptionHook(Hook):
             with self._guard('write last_checkpoint'):  # --resume finds the file without it
                 Path(runner.work_dir, 'last_checkpoint').write_text(str(path))
             print_log(
-                f'Stopped by a signal after iteration {runner.iter + 1}; --resume goes on from {path}.', 'current'
+                f'Stopped by a signal after iteration {runner.iter + 1}; --resume continues from {path}.', 'current'
             )
-        self.signals.wait_for_all()  # nobody leaves before the file is there
+        self.signals.wait_for_all()  # no process exits before the file is written
         if self.requeue and is_main_process():
             requeue()
         if is_distributed():

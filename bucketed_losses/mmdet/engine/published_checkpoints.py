@@ -1,4 +1,4 @@
-"""Checkpoints of the paper's own repository (MMDetection 2.25) for ATSS, PAA, Faster, Mask and Cascade R-CNN."""
+"""Converts checkpoints of the paper's repository (MMDetection 2.25) for ATSS, PAA, Faster, Mask and Cascade R-CNN."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from .conversion import Conversion
 
 
 def convert_published(source: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Conversion:
-    """Give every entry of a published checkpoint its place in a detector of this package.
+    """Assign the entries of a published checkpoint to a detector of this package.
 
-    Heads, necks and backbones kept their names between MMDetection 2.25 and 3, and this package's heads have the
-    layers of the published ones: a classifier without background, no centerness, no IoU branch. What is left to do is
-    to account for every name, to take off the prefix of a wrapped model, and to refuse what only looks alike.
+    Heads, necks and backbones have the same names in MMDetection 2.25 and 3, and this package's heads have the same
+    layers as the published ones: a classifier without background, no centerness, no IoU branch. The conversion removes
+    the prefix of a wrapped model, records every name, and raises an error for checkpoints of other detectors.
 
     Args:
         source: The checkpoint's ``state_dict``.
         model: ``state_dict()`` of the detector that is to load it.
 
     Raises:
-        ValueError: ``source`` is a Co-DETR, or a detector that was trained with a score-based loss.
+        ValueError: ``source`` is a checkpoint of Co-DETR, or of a detector that was trained with a score-based loss.
     """
     source = {name.removeprefix('module.'): value for name, value in source.items()}
     if any(name.startswith('query_head.') for name in source):
@@ -29,7 +29,7 @@ def convert_published(source: Mapping[str, Tensor], model: Mapping[str, Tensor])
     branches = sorted({name.split('.')[1] for name in source if 'centerness' in name})
     if branches:
         raise ValueError(
-            f'this checkpoint has a branch {branches[0]}, which detectors trained with a ranking loss have not: it was '
+            f'this checkpoint has a branch {branches[0]}, which detectors with a ranking loss do not have: it was '
             "trained with a score-based loss; MMDetection's own configs load it"
         )
     for name, value in source.items():

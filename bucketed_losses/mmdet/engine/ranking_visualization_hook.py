@@ -1,4 +1,4 @@
-"""Pictures while training: where the logits are, how large the ranking and sorting errors, precision-recall curves."""
+"""Draws pictures while training: histograms of logits, ranking and sorting errors, and precision-recall curves."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .observers import ObserverGuard
 
 @HOOKS.register_module()
 class RankingVisualizationHook(Hook):
-    """Draws, through every vis backend of the runner's visualizer, what a ranking loss does to the scores.
+    """Shows the effect of a ranking loss on the scores, through every vis backend of the runner's visualizer.
 
-    Once per epoch: a histogram of the logits of positives and negatives for each ranking loss (image ``logits``), and
-    the mean ranking and sorting error (scalars ``ranking_error/...`` and ``sorting_error/...``). After the last
-    validation, and after a test: precision-recall curves of every class at IoU 0.5 and 0.75 (image
-    ``precision_recall``), if the data set has COCO-style annotations.
+    Once per epoch it draws a histogram of the logits of positives and negatives for each ranking loss (image
+    ``logits``), and logs the mean ranking and sorting errors (scalars ``ranking_error/...`` and ``sorting_error/...``).
+    After the last validation and after a test, it draws precision-recall curves of every class at IoU 0.5 and 0.75
+    (image ``precision_recall``), if the data set has COCO-style annotations.
 
-    In a distributed run the histograms and errors are those of the first process's batches.
+    In a distributed run, the histograms and errors are those of the first process's batches.
 
-    The hook only observes: if it cannot draw, it warns once and the run goes on. Logits and errors that are not finite
-    are left out of the pictures, with a warning.
+    The hook only observes the run: if it cannot draw, it warns once and the run continues. Logits and errors that are
+    not finite are left out of the pictures, with a warning.
 
     Args:
-        interval: Look at every so many iterations; the others cost nothing.
+        interval: The hook observes one of this many iterations; it does not slow down the others.
         precision_recall: Whether to draw precision-recall curves.
     """
 
@@ -125,7 +125,7 @@ class RankingVisualizationHook(Hook):
             self._draw_curves(runner, runner.test_dataloader.dataset)
 
     def _is_last(self, runner: Runner) -> bool:
-        """Whether this is the validation at the end of the training, or one without training."""
+        """Whether this is the last validation of a training run, or a validation without training."""
         if not self.precision_recall:
             return False
         loop = runner._train_loop
@@ -136,7 +136,8 @@ class RankingVisualizationHook(Hook):
         with self._guard('collect the detections'):
             from ..evaluation.matches import CollectDetections
 
-            # Memory instead of files: a full disk must not keep a process from what the others wait for.
+            # Detections are collected in memory, not in files: if the disk of one process were full, the others would
+            # wait for it.
             self._collector = self._collector or CollectDetections(collect_device='gpu')
             self._collector.process(None, [sample.to_dict() for sample in outputs or ()])
             collected = True
@@ -145,7 +146,7 @@ class RankingVisualizationHook(Hook):
     def _draw_curves(self, runner: Runner, dataset: Any) -> None:
         collector, complete = self._collector, self._collected_all and self._collector is not None
         self._collector, self._collected_all = None, True
-        # All processes take part in both of these, whatever has failed on one of them.
+        # All processes must make both calls, even if an earlier step has failed on one of them.
         if not all(all_gather_object(complete)):
             return
         collector.evaluate(len(dataset))

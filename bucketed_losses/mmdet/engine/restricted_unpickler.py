@@ -1,14 +1,15 @@
-"""An unpickler that builds data and nothing else: tensors, plain containers, numbers, arrays, MMEngine's log history.
+"""An unpickler that builds only data: tensors, plain containers, numbers, arrays and MMEngine's log history.
 
-A pickle is a program for a small machine that calls what it names. Allowing names is not enough: functions and classes
-that are harmless alone can be combined, since the program chooses their arguments and may change their attributes. Here
+A pickle is a program for a small stack machine, and it can call any function or class that it names. A list of allowed
+names is not enough: harmless functions and classes can be combined to do harm, because the program chooses their
+arguments and may change their attributes. In this unpickler
 
 * a name stands for a function of this module that checks its arguments, or for a marker that cannot be called;
-* only those functions are called, and no class is;
-* only the types below receive a state or items, each in one form;
+* a pickle can call only these functions, and no class;
+* a pickle can set the state of, or add items to, only the types below, each in one form;
 * opcodes that torch and MMEngine do not write are unknown.
 
-It is the standard library's unpickler in Python, because the one in C cannot be restricted in these ways.
+It is based on the standard library's unpickler in Python, because the one in C cannot be restricted in this way.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ def refuse(why: str) -> NoReturn:
     """Stop reading a file.
 
     Raises:
-        pickle.UnpicklingError: always.
+        pickle.UnpicklingError: Always.
     """
     raise pickle.UnpicklingError(f'Weights only load failed: {why}')
 
 
-# Stand-ins: what a file holds while it is read. A state turns them into the object that they stand for.
+# Stand-ins take the place of objects while a file is read. When a stand-in gets its state, the object replaces it.
 
 
 class _Dtype:
@@ -66,7 +67,7 @@ _HISTORY, _NDARRAY, _METHOD = (object() for _ in range(3))
 """Names that a file may mention, but not call: HistoryBuffer, numpy.ndarray, a statistics method."""
 
 
-# What the names of functions and classes stand for.
+# The functions that are called in place of the functions and classes that a file names.
 
 
 def _dtype(code: str, align: bool = False, copy: bool = False) -> _Dtype:
@@ -101,7 +102,7 @@ def _getattr(owner: Any, name: Any) -> Any:
 
 
 def _encode(text: Any, encoding: Any = 'utf-8') -> bytes:
-    """How Python writes bytes in old versions of the format."""
+    """Bytes, in the form in which Python writes them in old versions of the format."""
     if type(text) is not str or encoding != 'latin1':
         refuse(f'it asks for the encoding {encoding!r}')
     return text.encode('latin1')
@@ -190,7 +191,7 @@ def _of_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
 
 
 def _with_attributes(tensor: Any, state: Any) -> Any:
-    """A tensor with the attributes that a user has set, none of which hides one of its own."""
+    """A tensor with the attributes that a user has set; they must not hide attributes of the class."""
     if type(state) is tuple and len(state) == 2 and not state[1]:
         state = state[0]
     names = state if type(state) is dict else refuse('the attributes of a tensor are damaged') if state else {}
@@ -257,10 +258,10 @@ _HARMLESS = (
 
 
 class RestrictedUnpickler(_Python):
-    """See the module; torch calls it as it would call ``pickle.Unpickler``.
+    """The unpickler that the docstring of this module describes; torch uses it in place of ``pickle.Unpickler``.
 
     Attributes:
-        sizes: Bytes of each storage in the file, by its key; None if the file does not say.
+        sizes: Number of bytes of each storage in the file, by its key; None if the file does not contain it.
     """
 
     sizes: dict[str, int] | None = None
@@ -345,7 +346,7 @@ class RestrictedUnpickler(_Python):
 
 
 def _adds_to(opcode: bytes, kinds: tuple[type, ...], depth: int) -> Callable[[Any], None]:
-    """An opcode that adds items: to what stands ``depth`` below the top, or below the last mark for depth 0."""
+    """An opcode that adds items to the object ``depth`` below the top of the stack; 0 is the object below the mark."""
 
     def load(self: Any) -> None:
         receiver = self.stack[-depth - 1] if depth else self.metastack[-1][-1]
@@ -391,10 +392,10 @@ def _filled_history(state: Any) -> HistoryBuffer:
 
 
 def check_complete(value: Any) -> None:
-    """Check that nothing of what a file holds is a stand-in.
+    """Check that the content of a file contains no stand-in.
 
     Raises:
-        pickle.UnpicklingError: Something is; the file is damaged.
+        pickle.UnpicklingError: It contains one, so the file is damaged.
     """
     seen: set[int] = set()
     todo = [value]
@@ -414,11 +415,11 @@ def check_complete(value: Any) -> None:
 
 
 def storage_sizes(file: IO[bytes]) -> dict[str, int] | None:
-    """Bytes of the storages in a zip file, by key; None for a file in torch's old format.
+    """Number of bytes of each storage in a zip file, by key; None for a file in torch's old format.
 
     Raises:
         pickle.UnpicklingError: The file contains code (TorchScript), is a tar archive of torch before 0.1.10, or its
-            directory can be read in two ways.
+            directory is ambiguous.
     """
     start = file.tell()
     is_zip = file.read(4) == b'PK\x03\x04'

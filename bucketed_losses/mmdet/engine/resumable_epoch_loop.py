@@ -1,4 +1,4 @@
-"""A training loop that goes on in the middle of an epoch."""
+"""A training loop that can continue in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mmengine.runner import EpochBasedTrainLoop
 class PassesOverBatches(EpochBasedTrainLoop):
     """Loads the first batches of an epoch and does not train on them.
 
-    Random augmentations then go on where the stopped run left them, and batches keep their number within the epoch,
-    which logs and hooks count by.
+    Random augmentations then continue where the run was stopped, and batches keep their number within the epoch, which
+    logs and hooks use.
 
     Attributes:
-        passed_over: Number of batches that the next epoch passes over; 0 after that epoch.
+        passed_over: Number of batches that the next epoch skips; 0 after that epoch.
     """
 
     passed_over = 0
@@ -29,9 +29,9 @@ class PassesOverBatches(EpochBasedTrainLoop):
 
 
 def resumable(loop: EpochBasedTrainLoop) -> Any:
-    """The loop with :class:`PassesOverBatches`: a new object that shares everything with the given one.
+    """The loop with :class:`PassesOverBatches`: a new object that shares all attributes with the given loop.
 
-    The runner builds its loop from the user's config, which names MMEngine's class or one of the user's own.
+    The runner builds its loop from the user's config, which names MMEngine's class or a class of the user.
     """
     if isinstance(loop, PassesOverBatches):
         return loop

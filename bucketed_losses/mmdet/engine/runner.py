@@ -1,4 +1,4 @@
-"""Build a runner from a config, with the checks that come first."""
+"""Builds a runner from a config, after checks of the config."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """Override settings as ``--cfg-options`` does.
 
     Raises:
-        UserError: an option does not fit the config.
+        UserError: An option does not fit the config.
     """
     rest = dict(options)
     try:
@@ -60,13 +60,13 @@ def runner_from(cfg: Config, loaders: Sequence[str]) -> Runner:
 
     Args:
         cfg: The config.
-        loaders: Names of the data loaders that will be used; their files are looked for at once.
+        loaders: Names of the data loaders that will be used; their files are checked immediately.
 
     Raises:
-        UserError: a key is missing, a name in the config is not registered, an annotation file is missing, or the
+        UserError: A key is missing, a name in the config is not registered, an annotation file is missing, or the
             work directory cannot be written to.
     """
-    # A training without validation is allowed.
+    # Training without validation is allowed.
     used = [name for name in loaders if name != 'val_dataloader' or cfg.get(name) is not None]
     check_keys(cfg, ['model', *(key for name in used for key in (name, *NEEDS[name]))])
     _named(cfg, check_names, cfg)
@@ -84,7 +84,7 @@ def refuse_unusable_data(runner: Runner, loops: Sequence[str]) -> Runner:
         loops: 'train', 'val' or 'test', those that will run.
 
     Raises:
-        UserError: a data set has no images, nothing to train on, or lacks classes of the config.
+        UserError: A data set has no images, no objects to train on, or lacks classes of the config.
     """
     _named(runner.cfg, check_not_empty, runner, loops)
     _named(runner.cfg, check_classes, runner, loops)

@@ -1,19 +1,20 @@
-"""Load checkpoints without running what they contain, in the same way on every torch from 2.1 on.
+"""Loads checkpoints without running code in them, in the same way with every torch version from 2.1.
 
-A checkpoint is a pickle, and an unrestricted pickle runs code. torch and MMEngine differ by version:
+A checkpoint is a pickle, and loading a pickle without restrictions can run code. torch and MMEngine differ by version:
 
 =================  ================================================================================================
 stack              what happens without this module
 =================  ================================================================================================
-torch < 2.6        ``torch.load`` runs whatever a checkpoint contains, and MMEngine does not restrict it
-torch >= 2.6       ``torch.load`` refuses every class that it does not know, MMEngine's log history among them;
+torch < 2.6        ``torch.load`` runs any code in a checkpoint, and MMEngine does not restrict it
+torch >= 2.6       ``torch.load`` refuses every class that it does not know, including MMEngine's log history;
                    allowing those classes would allow more than data, because a file can combine them
-OneDL's MMEngine   loads once more without restrictions when the safe load has refused a file
+OneDL's MMEngine   loads a file again without restrictions if the safe load has refused it
 every torch        a checkpoint that MMEngine downloads (``http://``, ``torchvision://``) loads without restrictions
 =================  ================================================================================================
 
-:func:`load_checkpoints_safely` gives all of them one behaviour: tensors, plain containers and MMEngine's log history
-load; a file that contains anything else is refused (:mod:`~bucketed_losses.mmdet.engine.restricted_unpickler`).
+:func:`load_checkpoints_safely` gives all of them the same behaviour: tensors, plain containers and MMEngine's log
+history load; a file that contains anything else is refused
+(:mod:`~bucketed_losses.mmdet.engine.restricted_unpickler`).
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from .restricted_unpickler import RestrictedUnpickler, check_complete, storage_s
 
 
 class CheckpointError(UserError, pickle.UnpicklingError):
-    """A file holds what safe loading refuses; the message names the file and the reason. No code of it has run."""
+    """Safe loading refuses a file; the message names the file and the reason. No code of the file has run."""
 
 
 class UnreadableCheckpointError(CheckpointError, EOFError, RuntimeError):
-    """A file is no checkpoint, or an incomplete one; the message names the file and the reason.
+    """A file is not a checkpoint, or is incomplete; the message names the file and the reason.
 
-    It is an EOFError and a RuntimeError, as PyTorch raises them for such files.
+    The class derives from EOFError and RuntimeError, because PyTorch raises these for such files.
     """
 
 
@@ -69,7 +70,7 @@ def safe_load(file: str | Path | IO[bytes], map_location: Any = None, mmap: bool
     except pickle.UnpicklingError as error:
         raise CheckpointError(f'{name}: {error}') from error
     except (LookupError, TypeError, ValueError, AttributeError, AssertionError, OverflowError, struct.error) as error:
-        # What the unpickler raises for a file that is no pickle, or a damaged one.
+        # The unpickler raises these for a file that is damaged or not a pickle.
         raise CheckpointError(f'{name}: Weights only load failed: the file is not a checkpoint ({error!r})') from error
     except torch.cuda.OutOfMemoryError:
         raise
@@ -100,7 +101,7 @@ def _safe_load(file: str | IO[bytes], map_location: Any, mmap: bool | None) -> A
 
 @contextmanager
 def _own_unpickler_allowed() -> Iterator[None]:
-    """With this variable set, torch refuses any unpickler but its own; ours is stricter."""
+    """Unset a variable that makes torch refuse any unpickler except its own; ours is stricter."""
     forced = os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)
     try:
         yield
@@ -110,25 +111,25 @@ def _own_unpickler_allowed() -> Iterator[None]:
 
 
 def load_checkpoints_safely() -> None:
-    """Make every load of MMEngine's ``runner.checkpoint`` a safe one. Importing the plug-in calls this.
+    """Make MMEngine's ``runner.checkpoint`` load all files with :func:`safe_load`. Importing the plug-in calls this.
 
-    MMEngine offers no setting for it. That module, and no other, sees a torch whose ``load`` is :func:`safe_load`, and
-    downloads go through it too. Safe to call repeatedly.
+    MMEngine has no setting for this. In that module only, the name ``torch`` refers to a copy of torch with another
+    ``load`` function, and downloaded files are loaded by it too. It can be called repeatedly.
     """
     module: Any = mmengine_checkpoint
     module.load_url = _load_url
     module.torch = _TORCH_FOR_MMENGINE
-    if hasattr(module, '_safe_torch_load'):  # OneDL's, which falls back to a load without restrictions
+    if hasattr(module, '_safe_torch_load'):  # in OneDL's MMEngine; it falls back to loading without restrictions
         module._safe_torch_load = lambda file, map_location=None, weights_only=None: _load(file, map_location)
 
 
 def _load(file: Any, map_location: Any = None, **_: Any) -> Any:
-    """:func:`safe_load` for MMEngine, without ``meta['config']``: ``Runner.resume`` runs that text as Python.
+    """:func:`safe_load` for MMEngine, without ``meta['config']``, because ``Runner.resume`` runs that text as Python.
 
-    MMDetection 2 wrote it; MMEngine writes ``meta['cfg']``, which ``resume`` does not run.
+    Checkpoints of MMDetection 2 have it. MMEngine writes ``meta['cfg']`` instead, which ``resume`` does not run.
 
     Raises:
-        UnreadableCheckpointError: Also for content without a state dict, on which MMEngine fails later.
+        UnreadableCheckpointError: As :func:`safe_load`, or the content has no state dict.
     """
     content = safe_load(file, map_location)
     name = file if isinstance(file, (str, Path)) else getattr(file, 'name', 'the file')
@@ -143,7 +144,7 @@ def _load(file: Any, map_location: Any = None, **_: Any) -> Any:
 
 
 class _TorchThatLoadsSafely(ModuleType):
-    """torch with another ``load``; everything else is looked up in torch itself."""
+    """torch with another ``load``; all other names are looked up in torch itself."""
 
     def __init__(self) -> None:
         super().__init__('torch')
@@ -159,7 +160,7 @@ _TORCH_FOR_MMENGINE = _TorchThatLoadsSafely()
 def _load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
     """``torch.hub.load_state_dict_from_url`` with :func:`safe_load`.
 
-    torch itself loads without restrictions there, in every version.
+    The function of torch loads without restrictions, in every version.
     """
     folder = Path(model_dir) if model_dir else Path(torch.hub.get_dir(), 'checkpoints')
     folder.mkdir(parents=True, exist_ok=True)

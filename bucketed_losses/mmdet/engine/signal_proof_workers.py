@@ -1,7 +1,7 @@
-"""Data loader workers that a signal to the whole job does not end.
+"""Data loader workers that do not end when a signal is sent to the whole job.
 
-Slurm sends a signal to every process of a job step, the workers of data loaders too. PyTorch's workers end at SIGTERM,
-and a dead worker ends the run before it can save.
+Slurm sends a signal to every process of a job step, including the workers of data loaders. PyTorch's workers end at
+SIGTERM, and a dead worker ends the run before it can save a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from torch.utils.data import DataLoader, get_worker_info
 
 @FUNCTIONS.register_module()
 def signal_proof_worker_init_fn(worker_id: int, signals: Sequence[str] = ('SIGTERM',), seed: int | None = None) -> None:
-    """``worker_init_fn`` for the config of a data loader: workers that only their parent ends.
+    """``worker_init_fn`` for the config of a data loader: only the parent process can end the workers.
 
-    An iteration-based training loop needs it in its config, because MMEngine starts the workers of such a loop before
-    any hook is called: ``train_dataloader = dict(worker_init_fn=dict(type='signal_proof_worker_init_fn'))``.
-    The random numbers of every worker of every process are different, as with MMEngine's own function.
+    For an iteration-based training loop it must be set in the config, because MMEngine starts the workers of such a
+    loop before it calls any hook: ``train_dataloader = dict(worker_init_fn=dict(type='signal_proof_worker_init_fn'))``.
+    As with MMEngine's own function, every worker of every process draws different random numbers.
 
     Args:
         worker_id: Number of the worker.
         signals: Names of the signals.
-        seed: The seed of the run; by default PyTorch's, which follows from it.
+        seed: The seed of the run; by default PyTorch's seed of the worker, which depends on it.
     """
     _start_worker([signal.Signals[name] for name in signals], None, worker_id)
     info: Any = get_worker_info()
@@ -41,13 +41,13 @@ def signal_proof_worker_init_fn(worker_id: int, signals: Sequence[str] = ('SIGTE
 
 
 def is_signal_proof(loader: DataLoader) -> bool:
-    """Whether the loader's workers are, or will be when they start."""
+    """Whether the loader's workers ignore signals that do not come from their parent, now or when they start."""
     start: Any = loader.worker_init_fn
     return isinstance(start, partial) and start.func in (signal_proof_worker_init_fn, _start_worker)
 
 
 def make_signal_proof(loader: DataLoader, signals: Sequence[signal.Signals]) -> None:
-    """Let the workers that the loader will start end only when their parent ends them."""
+    """Make the loader start workers that end only if their parent ends them."""
     if not is_signal_proof(loader):
         loader.worker_init_fn = partial(_start_worker, list(signals), loader.worker_init_fn)
     atexit.unregister(end_workers)
@@ -55,7 +55,7 @@ def make_signal_proof(loader: DataLoader, signals: Sequence[signal.Signals]) -> 
 
 
 def _start_worker(signals: list[signal.Signals], start: Callable | None, worker_id: int) -> None:
-    """Obey the parent's signals alone: PyTorch and Python end workers by SIGTERM."""
+    """React only to signals of the parent: PyTorch and Python end workers by SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     parent = os.getppid()
 
@@ -70,11 +70,11 @@ def _start_worker(signals: list[signal.Signals], start: Callable | None, worker_
 
 
 def end_workers(tries: int = 5, seconds: float = 1.0) -> None:
-    """End the daemonic child processes, the workers among them; a process calls it when it exits.
+    """End the daemonic child processes, including the workers; a process calls this when it exits.
 
-    Python sends each of them one SIGTERM at exit and then waits without a limit. The system merges this signal with one
-    from Slurm that the worker has not taken yet, and only the first sender stays known: the worker goes on and the
-    parent waits for ever. Here the signal is repeated, and SIGKILL, which cannot be lost, comes last.
+    At exit, Python sends each of them one SIGTERM and then waits without a time limit. If a worker has not yet handled
+    a SIGTERM from Slurm, the system merges the two signals and keeps only the first sender. The worker then continues,
+    and its parent waits forever. Here the signal is repeated, and finally SIGKILL is sent, which cannot be lost.
     """
     children = [child for child in multiprocessing.active_children() if child.daemon]
     for _ in range(tries):
@@ -85,7 +85,7 @@ def end_workers(tries: int = 5, seconds: float = 1.0) -> None:
         children = [child for child in children if child.is_alive()]
         if not children:
             return
-    # PyTorch's handler would raise at the first worker that a signal has ended, and leave the others.
+    # PyTorch's handler would raise an error for the first worker that a signal ends, and the others would not be ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in children:
         child.kill()

@@ -1,4 +1,4 @@
-"""What a run asks Slurm for."""
+"""Requests of a run to Slurm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 
 
 def requeue() -> None:
-    """Put the job of this process back into the queue (``scontrol requeue``); a warning if that is not possible."""
+    """Put the job of this process back into the queue (``scontrol requeue``), or log a warning if this fails."""
     job = os.environ.get('SLURM_JOB_ID')
     if job is None:
         print_log('requeue=True, but this is no Slurm job: SLURM_JOB_ID is not set.', 'current', logging.WARNING)

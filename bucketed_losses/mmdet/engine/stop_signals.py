@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, and the agreement of all its processes about them."""
+"""Signals that ask a run to stop; all processes of the run learn of them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mmengine.dist import is_distributed
 class StopSignals:
     """Remembers signals instead of ending the process, and tells all processes of the run.
 
-    The processes communicate over a gloo group of their own, so that no accelerator is waited for.
+    The processes communicate over a separate gloo group, so that they do not have to wait for an accelerator.
 
     Args:
         names: Names of the signals, such as SIGTERM.
 
     Raises:
-        ValueError: there are none, or one has an unknown name.
+        ValueError: There are no names, or a name is unknown.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ class StopSignals:
         self._group = dist.new_group(backend='gloo') if is_distributed() else None
 
     def ignore(self) -> None:
-        """Put the previous handlers back."""
+        """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

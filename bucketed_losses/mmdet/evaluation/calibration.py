@@ -53,7 +53,7 @@ def fit_calibration(
         The maps, and for each class whether it has its own map.
 
     Raises:
-        ImportError: scikit-learn is not installed.
+        ImportError: Scikit-learn is not installed.
         UserError: The method is unknown; all detections are correct or all are incorrect; or the precision of all
             classes together does not increase with the score.
     """

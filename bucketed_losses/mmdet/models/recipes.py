@@ -130,8 +130,8 @@ class Recipe:
         role: Its function in a detector.
         rules: The changes besides the type, in order.
         unused: Keys of the stock head that the ranking head accepts and ignores.
-        suggested_for: Further stock heads that cannot train a ranking loss, and whose error names this head. Their
-            configs are not converted.
+        suggested_for: Further stock heads that cannot train a ranking loss. Their error message suggests this head, but
+            their configs are not converted.
         reason: The reason for the new type that is shown to the user.
     """
 
@@ -209,7 +209,7 @@ def ranking_head(
     """Class decorator that registers the recipe of a ranking head; arguments as for :class:`Recipe`.
 
     Raises:
-        ValueError: a stock head has a recipe already.
+        ValueError: A stock head has a recipe already.
     """
 
     def register(head: Head) -> Head:
@@ -228,7 +228,7 @@ def ranking_head(
 
 
 def holds_heads(layout: Layout) -> Callable[[Detector], Detector]:
-    """Class decorator that registers the layout of a detector whose config holds heads under keys of its own."""
+    """Class decorator that registers the layout of a detector that has its own keys for heads in its config."""
 
     def register(detector: Detector) -> Detector:
         _LAYOUTS[detector] = layout

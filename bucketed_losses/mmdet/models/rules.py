@@ -31,7 +31,7 @@ def ranking_loss(weight: float | None = None) -> Rule:
             reason += '; it was a softmax'
         yield Setting(('loss_cls',), loss, reason)
         if isinstance(part.config.get('init_cfg'), (dict, list)):
-            reason = "the head's own: a prior probability in the bias would stay in all scores"
+            reason = "the head's default: a prior probability in the bias would stay in all scores"
             yield Setting(('init_cfg',), None, reason)
 
     return Rule(('loss_cls', 'init_cfg'), apply)
@@ -82,7 +82,7 @@ def decoded_boxes() -> Rule:
 
     def apply(part: Part) -> Iterator[Setting]:
         if part.config.get('reg_decoded_bbox') is False:
-            yield Setting(('reg_decoded_bbox',), True, 'the labels are the IoUs of decoded boxes')
+            yield Setting(('reg_decoded_bbox',), True, 'the targets are the IoUs of decoded boxes')
 
     return Rule(('reg_decoded_bbox',), apply)
 
@@ -109,7 +109,7 @@ def three_anchor_scales() -> Rule:
         if isinstance(generator, dict) and generator.get('scales_per_octave') == 1:
             yield Note(
                 'the paper trains this head with three anchor scales, anchor_generator=dict(octave_base_scale=4, '
-                'scales_per_octave=3); your anchors are left alone'
+                'scales_per_octave=3); your anchors are not changed'
             )
 
     return Rule((), apply)

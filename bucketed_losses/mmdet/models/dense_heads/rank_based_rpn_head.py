@@ -20,7 +20,7 @@ def _anchors_across_the_border() -> Rule:
     def apply(part: Part) -> Iterator[Setting]:
         for where in each(part.train_cfg):
             if at(part.train_cfg, where).get('allowed_border', -1) >= 0:
-                reason = 'all anchors are ranked, those across the border too'
+                reason = 'all anchors are ranked, including those across the border'
                 yield Setting((*where, 'allowed_border'), -1, reason, 'train_cfg')
 
     return Rule(('train_cfg.allowed_border',), apply)

@@ -29,8 +29,8 @@ class RankingRTMDetHeadMixin(RankingDenseHeadMixin, _Host):
     """A mixin for ``RTMDetHead`` and its subclasses: a ranking loss in place of Quality Focal Loss.
 
     RTMDet assigns objects by a cost of class scores and boxes. The class cost is a cross-entropy, which interprets
-    logits as probabilities. Ranking logits have no such meaning, so they are shifted for the assigner: a logit of 0 then
-    has the prior probability that a detector with focal loss starts from, as in :class:`RankBasedPAAHead`.
+    logits as probabilities. Ranking logits have no such meaning, so they are shifted for the assigner: a logit of 0
+    then has the prior probability that a detector with focal loss starts from, as in ``RankBasedPAAHead``.
 
     Args:
         score_prior: The probability that a logit of 0 has in the assigner; in (0, 1).

@@ -147,7 +147,7 @@ class RankingDenseHeadMixin(RankingHeadMixin):
         )
 
     def flat_priors(self, anchors: list[list[Tensor]]) -> Tensor:
-        """The priors for :meth:`decode` as one tensor, from the anchors ``(num_anchors, 4)`` of each image and level."""
+        """The priors for :meth:`decode`, as one tensor, from anchors ``(num_anchors, 4)`` of each image and level."""
         return torch.cat([torch.cat(level) for level in zip(*anchors, strict=True)])
 
     def level_targets(self, *args: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -22,7 +22,7 @@ TILT = 1e-3
 
 
 class ScoreCalibration(nn.Module):
-    """A strictly increasing map from score to precision for every class. It is stored in buffers, as part of checkpoints.
+    """A strictly increasing map from score to precision for every class. Its buffers are saved in checkpoints.
 
     Between its knots the map is linear: ``(1 - TILT) * interpolation + TILT * score``. A new map is the identity.
 
@@ -47,7 +47,7 @@ class ScoreCalibration(nn.Module):
         self.register_buffer('values', identity.clone())
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Precisions ``(n,)`` of scores ``(n,)`` of classes ``(n,)``; float64, so that different scores stay different."""
+        """Precisions ``(n,)`` of scores ``(n,)`` of classes ``(n,)``; float64 keeps different scores different."""
         x = scores.double()
         knots, values = self.knots.double()[labels], self.values.double()[labels]
         right = (knots < x[:, None]).sum(dim=1).clamp(1, knots.size(1) - 1)

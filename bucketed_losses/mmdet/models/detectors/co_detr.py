@@ -281,7 +281,7 @@ def _auxiliary_heads(name: str, configs: Sequence[dict], cfgs: list[dict]) -> Mo
     for index, head in enumerate(heads):
         if not hasattr(head, 'loss_and_candidates'):
             raise ValueError(
-                f'CoDETR: {name}[{index}] is a {type(head).__name__}, which does not hand out its positives; use '
+                f'CoDETR: {name}[{index}] is a {type(head).__name__}, which does not return its positives; use '
                 'CoStandardRoIHead or RankBasedCoRoIHead in roi_heads, CoATSSHead or RankBasedCoATSSHead in dense_heads'
             )
     return heads

@@ -10,7 +10,7 @@ from torch import nn
 from .ranking_losses import RankingLoss
 
 BOX_LOSSES = (IoULoss, GIoULoss, DIoULoss, CIoULoss, EIoULoss, SIoULoss)
-"""MMDetection's losses on decoded boxes with one weight per box. Its other box losses are on deltas, or have one weight per coordinate."""
+"""MMDetection's losses on decoded boxes with one weight per box. Others are on deltas or weight coordinates."""
 
 
 def takes_decoded_boxes(loss: type) -> bool:

@@ -75,7 +75,7 @@ class RankingLoss(nn.Module):
         if not use_sigmoid:
             raise ValueError(
                 f'{type(self).__name__}: use_sigmoid must be True, got {use_sigmoid}; ranking losses score every '
-                'class with a sigmoid of its own and have no background column'
+                'class with a separate sigmoid and have no background column'
             )
         self.delta = delta
         self.loss_weight = loss_weight
@@ -85,7 +85,7 @@ class RankingLoss(nn.Module):
 
     @property
     def group(self) -> Any:
-        """The process group whose batches are ranked together, or None for this process alone."""
+        """The process group that ranks its batches together, or None for this process alone."""
         shared = self.scope == 'global' and dist.is_available() and dist.is_initialized()
         return dist.group.WORLD if shared else None
 

@@ -42,7 +42,7 @@ class RankingBBoxHeadMixin(ClassifierMixin, _Host):
         super().__init__(*args, reg_decoded_bbox=True, **kwargs)
         if not (self.with_cls and self.with_reg):
             raise ValueError(
-                f'{type(self).__name__}: with_cls and with_reg must be True; the classifier is trained with the IoUs of boxes'
+                f'{type(self).__name__}: with_cls and with_reg must be True; the classifier learns from IoUs of boxes'
             )
         check_head_losses(self)
 

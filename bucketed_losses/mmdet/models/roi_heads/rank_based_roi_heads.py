@@ -95,7 +95,7 @@ class RankingRoIHeadMixin(_Host):
         return losses
 
     def attach_scores(self, sampling_results: list, cls_score: Tensor) -> None:
-        """Set ``pos_scores (num_pos,)`` of each sampling result, the weights of its positives, if there is a mask head."""
+        """If there is a mask head, set ``pos_scores (num_pos,)`` of each sampling result: weights of its positives."""
         if not self.with_mask:
             return
         scores = highest_probability(cls_score).split([len(result.priors) for result in sampling_results])
@@ -131,7 +131,7 @@ def _mask_heads() -> Rule:
         for where in each(part.config.get('mask_head')):
             yield Inner(('mask_head', *where), Role.MASK)
             if part.config.get('mask_roi_extractor') is None:
-                reason = 'masks are trained on fewer RoIs than boxes, and so need an extractor of their own'
+                reason = 'masks are trained on fewer RoIs than boxes, so they need a separate extractor'
                 yield Setting(('mask_roi_extractor',), part.config.get('bbox_roi_extractor'), reason)
 
     return Rule(('mask_head', 'mask_roi_extractor'), apply)
@@ -158,7 +158,7 @@ def _equal_stages() -> Rule:
     def apply(part: Part) -> Iterator[Setting]:
         weights = part.config.get('stage_loss_weights')
         if part.loss.balances_itself and isinstance(weights, list) and any(weight != 1 for weight in weights):
-            reason = "every stage's losses are balanced by themselves"
+            reason = 'the losses of every stage are balanced separately'
             yield Setting(('stage_loss_weights',), [1] * len(weights), reason)
 
     return Rule(('stage_loss_weights',), apply)
@@ -168,7 +168,7 @@ def _published_score_threshold() -> Rule:
     def apply(part: Part) -> Iterator[Setting]:
         if isinstance(part.test_cfg, dict) and 'score_thr' in part.test_cfg:
             lvis = any('LVIS' in name for name in part.dataset_types)
-            reason = 'as published; ranking scores are no probabilities: choose your own, or calibrate'
+            reason = 'as published; ranking scores are not probabilities: choose your own threshold, or calibrate'
             yield Setting(('score_thr',), 0.60 if lvis else 0.40, reason, 'test_cfg')
 
     return Rule(('test_cfg.score_thr',), apply)
