@@ -49,7 +49,7 @@ def start(command, environment):
     )
 
 
-def finish(process, timeout=600):
+def finish(process, timeout=1200):
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:

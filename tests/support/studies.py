@@ -103,7 +103,7 @@ def call(command):
 
 
 def wait_for(condition, process):
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.02)
