@@ -13,18 +13,13 @@ from bucketed_losses.mmdet.engine import safe_load, why_damaged
 def check_checkpoint(path: str | Path) -> None:
     """Refuse a checkpoint that MMEngine's ``Runner`` could not load; URLs are left to it.
 
-    The tensors are not loaded, but the checksums of all of them are compared.
+    The tensors are not loaded, but their checksums are compared.
 
     Raises:
-        UserError: it is missing, incomplete, no checkpoint, or holds more than tensors and plain data.
+        UserError: as for :func:`load_safely`.
     """
-    if '://' in str(path):
-        return
-    is_zip = zipfile.is_zipfile(path)  # torch before 1.6 wrote another format
-    why = why_damaged(path) if is_zip else None
-    if why is not None:
-        raise UserError(f'{path} is not a complete checkpoint: {why}')
-    load_safely(path, mmap=is_zip)
+    if '://' not in str(path):
+        load_safely(path, mmap=zipfile.is_zipfile(path))  # torch before 1.6 wrote another format
 
 
 def load_safely(path: str | Path, mmap: bool | None = None) -> dict[str, Any]:
@@ -35,14 +30,17 @@ def load_safely(path: str | Path, mmap: bool | None = None) -> dict[str, Any]:
         mmap: As for :func:`torch.load`.
 
     Raises:
-        UserError: it is not there, holds more than tensors and plain data, or is no checkpoint.
+        UserError: it is missing, incomplete, no checkpoint, or holds more than tensors and plain data.
     """
+    why = why_damaged(path) if zipfile.is_zipfile(path) else None
+    if why is not None:
+        raise UserError(f'{path} is not a complete checkpoint: {why}')
     try:
         checkpoint = safe_load(path, map_location='cpu', mmap=mmap)
     except FileNotFoundError as error:
         raise UserError(f'{path} cannot be loaded safely: there is no such file') from error
     except Exception as error:  # a damaged file may fail anywhere
-        why = 'it is truncated' if _lacks_directory(path) else error
+        why = 'it is truncated' if _lacks_directory(path) else str(error)
         raise UserError(f'{path} cannot be loaded safely: {why}') from error
     if not isinstance(checkpoint, dict):
         raise UserError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
@@ -51,5 +49,7 @@ def load_safely(path: str | Path, mmap: bool | None = None) -> dict[str, Any]:
 
 def _lacks_directory(path: str | Path) -> bool:
     """Whether a file starts as a zip archive and lacks the directory at its end."""
-    file = Path(path)
-    return file.is_file() and file.open('rb').read(2) == b'PK' and not zipfile.is_zipfile(file)
+    if not Path(path).is_file() or zipfile.is_zipfile(path):
+        return False
+    with Path(path).open('rb') as file:
+        return file.read(2) == b'PK'

@@ -192,9 +192,9 @@ def test_an_output_folder_that_cannot_be_written_to(data, trained, unwritable, t
 
 @pytest.fixture
 def small_files():
-    """A function after which this process may write no file of more bytes: what the system says of a full disk."""
+    """A function after which this process may write no file of more bytes (None: as before), as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, before if size is None else (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
@@ -233,7 +233,7 @@ def test_a_full_disk_in_calibrate(data, trained, tmp_path, refused, command, sma
     small_files(trained.stat().st_size // 2)
     refused('calibrate', arguments, r'config_calibrated\.pth, .* cannot be written to .*out: File too large')
     assert not list((tmp_path / 'out').iterdir())
-    small_files(resource.RLIM_INFINITY)
+    small_files(None)
     assert command('calibrate', *arguments)[0] == 0
     names = sorted(path.name for path in (tmp_path / 'out').iterdir())
     assert names == [f'config_calibrated.{suffix}' for suffix in ('png', 'pth', 'py')]
@@ -248,7 +248,7 @@ DAMAGES = {
     'truncated': (lambda path, content: path.write_bytes(content[: len(content) // 2]), 'it is truncated'),
     'flipped': (
         lambda path, content: path.write_bytes(content[:9000] + bytes(50) + content[9050:]),
-        'damaged|cannot be read|cannot be loaded',
+        'is not a complete checkpoint',
     ),
     'text': (lambda path, content: path.write_text('epoch_1 is elsewhere\n'), 'not a checkpoint'),
     'tensor': (lambda path, content: torch.save(torch.zeros(2), path), 'holds a Tensor, not a checkpoint'),
@@ -259,8 +259,6 @@ DAMAGES = {
 @pytest.mark.parametrize('tool', ['test', 'calibrate', 'plot-ranks', 'convert', 'train'])
 @pytest.mark.parametrize('damage', DAMAGES)
 def test_a_damaged_checkpoint(damage, tool, data, trained, tmp_path, refused):
-    if damage == 'flipped' and tool in ('calibrate', 'convert'):
-        pytest.skip('torch does not compare checksums')
     path = tmp_path / 'bad.pth'
     path.write_bytes(trained.read_bytes())
     change, words = DAMAGES[damage]
