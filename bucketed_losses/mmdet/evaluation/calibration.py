@@ -63,8 +63,8 @@ def fit_calibration(
     correct = np.concatenate([m.correct for m in matches])
     if correct.all() or not correct.any():
         raise UserError(
-            f'{int(correct.sum())} of {len(correct)} detections are correct: a map from score to precision needs both '
-            'correct and incorrect ones; is this the checkpoint of this config?'
+            f'{int(correct.sum())} of {len(correct)} detections are right: a map from score to precision needs both '
+            'right and wrong ones; is this the checkpoint of this config?'
         )
     fit = _isotonic if method == 'isotonic' else _platt
     pooled = fit(scores, correct)
