@@ -239,7 +239,10 @@ def run(args: argparse.Namespace) -> None:
         draw_detections(samples[:8], thresholds, meta, work_dir / 'detections')
         # Curves of this run alone, whatever else the folder holds.
         plot_curves({'BRS-ATSS on drawn shapes': [runner.log_dir]}, work_dir / 'curves.png')
-    drawn = ', '.join(f'{name} {score:.2f}' for name, score in zip(meta['classes'], thresholds, strict=True))
+    drawn = ', '.join(
+        f'{name} {score:.2f}' if math.isfinite(score) else f'{name} (no objects)'
+        for name, score in zip(meta['classes'], thresholds, strict=True)
+    )
     if log:
         print(f'AP {progress.ap:.3f} on {len(samples)} validation images')
     print(f'Detections (right) next to the ground truth (left): {work_dir}/detections/*.png')

@@ -62,7 +62,7 @@ def alrp(
         errors_above = sums_above(s, ordered, s, band_above(s, s, delta), delta).values - step_at_zero * ordered
         has_error = false_positives > MIN_FALSE_POSITIVES
         error = torch.where(has_error, (errors_above + false_positives) / (ranks * num_positives), 0)
-        negative_grads = counted.share(torch.where(has_error, error / false_positives, 0), negatives.logits)
+        negative_grads = counted.share(torch.where(has_error, error / false_positives, 0), negatives.logits, reuse=True)
 
         # The localisation part is mean_i sum_{k: s_k >= s_i} e_k / rank(i). In this sum, e_k is multiplied by the sum
         # of 1 / rank(i) over the positives i with s_i <= s_k.

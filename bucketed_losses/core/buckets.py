@@ -32,7 +32,7 @@ class Buckets(NamedTuple):
     means: Tensor
     """``(B,)`` float64; 0 for an empty bucket."""
 
-    def spread(self, negatives: Sequence[Tensor], sums: StepSums, linear: bool) -> list[Tensor]:
+    def spread(self, negatives: Sequence[Tensor], sums: StepSums, linear: bool, reuse: bool) -> list[Tensor]:
         """What each negative gets of the ``sums`` at the buckets' means, in pieces ``(n,)``.
 
         Args:
@@ -40,6 +40,7 @@ class Buckets(NamedTuple):
             sums: Values and slopes at the means, ``(B,)``.
             linear: Each negative gets the value at its own logit, by the slope of its bucket. Otherwise all members of
                 a bucket get the value at the mean (S.22).
+            reuse: The result may take the memory of ``negatives``, which are then overwritten.
         """
         dtype = negatives[0].dtype
         if not linear:
@@ -50,7 +51,7 @@ class Buckets(NamedTuple):
         values = (sums.values + sums.slopes * (origins.double() - self.means)).to(dtype)
         slopes = sums.slopes.to(dtype)
         return [
-            (logits - origins.index_select(0, bucket))
+            torch.sub(logits, origins.index_select(0, bucket), out=logits if reuse else None)
             .mul_(slopes.index_select(0, bucket))
             .add_(values.index_select(0, bucket))
             for logits, bucket in zip(negatives, self.assignments, strict=True)

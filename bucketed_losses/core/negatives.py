@@ -71,7 +71,7 @@ class CountedNegatives(NamedTuple):
     """Whether a sum of steps is linear inside each bucket: for exact buckets with ``delta > 0``."""
     delta: float
 
-    def share(self, weights: Tensor, negatives: Sequence[Tensor]) -> list[Tensor]:
+    def share(self, weights: Tensor, negatives: Sequence[Tensor], reuse: bool = False) -> list[Tensor]:
         """``sum_i weights_i H(x_ij)`` for every negative j, in pieces ``(n,)``.
 
         FP(i) sums the same steps over j. In the published losses, all members of a bucket get the value at its mean.
@@ -79,12 +79,13 @@ class CountedNegatives(NamedTuple):
         Args:
             weights: ``(P,)`` float64, in ascending order of the positives' logits.
             negatives: The pieces that were counted.
+            reuse: The result may take the memory of ``negatives``, which are then overwritten.
         """
         sums = sums_below(self.positives, weights, self.means, self.band, self.delta)
         # Bucket 0 lies below the floor. Its share is 0 in exact arithmetic, and rounding must not change that.
         for part in sums:
             part.select(-1, 0).zero_()
-        return self.buckets.spread(negatives, sums, self.linear)
+        return self.buckets.spread(negatives, sums, self.linear, reuse)
 
 
 def count_negatives(

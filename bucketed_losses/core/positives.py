@@ -54,6 +54,7 @@ def rank_positives(positives: Tensor, ious: Tensor, delta: float, sort: bool) ->
 
 def _sorting_update(s: Tensor, ious: Tensor, ranks: Tensor, band: Band, delta: float) -> tuple[Tensor, Tensor]:
     """``l_S - l*_S`` (S.3, S.4) and its Identity Update (S.8) times P, for ascending logits ``s``; ``(P,)`` both."""
+    ious = ious.nan_to_num()  # the loss is NaN already, and an order needs numbers
     sorted_ious, by_iou = ious.sort()
     below = torch.searchsorted(sorted_ious, ious)
     sorting, per_pair = _sorting_errors(s, 1 - ious, IoUOrder(below, by_iou), ranks, band, delta)

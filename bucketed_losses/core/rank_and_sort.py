@@ -65,7 +65,7 @@ def rank_and_sort(
 
     positives = rank_positives(gathered.logits, gathered.values, delta, sort)
     negatives = relevant_negatives(x, t, positives.floor)
-    result = identity_update(positives, negatives.logits, delta, exact, processes)
+    result = identity_update(positives, negatives.logits, delta, exact, processes, reuse=True)
     own = result.positive_grads.narrow(1, gathered.start, len(positive_indices)).to(x.dtype) + nonfinite
     update = ErrorDrivenUpdate(
         values=(result.ranking.to(x.dtype) + nonfinite, result.sorting.to(x.dtype) + nonfinite),

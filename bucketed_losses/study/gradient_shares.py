@@ -153,8 +153,8 @@ def measure_shares(
     """
     if batches < 1:
         raise UserError(f'--batches must be 1 or more, got {batches}')
-    for path in checkpoints:
-        if not Path(path).is_file():
+    for path in (config, *checkpoints):
+        if '::' not in path and not Path(path).is_file():
             raise UserError(f'{path} does not exist')
     cfg = read_config(config)
     apply_options(cfg, options or {})

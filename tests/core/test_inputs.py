@@ -229,11 +229,12 @@ def test_defaults_are_the_papers():
 
 
 @ALL
-def test_a_target_that_is_not_a_number_makes_the_loss_nan_even_where_positives_are_given(loss):
+@pytest.mark.parametrize('num_pos', [1, 2, 5, 8, 1024])
+def test_a_target_that_is_not_a_number_makes_the_loss_nan_even_where_positives_are_given(loss, num_pos):
     """The IoU of a diverged network's box: the training reports the loss, not the argument."""
-    logits, targets = random_case(9, 5, 20)
+    logits, targets = random_case(9, num_pos, 20)
     positives = (targets > 0).nonzero().squeeze(1)
-    targets[positives[2]] = torch.nan
+    targets[positives[num_pos // 2]] = torch.nan
     assert total(loss(logits, targets, 0.5, positives=positives)).isnan()
 
 

@@ -50,7 +50,7 @@ def test_dense_heads(head_type, loss, what, bad):
     head = build_head(head_type, loss)
     for images in (slice(None), slice(1, 2)):
         maps = [[level.detach().clone() for level in levels] for levels in head(tuple(features()))]
-        for name, levels in zip(('logits', 'boxes'), maps, strict=True):
+        for name, levels in zip(('logits', *('boxes' for _ in maps[1:])), maps, strict=True):
             for level in levels:
                 if what in (name, 'both'):
                     level[images] = bad

@@ -241,10 +241,11 @@ def test_images_smaller_than_a_stride(head_type):
     head = build_head(head_type)
     head.eval()
     small = [{**METAS[0], 'img_shape': (8, 8), 'pad_shape': (8, 8), 'batch_input_shape': (8, 8)}] * 2
-    maps = head(tuple(torch.randn(2, 8, 1, 1) for _ in STRIDES))
-    results = head.predict_by_feat(*maps, batch_img_metas=small)
+    inputs = tuple(torch.randn(2, 8, 1, 1) for _ in STRIDES)
+    results = head.predict_by_feat(*head(inputs), batch_img_metas=small)
     assert len(results) == 2
-    losses = head.loss_by_feat(*maps, objects(([[1, 1, 7, 7]], [0]), ([[0, 0, 8, 8]], [1])), small)
+    head.train()
+    losses = head.loss_by_feat(*head(inputs), objects(([[1, 1, 7, 7]], [0]), ([[0, 0, 8, 8]], [1])), small)
     assert all(value.isfinite() for value in losses.values())
 
 

@@ -232,7 +232,7 @@ def test_tool_names_wrong_files(tmp_path, capsys):
         (['mmdet::solo/solo_r50_fpn_1x_coco.py'], 'SOLO has no classification loss'),
     ]
     for arguments, words in cases:
-        with pytest.raises(SystemExit, match=words):
+        with pytest.raises(UserError, match=words):
             run_verb('swap', *arguments)
     (tmp_path / 'a.py').write_text('precious')
     with pytest.raises(UserError, match='exists already'):

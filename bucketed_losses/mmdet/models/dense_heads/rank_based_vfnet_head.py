@@ -54,6 +54,8 @@ class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
         ValueError: ``loss_cls`` is not a ranking loss, or a box loss is on deltas.
     """
 
+    classifiers = ('vfnet_cls',)
+
     def __init__(
         self, *args: Any, loss_cls: dict, use_vfl: bool = True, loss_cls_fl: dict | None = None, **kwargs: Any
     ) -> None:
