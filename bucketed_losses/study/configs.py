@@ -10,7 +10,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
 
 from bucketed_losses.errors import UserError
-from bucketed_losses.mmdet.config_files import find_config, read_config
+from bucketed_losses.mmdet.engine.config_checks import find_config, read_config
 from bucketed_losses.mmdet.engine.runner import apply_options
 from bucketed_losses.mmdet.swap import SwapError, swap_loss
 
