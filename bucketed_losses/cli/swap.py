@@ -16,21 +16,13 @@ from typing import Any
 from mmengine.config import Config
 
 from bucketed_losses.errors import UserError
-from bucketed_losses.mmdet.engine.config_checks import find_config, read_config
+from bucketed_losses.mmdet.engine.config_checks import find_config, read_editable_config
 from bucketed_losses.mmdet.swap import LOSSES, Swap, SwapError, swap_loss
 from bucketed_losses.new_files import new_files
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
 
 HELP = 'Put a ranking loss into a config of MMDetection and write what changes as a new config.'
-
-
-def load(file: Path) -> tuple[Config, bool]:
-    """The config, and whether text can inherit it: a config of MMEngine's lazy kind is written out in full."""
-    cfg = read_config(file, import_custom_modules=False)
-    if file.suffix == '.py' and Config._is_lazy_import(str(file)):
-        return Config.fromstring(cfg.pretty_text, '.py'), False
-    return cfg, True
 
 
 def text_of(swap: Swap, base: str | None) -> str:
@@ -82,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     file = find_config(args.config)
-    cfg, inherits = load(file)
+    cfg, inherits = read_editable_config(file)
     try:
         swap = swap_loss(cfg, args.loss)
     except SwapError as error:

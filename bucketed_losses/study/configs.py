@@ -10,7 +10,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
 
 from bucketed_losses.errors import UserError
-from bucketed_losses.mmdet.engine.config_checks import find_config, read_config
+from bucketed_losses.mmdet.engine.config_checks import find_config, read_editable_config
 from bucketed_losses.mmdet.engine.runner import apply_options
 from bucketed_losses.mmdet.swap import SwapError, swap_loss
 
@@ -52,7 +52,7 @@ def make_config(run: Run, data: Path | None = None, options: Mapping[str, Any] |
 
 def _stock_config(detector: Detector, data: Path | None, options: Mapping[str, Any]) -> Config:
     try:
-        cfg, _ = read_config(find_config(detector.config))
+        cfg, _ = read_editable_config(find_config(detector.config))
     except UserError as error:
         raise Refusal(str(error)) from error
     for key in ('model', 'train_cfg'):

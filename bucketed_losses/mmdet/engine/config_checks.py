@@ -86,6 +86,20 @@ def read_config(name: str | Path, **options: Any) -> Config:
         raise UserError(f'{name}: {kind}{error}{_place_in_config(error)}; --debug shows the traceback') from error
 
 
+def read_editable_config(file: Path) -> tuple[Config, bool]:
+    """A config to be changed and written, and whether text can inherit it.
+
+    A config of MMEngine's lazy kind cannot be inherited by text; it is returned as a text config with all its settings.
+
+    Raises:
+        UserError: as for :func:`read_config`.
+    """
+    cfg = read_config(file, import_custom_modules=False)
+    if file.suffix == '.py' and Config._is_lazy_import(str(file)):
+        return Config.fromstring(cfg.pretty_text, '.py'), False
+    return cfg, True
+
+
 def _syntax_error(file: Path, error: SyntaxError) -> str:
     if error.lineno is None or error.text is None:  # MMEngine raised and formatted it
         return str(error)
