@@ -4,7 +4,7 @@ bucketed-losses calibrate CONFIG CHECKPOINT [--out DIR] [--force] [--method isot
                           [--min-matches 50] [--cfg-options KEY=VALUE ...] [--launcher none|pytorch|slurm|mpi]
 
 Any detector of MMDetection on COCO-style annotations, with whatever loss. Writes CONFIG's name with _calibrated to DIR
-(the checkpoint's folder by default): a config, a checkpoint that holds the maps beside the weights, and a reliability
+(the checkpoint's folder by default): a config, a checkpoint that contains the maps and the weights, and a reliability
 diagram. AP stays the same; score_thr in the new config is a precision.
 """
 

@@ -1,4 +1,4 @@
-"""Studies: one detector, or several, trained with one loss after another, and what came out as tables and figures.
+"""Studies: one detector, or several, trained with one loss after another, and the results as tables and figures.
 
 Each file uses only files below it in this list:
 

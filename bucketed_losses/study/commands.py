@@ -1,4 +1,4 @@
-"""One command in a process of its own, with its output in a log. Imports nothing heavy: a Slurm job begins here."""
+"""Runs one command in its own process, with its output in a log. It imports little: each Slurm job starts it."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class LocalExecutor:
             self.slots.put(slot)
 
     def stop(self) -> None:
-        """Send SIGTERM to the commands, on which trainings save a checkpoint; the second time, SIGKILL."""
+        """Send SIGTERM to the commands; runs that train then save a checkpoint. A second call sends SIGKILL."""
         number = signal.SIGKILL if self.stopping.is_set() else signal.SIGTERM
         self.stopping.set()
         for command in list(self.running):
@@ -115,7 +115,7 @@ class LocalExecutor:
 
 
 def environment(slot: int, jobs: int, gpus: int) -> dict[str, str]:
-    """The environment variables of one of several trainings: its share of the GPUs, or of the processor's cores."""
+    """The environment variables of one of several runs: its share of the GPUs, or of the cores of the processor."""
     env = dict(os.environ)
     if jobs == 1:
         return env

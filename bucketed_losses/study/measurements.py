@@ -1,4 +1,4 @@
-"""What a study measures besides AP: times before the trainings, gradients after them."""
+"""What a study measures in addition to AP: times before the runs, gradients after them."""
 
 from __future__ import annotations
 

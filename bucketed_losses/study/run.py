@@ -1,4 +1,4 @@
-"""The steps of a study: configs, times, trainings, gradients, report.
+"""The steps of a study: configs, times, training runs, gradients, report.
 
 A study may be stopped or killed at any time. The same steps go on where it was, and nothing that is finished runs
 again.

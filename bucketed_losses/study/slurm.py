@@ -19,7 +19,7 @@ LOST = 'the Slurm job ended without a result: it was cancelled, had too little m
 class SlurmExecutor:
     """Runs each command as a Slurm job, by submitit.
 
-    The number of a job is kept in a file beside the command's log. If this process is killed, its jobs go on, and a
+    The number of a job is kept in a file next to the log of the command. If this process is killed, its jobs go on; a
     later call with the same command waits for its job instead of submitting it again.
 
     Args:
@@ -120,7 +120,7 @@ class SlurmExecutor:
         return _note(command, f'the Slurm job failed: {str(error).strip()}') if error else job.result()
 
     def stop(self) -> None:
-        """Cancel the jobs: Slurm sends SIGTERM first, on which trainings save a checkpoint.
+        """Cancel the jobs: Slurm sends SIGTERM first; runs that train then save a checkpoint.
 
         The second time, do not wait for their end.
         """

@@ -1,11 +1,11 @@
-"""Time, memory and operations of the ranking losses beside their peers, all in one run on the same tensors.
+"""Time, memory and operations of the ranking losses and of other losses, in one run on the same tensors.
 
 python tools/benchmarks/benchmark_losses.py [--out DIR] [--large] [--scaling] [--profile] [--losses NAME ...]
                                             [--config CONFIG [--checkpoint FILE]]
 
 Forward and backward of ours (AP, BAP, RS, BRS, aLRP and DR Loss), of the published algorithms written plainly (the
-loop over positives and the P x B matrices of published_algorithms/), of
-MMDetection's focal, quality focal and cross-entropy losses; beside them a sort of the logits and one read and write of
+loop over positives and the P x B matrices of published_algorithms/), of MMDetection's focal, quality focal and
+cross-entropy losses; for comparison a sort of the logits and one read and write of
 them. Data:
 
     synthetic     the paper's (S.3.2): positives from N(-1, 1), negatives from N(1, 1), uniform IoUs

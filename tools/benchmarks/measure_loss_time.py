@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
     parser.add_argument('--iterations', type=int, default=20, help='measured iterations; 2 more warm up')
-    parser.add_argument('--with-loop', action='store_true', help='time the loop over positives beside ours')
+    parser.add_argument('--with-loop', action='store_true', help='also time the published loop over positives')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the medians there, in seconds')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     args = parser.parse_args(argv)

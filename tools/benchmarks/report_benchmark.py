@@ -124,7 +124,7 @@ def _ratio(row: Row | None) -> str:
 
 
 def goals(rows: list[Row]) -> str:
-    """What was measured beside what we hold ourselves to; what misses it is bold."""
+    """The measured ratios and their limits; a ratio above its limit is bold."""
     lines = ['| data | logits | positives | goal AP, BAP | AP | BAP | goal RS, BRS | RS | BRS |', '|---' * 9 + '|']
     for (data, logits, positives), limits in GOALS.items():
         ratio = {

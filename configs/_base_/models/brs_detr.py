@@ -1,4 +1,4 @@
-"""What makes BRS-DETR of Co-DETR (Sec. 5 and S.3.3). Inherit this beside a Co-DETR and write
+"""The settings that turn Co-DETR into BRS-DETR (Sec. 5 and S.3.3). Inherit this and a Co-DETR config, and write
 ``model = _base_.brs_detr``."""
 
 decoder_loss = dict(_delete_=True, type='BucketedRSLoss', loss_weight=2.0)

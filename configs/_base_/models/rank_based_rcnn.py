@@ -1,7 +1,7 @@
 """What a ranking loss changes in MMDetection's Faster and Mask R-CNN.
 
-A config that inherits this file beside one of MMDetection's takes over ``model = _base_.rank_based_rcnn``, or
-``rank_based_mask_rcnn``; Cascade R-CNN its parts.
+A config that inherits this file and one of MMDetection's uses ``model = _base_.rank_based_rcnn``, or
+``rank_based_mask_rcnn``; a config of Cascade R-CNN uses its parts.
 """
 
 rank_based_rpn_head = dict(
