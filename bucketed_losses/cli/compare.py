@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--jobs',
         type=int,
         metavar='N',
-        help='train N runs at the same time (default: 1 on this machine, all on Slurm); times are measured before, alone',
+        help='train N runs at once (default: 1 on this machine, all on Slurm); times are measured before, alone',
     )
     parser.add_argument(
         '--slurm',
