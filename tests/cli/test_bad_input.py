@@ -283,7 +283,8 @@ def test_ctrl_c_in_training(loop, where, data, tmp_path, command):
     hook = dict(type='PressCtrlC', iteration=3)
     iterations = "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4, val_interval=4)\n"
     config.write_text(f"_base_ = '{data}/config.py'\ncustom_hooks = [{hook}]\n{iterations if loop != 'epoch' else ''}")
-    handler = signal.getsignal(signal.SIGINT)
+    # A shell ignores the signal in what it starts in the background, and a test runner may be that.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code, err = command('train', config, '--work-dir', work_dir)
     finally:
@@ -331,6 +332,7 @@ def test_ctrl_c_in_training_with_workers(data, tmp_path):
             stdout=output,
             stderr=output,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     try:
         deadline = time.monotonic() + 300
