@@ -29,14 +29,12 @@ They take time O((N + P) log P) and memory O(N + P); there is no loop over posit
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from .core.alrp import ALRP, alrp
 from .core.arguments import check_arguments, check_positive
 from .core.distributed import Group
-from .core.dr import distributional_ranking
+from .core.dr import NEGATIVE_TEMPERATURE, distributional_ranking
 from .core.rank_and_sort import RankSort, rank_and_sort
 
 __all__ = ['ALRP', 'RankSort', 'alrp_loss', 'ap_loss', 'bucketed_ap_loss', 'bucketed_rs_loss', 'dr_loss', 'rs_loss']
@@ -198,7 +196,7 @@ def dr_loss(
     targets: Tensor,
     margin: float = 0.5,
     positive_temperature: float = 1.0,
-    negative_temperature: float = 0.1 / math.log(3.5),
+    negative_temperature: float = NEGATIVE_TEMPERATURE,
     smoothness: float = 6.0,
     scale: float = 4.0,
 ) -> Tensor:

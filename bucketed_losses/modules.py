@@ -6,13 +6,12 @@ names in :mod:`bucketed_losses.mmdet.models.losses`, which take labels and IoUs 
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
 from . import functional
 from .core.arguments import check_delta
 from .core.distributed import Group, GroupReference
+from .core.dr import NEGATIVE_TEMPERATURE
 from .functional import ALRP, RankSort
 
 __all__ = ['APLoss', 'BucketedAPLoss', 'BucketedRSLoss', 'DRLoss', 'RSLoss', 'aLRPLoss']
@@ -106,7 +105,7 @@ class DRLoss(nn.Module):
         self,
         margin: float = 0.5,
         positive_temperature: float = 1.0,
-        negative_temperature: float = 0.1 / math.log(3.5),
+        negative_temperature: float = NEGATIVE_TEMPERATURE,
         smoothness: float = 6.0,
         scale: float = 4.0,
     ) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+
+NEGATIVE_TEMPERATURE = 0.1 / math.log(3.5)
+"""The published lambda-."""
 
 
 def distributional_ranking(

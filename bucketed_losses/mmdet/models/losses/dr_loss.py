@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from mmdet.registry import MODELS
 from torch import Tensor
 
 from .... import functional
+from ....core.dr import NEGATIVE_TEMPERATURE
 from .ranking_losses import RankingLoss
 
 
@@ -31,7 +30,7 @@ class DRLoss(RankingLoss):
         self,
         margin: float = 0.5,
         positive_temperature: float = 1.0,
-        negative_temperature: float = 0.1 / math.log(3.5),
+        negative_temperature: float = NEGATIVE_TEMPERATURE,
         smoothness: float = 6.0,
         scale: float = 4.0,
         loss_weight: float = 1.0,
