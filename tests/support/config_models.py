@@ -45,3 +45,15 @@ def small_inputs(cfg, num_items=(3, 2)):
         num_items=list(num_items),
         with_mask='mask_head' in cfg.model.get('roi_head', {}),
     )
+
+
+def losses_after_backward(detector, data):
+    """The losses of a step as numbers, by log name; every parameter has a gradient."""
+    losses = detector(**data, mode='loss')
+    total, _ = detector.parse_losses(losses)
+    assert torch.isfinite(total)
+    total.backward()
+    missing = [name for name, p in detector.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing, 'DDP would wait for these'
+    scalars = {name: sum(value) if isinstance(value, list) else value for name, value in losses.items()}
+    return {name: value.item() for name, value in scalars.items() if 'loss' in name}

@@ -67,17 +67,6 @@ def batch(detector, num_items=(2, 3), sizes=((128, 128), (128, 64)), training=Tr
     return detector.data_preprocessor(inputs, training=training)
 
 
-def losses_after_backward(detector, data):
-    losses = detector(**data, mode='loss')
-    total, _ = detector.parse_losses(losses)
-    assert torch.isfinite(total)
-    total.backward()
-    missing = [name for name, p in detector.named_parameters() if p.requires_grad and p.grad is None]
-    assert not missing, 'DDP would wait for these'
-    scalars = {name: sum(value) if isinstance(value, list) else value for name, value in losses.items()}
-    return {name: value.item() for name, value in scalars.items() if 'loss' in name}
-
-
 def predictions(seed, num_queries=7):
     torch.manual_seed(seed)
     logits = torch.randn(2, num_queries, NUM_CLASSES, requires_grad=True)

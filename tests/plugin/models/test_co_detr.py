@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip('mmdet')
 
+from config_models import losses_after_backward
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.testing import demo_mm_inputs
@@ -21,7 +22,6 @@ from small_co_detr import (
     batch,
     build,
     load,
-    losses_after_backward,
     shake,
     without_auxiliary_heads,
 )

@@ -12,9 +12,10 @@ import torch
 
 pytest.importorskip('mmdet')
 
+from config_models import losses_after_backward
 from launching import ROOT
 from mmengine.structures import InstanceData
-from small_co_detr import BASELINE, BOTH, BRS, batch, build, load, losses_after_backward, shake
+from small_co_detr import BASELINE, BOTH, BRS, batch, build, load, shake
 
 pytestmark = pytest.mark.medium
 

@@ -13,6 +13,7 @@ import torch
 
 pytest.importorskip('mmdet')
 
+from config_models import losses_after_backward
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
@@ -55,20 +56,6 @@ def batch(model, num_items=(2, 3)):
         2, [[3, 96, 96], [3, 96, 128]], num_classes=80, num_items=list(num_items), with_mask=model.with_mask
     )
     return model.data_preprocessor(inputs, training=True)
-
-
-def losses_after_backward(model, data):
-    losses = model(**data, mode='loss')
-    total, _ = model.parse_losses(losses)
-    assert torch.isfinite(total)
-    total.backward()
-    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not missing, 'DDP would wait for these'
-    return {
-        name: sum(value).item() if isinstance(value, list) else value.item()
-        for name, value in losses.items()
-        if 'loss' in name
-    }
 
 
 @pytest.mark.parametrize('config', [FASTER, CASCADE, MASK])
