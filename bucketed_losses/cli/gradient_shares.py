@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bucketed_losses.study.requirements import check_training
-
 HELP = 'Measure how each loss shares its gradient between positives and negatives, on the same logits of a detector.'
 DESCRIPTION = """
 The logits, targets and IoUs are those that the ranking losses of CONFIG are given on its first training batches, with
@@ -32,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print a table for each checkpoint."""
-    check_training()
     from bucketed_losses.mmdet.engine.runner import parse_options
     from bucketed_losses.study.gradient_shares import LOSSES, measure_shares
     from bucketed_losses.study.store import write_json

@@ -9,7 +9,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import one_line_errors
@@ -39,19 +38,13 @@ VERBS = {
     'plot-curves': Verb('plot_curves', 'draw the losses and the AP of training runs', TABLES),
     'plot-ranks': Verb('plot_ranks', 'draw how a detector ranks the predictions of one training batch', MMDET),
     'gradient-shares': Verb(
-        'gradient_shares', 'print how losses share their gradient among positives and negatives', MMDET
+        'gradient_shares', 'print how losses share their gradient among positives and negatives', STUDY
     ),
     'calibrate': Verb('calibrate', 'map the scores of a trained detector to precisions', MMDET),
     'convert': Verb('convert', 'convert a checkpoint of the published code or of Co-DETR', MMDET),
     'shapes': Verb('shapes', 'make the data set of drawn shapes', MMDET),
     'doctor': Verb('doctor', 'check the environment and print the commands that mend it', NOTHING),
 }
-
-
-def verbs() -> dict[str, Verb]:
-    """The verbs whose modules are there, by name."""
-    folder = Path(__file__).parent
-    return {name: verb for name, verb in VERBS.items() if (folder / f'{verb.module}.py').is_file()}
 
 
 def build_parser(called: str | None = None) -> argparse.ArgumentParser:
@@ -70,9 +63,9 @@ def build_parser(called: str | None = None) -> argparse.ArgumentParser:
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument('--debug', action='store_true', help='show the traceback of an error')
     some_lack = False
-    for name, verb in verbs().items():
+    for name, verb in VERBS.items():
         if name != called:
-            lacks = verb.needs.missing()
+            lacks = called not in VERBS and verb.needs.missing()  # shown in the list of verbs only
             choices.add_parser(name, help=f'{verb.help} [{verb.needs.label}]' if lacks else verb.help)
             some_lack |= bool(lacks)
             continue

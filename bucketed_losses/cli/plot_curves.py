@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bucketed_losses.study.requirements import TABLES, check_packages
-
 HELP = "Draw training curves from MMEngine's logs: losses over iterations, AP over epochs (mean and range of seeds)."
 
 
@@ -25,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the figure."""
-    check_packages(TABLES)
     from bucketed_losses.study.curves import plot_curves
     from bucketed_losses.study.logs import parse_run
 

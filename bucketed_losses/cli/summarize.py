@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from bucketed_losses.study.requirements import check_packages
-
 HELP = 'Print a table of finished runs: AP, AP50 and AP75 of the last epoch, and AP per class; mean over seeds.'
 
 
@@ -25,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
-    check_packages({'pandas': 'study'})
     from bucketed_losses.study.logs import parse_run
     from bucketed_losses.study.summary import summarize
 

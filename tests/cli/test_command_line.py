@@ -15,7 +15,7 @@ pytest.importorskip('mmdet')
 
 from command_line import command, run_verb
 
-from bucketed_losses.cli.main import build_parser, main, verbs
+from bucketed_losses.cli.main import VERBS, build_parser, main
 from bucketed_losses.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,9 +25,9 @@ CONFIG = str(ROOT / 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_sha
 ATSS = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
 
 
-@pytest.mark.parametrize('name', verbs())
+@pytest.mark.parametrize('name', VERBS)
 def test_every_verb_explains_itself_and_its_arguments(name):
-    module = import_module(f'bucketed_losses.cli.{verbs()[name].module}')
+    module = import_module(f'bucketed_losses.cli.{VERBS[name].module}')
     assert module.HELP.endswith('.') and callable(module.run)
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
@@ -95,7 +95,7 @@ def test_an_unknown_verb_is_answered_with_the_known_ones(capsys):
         main(['swop'])
     assert end.value.code == 2
     error = capsys.readouterr().err
-    assert "invalid choice: 'swop'" in error and all(name in error for name in verbs())
+    assert "invalid choice: 'swop'" in error and all(name in error for name in VERBS)
 
 
 @pytest.mark.parametrize('file', ENTRY_POINTS, ids=lambda path: path.name)

@@ -14,7 +14,7 @@ import pytest
 from command_line import install_wheel
 
 from bucketed_losses.cli._requirements import NOTHING, Requirements
-from bucketed_losses.cli.main import verbs
+from bucketed_losses.cli.main import VERBS
 from bucketed_losses.stack import installed
 
 pytestmark = pytest.mark.stack
@@ -79,7 +79,7 @@ def test_the_command_lists_its_verbs_with_torch_alone(torch_only_command):
     result = run_installed(torch_only_command, '--help')
     assert result.returncode == 0, result.stderr
     text = ' '.join(result.stdout.split())
-    for name, verb in verbs().items():
+    for name, verb in VERBS.items():
         extra = f' [{verb.needs.label}]' if verb.needs != NOTHING else ''
         assert f' {name} {verb.help}{extra}' in text
     assert '[mmdet or onedl]' in text and '[mmdet or onedl and demo]' in text
@@ -98,7 +98,7 @@ def test_the_doctor_runs_with_torch_alone(torch_only_command):
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize('name', [name for name, verb in verbs().items() if verb.needs.mmdet])
+@pytest.mark.parametrize('name', [name for name, verb in VERBS.items() if verb.needs.mmdet])
 def test_verbs_that_need_mmdetection_say_in_one_line_what_to_install(name, torch_only_command):
     result = run_installed(torch_only_command, name, '--help')
     assert result.returncode == 2 and result.stderr.count('\n') == 1

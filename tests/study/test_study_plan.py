@@ -11,11 +11,11 @@ pytest.importorskip('mmdet')
 from command_line import parse, run_verb
 from studies import ATSS, FASTER, detector, plan
 
+from bucketed_losses.cli._requirements import MissingPackagesError, Requirements, require
 from bucketed_losses.cli.compare import executor_from
 from bucketed_losses.errors import UserError
 from bucketed_losses.study.lock import only_study
 from bucketed_losses.study.plan import Plan, Refusal
-from bucketed_losses.study.requirements import MissingPackagesError, check_packages
 
 
 def test_first_seeds_of_all_losses_come_first(tmp_path):
@@ -76,8 +76,8 @@ def test_trainings_run_on_this_machine_one_by_one_by_default(tmp_path):
 
 
 def test_a_missing_package_names_its_extra():
-    check_packages({'json': 'study'})
+    require(Requirements('study', ('json',)))
     with pytest.raises(MissingPackagesError, match=r'no_such_a, no_such_b are not installed: pip install "bucketed-l'):
-        check_packages({'no_such_a': 'study', 'no_such_b': 'slurm', 'json': 'mmdet'})
+        require(Requirements('study', ('no_such_a', 'no_such_b', 'json')))
     with pytest.raises(ImportError, match=r'no_such_b is not installed: pip install "bucketed-losses\[slurm\]"'):
-        check_packages({'no_such_b': 'slurm'})
+        require(Requirements('slurm', ('no_such_b',)))
