@@ -17,9 +17,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from bucketed_losses.cli._checkpoint import check_checkpoint
 from bucketed_losses.cli._runner import add_common_arguments, load_config, refuse_unusable_data, runner_from
 from bucketed_losses.errors import UserError, one_line_errors
+from bucketed_losses.mmdet.engine import check_checkpoint
 from bucketed_losses.new_files import check_folder
 
 

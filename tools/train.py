@@ -18,10 +18,9 @@ from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from bucketed_losses.cli._checkpoint import check_checkpoint
 from bucketed_losses.cli._runner import add_common_arguments, load_config, refuse_unusable_data, runner_from
 from bucketed_losses.errors import UserError, one_line_errors
-from bucketed_losses.mmdet.engine import newest_complete_checkpoint, why_incomplete
+from bucketed_losses.mmdet.engine import check_checkpoint, newest_complete_checkpoint, why_incomplete
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,17 +53,18 @@ def build_runner(args: argparse.Namespace) -> Runner:
                 'the batch size that its learning rate was chosen for'
             )
         cfg.auto_scale_lr.enable = True
-    if args.resume is not None:
-        _resume(cfg, args.resume)
-    if cfg.get('load_from'):
+    resumes = args.resume is not None and _resume(cfg, args.resume)
+    if cfg.get('load_from') and not resumes:
         check_checkpoint(cfg.load_from)
     return runner_from(cfg, ('train_dataloader', 'val_dataloader'))
 
 
-def _resume(cfg: Config, checkpoint: str) -> None:
+def _resume(cfg: Config, checkpoint: str) -> bool:
+    """Let the config resume from a checkpoint, which is checked; False if there is none yet."""
     if checkpoint != 'auto':
-        why = why_incomplete(checkpoint) if Path(checkpoint).is_file() else None
-        if why is not None:
+        if not Path(checkpoint).is_file():
+            check_checkpoint(checkpoint)
+        elif why := why_incomplete(checkpoint):
             raise UserError(
                 f'--resume: {checkpoint} is not a complete checkpoint: {why}; --resume without a value takes the '
                 'newest complete one of the work directory'
@@ -73,9 +73,10 @@ def _resume(cfg: Config, checkpoint: str) -> None:
         checkpoint = newest
     else:
         print(f'--resume: no checkpoint in {cfg.work_dir} yet; starting from the beginning')
-        return
+        return False
     cfg.resume = True
     cfg.load_from = checkpoint
+    return True
 
 
 def _newest(work_dir: str) -> str | None:

@@ -23,6 +23,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.engine import load_safely
 from bucketed_losses.mmdet.engine.config_checks import check_keys
 from bucketed_losses.mmdet.evaluation import (
     CalibrationReport,
@@ -42,7 +43,6 @@ from bucketed_losses.mmdet.models.detectors import ScoreCalibration, take_score_
 from bucketed_losses.new_files import check_folder, new_files
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
-from ._checkpoint import load_safely
 from ._runner import add_common_arguments, load_config, refuse_unusable_data, runner_from
 
 matplotlib.use('Agg')

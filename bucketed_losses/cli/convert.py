@@ -21,13 +21,13 @@ from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
 from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.engine import load_safely
 from bucketed_losses.mmdet.engine.co_detr_checkpoints import convert_co_detr
 from bucketed_losses.mmdet.engine.config_checks import check_keys, read_config
 from bucketed_losses.mmdet.engine.published_checkpoints import convert_published
 from bucketed_losses.new_files import new_files
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
-from ._checkpoint import load_safely
 
 HELP = "Convert a checkpoint of the paper's own repository or of Co-DETR to the names of this package."
 CONVERTERS = {'published': convert_published, 'co-detr': convert_co_detr}

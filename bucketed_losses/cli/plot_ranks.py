@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.engine import check_checkpoint
 from bucketed_losses.mmdet.evaluation.ranked_batch import RankedBatch, watch_ranking_losses
 from bucketed_losses.new_files import check_folder
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
-from ._checkpoint import check_checkpoint
 from ._runner import add_common_arguments, load_config, runner_from
 
 matplotlib.use('Agg')

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten
 
 from bucketed_losses import functional
 from bucketed_losses.errors import UserError
-from bucketed_losses.mmdet.engine import CheckpointError, safe_load
+from bucketed_losses.mmdet.engine import load_safely
 from bucketed_losses.mmdet.engine.config_checks import read_config
 from bucketed_losses.mmdet.engine.runner import apply_options, runner_from
 from bucketed_losses.mmdet.evaluation import RankedBatch, watch_ranking_losses
@@ -83,12 +83,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> list[str]:
     Raises:
         UserError: the file is not a checkpoint, no head fits, or a part that all heads use does not.
     """
-    try:
-        loaded = safe_load(checkpoint, map_location='cpu')
-    except (OSError, CheckpointError) as error:
-        raise UserError(f'{checkpoint} cannot be loaded safely: {error}') from error
-    if not isinstance(loaded, dict):
-        raise UserError(f'{checkpoint} holds a {type(loaded).__name__}, not a checkpoint')
+    loaded = load_safely(checkpoint)
     weights = loaded.get('state_dict', loaded)
     own = model.state_dict()
     fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}

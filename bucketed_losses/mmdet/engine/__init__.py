@@ -2,7 +2,7 @@
 
 from .atomic_checkpoints import AtomicCheckpointHook, AtomicLocalBackend
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper
-from .checkpoints import newest_complete_checkpoint, why_damaged, why_incomplete
+from .checkpoints import check_checkpoint, load_safely, newest_complete_checkpoint, why_damaged, why_incomplete
 from .config import replace_data_root
 from .config_checks import check_files, check_names, check_not_empty
 from .cpu_processes import launch_on_cpu
@@ -24,11 +24,13 @@ __all__ = [
     'PreemptionHook',
     'RankingVisualizationHook',
     'UnreadableCheckpointError',
+    'check_checkpoint',
     'check_files',
     'check_names',
     'check_not_empty',
     'launch_on_cpu',
     'load_checkpoints_safely',
+    'load_safely',
     'mend_evaluators',
     'newest_complete_checkpoint',
     'replace_data_root',

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 
+from ...errors import UserError
 from .safe_loading import CheckpointError, UnreadableCheckpointError, safe_load
 
 
@@ -53,6 +54,51 @@ def _without_progress(path: str | Path) -> str | None:
 def _meta(content: Any) -> dict:
     meta = content.get('meta') if isinstance(content, dict) else None
     return meta if isinstance(meta, dict) else {}
+
+
+def check_checkpoint(path: str | Path) -> None:
+    """Check that MMEngine's ``Runner`` can load a checkpoint; a URL is not checked.
+
+    The tensors are not loaded, but their checksums are compared.
+
+    Raises:
+        UserError: As for :func:`load_safely`.
+    """
+    if '://' not in str(path):
+        load_safely(path, mmap=zipfile.is_zipfile(path))  # torch before 1.6 wrote another format
+
+
+def load_safely(path: str | Path, mmap: bool | None = None) -> dict[str, Any]:
+    """The content of a complete checkpoint, on the CPU.
+
+    Args:
+        path: Its file.
+        mmap: As for :func:`torch.load`.
+
+    Raises:
+        UserError: The file is missing, incomplete or not a checkpoint, or contains more than tensors and plain data.
+    """
+    why = why_damaged(path) if zipfile.is_zipfile(path) else None
+    if why is not None:
+        raise UserError(f'{path} is not a complete checkpoint: {why}')
+    try:
+        checkpoint = safe_load(path, map_location='cpu', mmap=mmap)
+    except FileNotFoundError as error:
+        raise UserError(f'{path} cannot be loaded safely: there is no such file') from error
+    except (OSError, CheckpointError) as error:
+        why = 'it is truncated' if _lacks_directory(path) else str(error)
+        raise UserError(f'{path} cannot be loaded safely: {why}') from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
+    return checkpoint
+
+
+def _lacks_directory(path: str | Path) -> bool:
+    """Whether a file starts as a zip archive and lacks the directory at its end."""
+    if not Path(path).is_file() or zipfile.is_zipfile(path):
+        return False
+    with Path(path).open('rb') as file:
+        return file.read(2) == b'PK'
 
 
 def newest_complete_checkpoint(work_dir: str | Path) -> str | None:

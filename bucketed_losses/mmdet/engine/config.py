@@ -12,8 +12,6 @@ from ...errors import UserError
 class DataRootError(UserError, KeyError):
     """The data root of a config cannot be replaced."""
 
-    __str__ = UserError.__str__  # KeyError shows a repr
-
 
 def replace_data_root(cfg: Config, new_root: str) -> None:
     """Replace the data root in all paths of a config, in place.
