@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +44,8 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     """A ``main`` that reports a :class:`UserError` in one line on stderr and exits with 2.
 
     With ``--debug`` on the command line, the traceback is shown instead. All other exceptions keep their traceback.
-    Ctrl-C ends with one line and status 130; a ``KeyboardInterrupt`` with a text is reported with it.
+    Ctrl-C ends with one line and status 130; a ``KeyboardInterrupt`` with a text is reported with it. After that line,
+    Ctrl-C kills the process, in case something hangs while it ends.
 
     In a distributed run, the first process reports. Another process waits for its launcher to end it, because most
     errors of a user occur in all processes; if that takes longer than :data:`SECONDS_FOR_FIRST`, it reports the error
@@ -64,7 +67,9 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
             if debug:
                 raise
             if process_number() == 0:
-                print(f'\n{program()}: {error or "stopped"}', file=sys.stderr)
+                print(f'\n{program()}: {str(error) or "stopped"}', file=sys.stderr, flush=True)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
             raise SystemExit(STOPPED) from None
 
     return reporting

@@ -14,6 +14,7 @@ from bucketed_losses.errors import UserError
 # Importing the plug-in registers its modules, also for configs that do not name it.
 from bucketed_losses.mmdet.engine.config_checks import check_keys, read_config
 from bucketed_losses.mmdet.engine.runner import apply_options, refuse_unusable_data, runner_from
+from bucketed_losses.terminal import is_quiet
 
 __all__ = ['add_common_arguments', 'apply_options', 'load_config', 'refuse_unusable_data', 'runner_from']
 
@@ -70,6 +71,8 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
     cfg.launcher = args.launcher
+    if is_quiet():
+        cfg.log_level = 'WARNING'
     apply_options(cfg, args.cfg_options or {})
     check_keys(cfg, ['model'])
     if args.work_dir is not None:

@@ -37,6 +37,7 @@ from rich.progress import Progress as RichProgress
 from bucketed_losses.mmdet.datasets.shapes import is_shapes, make_shapes
 from bucketed_losses.mmdet.engine.observers import ObserverGuard
 from bucketed_losses.study.curves import plot_curves
+from bucketed_losses.terminal import is_quiet
 
 from ._arguments import add_out
 from ._files import shipped
@@ -204,7 +205,7 @@ def run(args: argparse.Namespace) -> None:
     # Only the first process writes to the terminal and to the log.
     is_first = os.environ.get('RANK', '0') == '0' or args.launcher == 'none'
     log = None if args.verbose else work_dir / 'demo.log' if is_first else Path(os.devnull)
-    console = Console(file=sys.stdout if is_first else open(os.devnull, 'w'))  # noqa: SIM115, PTH123
+    console = Console(file=sys.stdout if is_first and not is_quiet() else open(os.devnull, 'w'))  # noqa: SIM115, PTH123
 
     data_root = os.environ.setdefault('SHAPES_ROOT', 'data/shapes')
     if not is_shapes(data_root):
@@ -216,6 +217,7 @@ def run(args: argparse.Namespace) -> None:
         torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={args.processes}']
         again = ['-m', 'bucketed_losses', 'demo', '--launcher', 'pytorch', '--out', str(work_dir)]
         again += ['--verbose'] if args.verbose else []
+        again += ['--quiet'] if is_quiet() else []
         again += ['--cfg-options', *args.cfg_options] if args.cfg_options else []
         raise SystemExit(subprocess.call([*torchrun, *again]))
 

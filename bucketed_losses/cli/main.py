@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import NamedTuple
 
 from ..errors import one_line_errors
+from ..library_warnings import hide_harmless_warnings
+from ..terminal import set_quiet
 from ..version import __version__
 from ._requirements import DEMO, MMDET, NOTHING, STUDY, TABLES, Requirements, require
 
@@ -60,8 +62,9 @@ def build_parser(called: str | None = None) -> argparse.ArgumentParser:
     parser.epilog = '"bucketed-losses VERB --help" describes the options of a verb.'
     parser.add_argument('--version', action='version', version=__version__, help='print the version and exit')
     choices = parser.add_subparsers(title='verbs', metavar='VERB', required=True)
-    debug = argparse.ArgumentParser(add_help=False)
-    debug.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument('--quiet', action='store_true', help='print results, warnings and errors only')
+    common.add_argument('--debug', action='store_true', help='show the traceback of an error')
     some_lack = False
     for name, verb in VERBS.items():
         if name != called:
@@ -71,8 +74,8 @@ def build_parser(called: str | None = None) -> argparse.ArgumentParser:
             continue
         require(verb.needs)
         module = import_module(f'.{verb.module}', __package__)
-        # A verb whose own arguments contain --debug overrides the common one.
-        chosen = choices.add_parser(name, description=module.HELP, parents=[debug], conflict_handler='resolve')
+        # A verb whose own arguments contain one of the common ones overrides it.
+        chosen = choices.add_parser(name, description=module.HELP, parents=[common], conflict_handler='resolve')
         module.add_arguments(chosen)
         chosen.set_defaults(run_verb=module.run)
     if some_lack:
@@ -90,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The verb and its arguments; by default those of the process.
     """
+    hide_harmless_warnings()
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(arguments[0] if arguments else None).parse_args(arguments)
+    set_quiet(args.quiet)
     args.run_verb(args)

@@ -29,6 +29,7 @@ from bucketed_losses.mmdet.engine.config_checks import read_config
 from bucketed_losses.mmdet.engine.runner import apply_options, runner_from
 from bucketed_losses.mmdet.evaluation import RankedBatch, watch_ranking_losses
 from bucketed_losses.mmdet.models.losses import RankingLoss
+from bucketed_losses.terminal import progress_bar
 
 from .store import write_json
 
@@ -109,7 +110,7 @@ def shares_of(runner: Runner, checkpoint: str, batches: Sequence) -> dict[str, d
     model.train()
     captured: dict[str, list[RankedBatch]] = defaultdict(list)
     with torch.no_grad(), watch_ranking_losses(model, lambda batch: captured[batch.name].append(batch)):
-        for data in batches:
+        for data in progress_bar(batches, f'{Path(checkpoint).name}: batches'):
             data = model.data_preprocessor(data, True)
             model(**data, mode='loss')
     found = {}

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bucketed_losses.terminal import say
+
 from .child import arguments_of
 from .commands import Command
 from .executors import Executor
@@ -34,7 +36,7 @@ class Measurements:
         for detector in self.plan.detectors:
             known = self.study.times(detector.name)
             if any(loss not in known for loss in self.plan.losses):
-                print(f'{detector.name}: time per iteration of {", ".join(self.plan.losses)}', flush=True)
+                say(f'{detector.name}: time per iteration of {", ".join(self.plan.losses)}')
                 measured = self._times_of(detector, self.plan.losses)
                 if not measured:  # one of them fails, or they need too much memory together
                     for loss in self.plan.losses:
@@ -42,7 +44,7 @@ class Measurements:
                 known |= measured
                 self.study.write_times(detector.name, known)
             if self.plan.equal_time and 'rs, loops timed' not in known:
-                print(f'{detector.name}: time of the published loop over positives', flush=True)
+                say(f'{detector.name}: time of the published loop over positives')
                 measured = self._times_of(detector, ['rs', 'brs'], with_loop=True)
                 known |= {f'{loss}, loops timed': times for loss, times in measured.items()}
                 self.study.write_times(detector.name, known)
@@ -80,5 +82,5 @@ class Measurements:
                 weights = sorted_weights(self.study.folder(*run.key) / 'weights')
                 out = self.study.root / 'gradients' / f'{detector.name}_{loss}.json'
                 if weights and self.study.is_done(run) and not out.is_file():
-                    print(f'{detector.name}: gradients on the logits of {loss}', flush=True)
+                    say(f'{detector.name}: gradients on the logits of {loss}')
                     self._run('gradients', out, config=str(config), checkpoints=[str(path) for path in weights])

@@ -17,6 +17,7 @@ from typing import TextIO
 from mmengine.config import Config
 
 from bucketed_losses.errors import STOPPED
+from bucketed_losses.terminal import say
 
 from .child import arguments_of
 from .commands import Command
@@ -140,7 +141,7 @@ class StudyRunner:
         self.waiting = [run for run in runs if not self.study.is_done(run)]
         self.started = self.total - len(self.waiting)
         if self.started:
-            print(f'{self.started} of {self.total} runs are finished already', flush=True)
+            say(f'{self.started} of {self.total} runs are finished already')
         waiting = list(self.waiting)
         for run in waiting:
             self.executor.check(Command([], self._log(run)))
@@ -155,7 +156,7 @@ class StudyRunner:
         """Print the share of each training that is done, and the time that is left."""
         with self.guard:
             running = [f'{run}: {share_done(self.study, run):.0%}' for run in self.running]
-            print(f'    {", ".join(running)}; {self._time_left()}', flush=True)
+            say(f'    {", ".join(running)}; {self._time_left()}')
 
     def _time_left(self) -> str:
         return time_left(self.study, self.waiting, self.running, self.executor.jobs)
@@ -170,7 +171,7 @@ class StudyRunner:
         with self.guard:
             self.started += 1
             self.running.append(run)
-            print(f'[{self.started}/{self.total}] {run}: training; {self._time_left()}', flush=True)
+            say(f'[{self.started}/{self.total}] {run}: training; {self._time_left()}')
         cfg = Config.fromfile(self.study.config(*run.key))
         # In the work directory, and with its path: the study's own config has no path, so that it may be moved.
         cfg.custom_hooks[-1].out_dir = str(folder / 'weights')

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mmengine.utils import track_iter_progress
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
+
+from ...terminal import progress_bar
 
 CLASSES = ('disc', 'square', 'triangle', 'star')
 CLASS_FREQUENCIES = (0.55, 0.27, 0.13, 0.05)
@@ -87,7 +88,7 @@ def _write_split(root: Path, split: str, split_index: int, num: int, spec: Shape
     (root / split).mkdir()
     images: list[dict] = []
     annotations: list[dict] = []
-    for image_id in track_iter_progress(range(num)):
+    for image_id in progress_bar(range(num), f'drawing {split} images'):
         rng = np.random.default_rng([spec.seed, split_index, image_id])
         image, objects = draw_image(rng, spec)
         name = f'{image_id:05d}.jpg'

@@ -1,0 +1,23 @@
+"""Warnings of other libraries that a user of the command line can do nothing about."""
+
+from __future__ import annotations
+
+import warnings
+
+HARMLESS = {
+    'pkg_resources is deprecated as an API': 'MMEngine imports it',
+    r'.*`num_anchors` is deprecated': "MMDetection's own heads use it",
+    r'.*is out of bounds, the drawn .* may not be in the image': 'a predicted box reaches over the edge of an image',
+    r'torch\.meshgrid: in an upcoming release': 'MMDetection calls it so',
+}
+"""The beginning of each warning as a regular expression, and where it comes from."""
+
+
+def hide_harmless_warnings() -> None:
+    """Hide :data:`HARMLESS` in this process; a filter that the user has set (``python -W``) goes first.
+
+    Commands call it before they import other libraries. Importing this package hides nothing.
+    """
+    for message in HARMLESS:
+        warnings.filterwarnings('ignore', message=message, category=UserWarning, append=True)
+        warnings.filterwarnings('ignore', message=message, category=DeprecationWarning, append=True)
