@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from mmengine.dist import is_distributed, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.utils import digit_version
 from torch.utils.data import DataLoader
 
 from .atomic_checkpoints import ATOMIC
@@ -138,7 +140,8 @@ class PreemptionHook(Hook):
         self.signals.wait_for_all()  # no process exits before the file is written
         if self.requeue and is_main_process():
             requeue()
-        if is_distributed():
+        # torch asks for it since 2.4. In torch 2.1 it may wait forever for a thread of gloo that needs Python's lock.
+        if is_distributed() and digit_version(torch.__version__) >= digit_version('2.4'):
             dist.destroy_process_group()
         raise SystemExit(0)
 
