@@ -162,7 +162,7 @@ def test_the_warning_before_a_time_limit_lets_the_command_save_and_puts_the_job_
     ended = []
     thread = threading.Thread(target=lambda: ended.append(jobs.call(python(text, log))))
     thread.start()
-    wait_for(lambda: log.is_file() and 'ready' in log.read_text())
+    wait_for(lambda: log.is_file() and 'ready\n' in log.read_text())
     job = json.loads(log.with_suffix('.job.json').read_text())['job']
     # The number of a job on this machine is that of submitit's controller, whose child runs the command.
     (child,) = Path(f'/proc/{job}/task/{job}/children').read_text().split()
