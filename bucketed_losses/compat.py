@@ -25,13 +25,13 @@ What differs on purpose:
 
 * **Without positives** the published code raises the error of ``torch.min`` of an empty tensor, so callers guard
   against it. Here values are 0 and gradients are zeros; a guard does no harm.
-* **A logit that takes part and is not finite** makes the values and the gradient NaN. The published code drops
-  negatives of NaN and -inf silently. An entry that must not take part has the target -1.
+* **A logit that takes part and is not finite** makes the values and the gradient NaN. The published code silently drops
+  negatives of NaN and -inf, and counts those of inf. An entry that must not take part has the target -1.
 * **Precision.** Sums are in float64. Results are float32 for half-precision logits and float64 for float64 logits; the
   published results are always float32, of sums in the precision of the logits.
 * ``delta = 0`` is the unsmoothed step with H(0) = 1 in all three, as in ``RankSort``. The published ``APLoss`` and
   ``aLRPLoss`` divide by 0 there, and return NaN if logits tie.
-* Arguments may be given by name, and wrong ones raise an error that names them.
+* Arguments of a wrong type, shape or size raise an error that names them.
 """
 
 from __future__ import annotations
