@@ -4,6 +4,7 @@
 
 * :mod:`bucketed_losses.functional`: the losses as functions of tensors; needs torch alone;
 * :mod:`bucketed_losses.modules`: the same as :class:`torch.nn.Module`;
+* :mod:`bucketed_losses.compat`: drop-in replacements for copies of the code of 2020 and 2021; needs torch alone;
 * :mod:`bucketed_losses.doctor`: a report on the environment (``python -m bucketed_losses.doctor``); needs no torch.
 
 Everything that needs MMDetection is in :mod:`bucketed_losses.mmdet`. Importing that sub-package registers its losses,
@@ -21,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import functional, modules
+    from . import compat, functional, modules
     from .functional import RankSort
 
-__all__ = ['RankSort', '__version__', 'functional', 'modules']
+__all__ = ['RankSort', '__version__', 'compat', 'functional', 'modules']
 
 _PARTS_OF_THE_PLUGIN = ('datasets', 'engine', 'evaluation', 'models', 'swap_here', 'swap_loss')
 
 
 def __getattr__(name: str) -> Any:
     """Import parts when they are used: the losses need torch, the plug-in needs MMDetection."""
-    if name in ('functional', 'modules', 'mmdet'):
+    if name in ('compat', 'functional', 'modules', 'mmdet'):
         return import_module(f'{__name__}.{name}')
     if name == 'RankSort':
         return import_module(f'{__name__}.functional').RankSort

@@ -13,7 +13,7 @@ from .autograd import ErrorDrivenUpdate, with_gradient
 from .distributed import Group, add_up, gather_positives, num_processes, resolve
 from .entries import find_positives, flatten
 from .negatives import count_negatives, relevant_negatives
-from .positives import rank_positives
+from .positives import RankedPositives, rank_positives
 from .step_sums import band_above, sums_above
 
 MIN_FALSE_POSITIVES = 1e-5
@@ -53,16 +53,13 @@ def alrp(
         positives = rank_positives(gathered.logits, torch.ones_like(gathered.logits), delta, sort=False)
         negatives = relevant_negatives(x, t, positives.floor)
         counted = count_negatives(positives, negatives.logits, delta, exact=True, group=processes)
-        s, num_positives, false_positives = counted.positives, len(counted.positives), counted.false_positives
+        num_positives, false_positives = len(counted.positives), counted.false_positives
 
-        # A positive counts as 1 in its own rank, and not at all in its own error; rank+ counts it as H(0).
-        step_at_zero = 1.0 if delta == 0 else 0.5
-        ranks = positives.ranks + (1 - step_at_zero) + false_positives
-        ordered = gathered.values.double().index_select(0, positives.order)
-        errors_above = sums_above(s, ordered, s, band_above(s, s, delta), delta).values - step_at_zero * ordered
-        has_error = false_positives > MIN_FALSE_POSITIVES
-        error = torch.where(has_error, (errors_above + false_positives) / (ranks * num_positives), 0)
-        negative_grads = counted.share(torch.where(has_error, error / false_positives, 0), negatives.logits, reuse=True)
+        ranks = ranks_with_self_as_one(positives, false_positives, delta)
+        error = whole_errors(positives, gathered.values, ranks, false_positives, delta, MIN_FALSE_POSITIVES)
+        error = error / num_positives
+        per_step = torch.where(error != 0, error / false_positives, 0)
+        negative_grads = counted.share(per_step, negatives.logits, reuse=True)
 
         # The localisation part is mean_i sum_{k: s_k >= s_i} e_k / rank(i). In this sum, e_k is multiplied by the sum
         # of 1 / rank(i) over the positives i with s_i <= s_k.
@@ -89,6 +86,43 @@ def alrp(
         localization = localization * num_processes(processes)
         localization = localization + (total - localization.detach())
     return ALRP(classification, localization)
+
+
+def ranks_with_self_as_one(positives: RankedPositives, false_positives: Tensor, delta: float) -> Tensor:
+    """``rank(i) = 1 + sum_{k != i} H(x_ik) + FP(i)``, ``(P,)`` float64 in ascending order of the positives' logits.
+
+    A positive counts as 1 in its own rank here; rank+ of Eq. 1 counts it as ``H(0)``.
+    """
+    return positives.ranks + (1 - _step_at_zero(delta)) + false_positives
+
+
+def whole_errors(
+    positives: RankedPositives,
+    box_errors: Tensor,
+    ranks: Tensor,
+    false_positives: Tensor,
+    delta: float,
+    least_false_positives: float,
+) -> Tensor:
+    """``(sum_{k != i} H(x_ik) e_k + FP(i)) / rank(i)``, ``(P,)`` float64 in ascending order of the positives' logits.
+
+    Args:
+        positives: From :func:`rank_positives`.
+        box_errors: ``(P,)``, in the given order of the positives.
+        ranks: From :func:`ranks_with_self_as_one`.
+        false_positives: FP(i), ``(P,)`` float64.
+        delta: Half-width of H.
+        least_false_positives: A positive that does not have more than this has no error.
+    """
+    s = positives.logits - positives.origin
+    ordered = box_errors.double().index_select(0, positives.order)
+    # A positive does not count in its own error.
+    above = sums_above(s, ordered, s, band_above(s, s, delta), delta).values - _step_at_zero(delta) * ordered
+    return torch.where(false_positives > least_false_positives, (above + false_positives) / ranks, 0)
+
+
+def _step_at_zero(delta: float) -> float:
+    return 1.0 if delta == 0 else 0.5
 
 
 def _check_box_errors(box_errors: Tensor, positive_indices: Tensor) -> None:

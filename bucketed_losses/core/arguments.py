@@ -25,6 +25,24 @@ def check_arguments(logits: Tensor, targets: Tensor, delta: float, positive_indi
         ValueError: Shapes or devices differ; ``delta`` is negative, not finite or too small; a target exceeds 1; or
             ``positives`` are not distinct indices of positives.
     """
+    check_tensors(logits, targets)
+    check_delta(delta)
+    if devices.on_cpu(targets) and targets.numel() and targets.max() > 1:
+        raise ValueError(
+            f'targets must not exceed 1 (0 negative, (0, 1] positive with its IoU, < 0 ignored), '
+            f'got a maximum of {targets.max().item():g}'
+        )
+    if positive_indices is not None:
+        _check_positive_indices(positive_indices, targets)
+
+
+def check_tensors(logits: Tensor, targets: Tensor) -> None:
+    """Check the types, dtypes, shapes and devices of logits and targets; their values are not read.
+
+    Raises:
+        TypeError: One is not a tensor, or of the wrong dtype.
+        ValueError: Shapes or devices differ.
+    """
     for name, value in (('logits', logits), ('targets', targets)):
         if not isinstance(value, Tensor):
             raise TypeError(f'{name} must be a torch.Tensor, got {type(value).__name__}')
@@ -39,14 +57,6 @@ def check_arguments(logits: Tensor, targets: Tensor, delta: float, positive_indi
         )
     if targets.device != logits.device:
         raise ValueError(f'targets must be on the device of logits, {logits.device}, got {targets.device}')
-    check_delta(delta)
-    if devices.on_cpu(targets) and targets.numel() and targets.max() > 1:
-        raise ValueError(
-            f'targets must not exceed 1 (0 negative, (0, 1] positive with its IoU, < 0 ignored), '
-            f'got a maximum of {targets.max().item():g}'
-        )
-    if positive_indices is not None:
-        _check_positive_indices(positive_indices, targets)
 
 
 def check_delta(delta: float) -> None:

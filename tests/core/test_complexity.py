@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from cases import LOSSES
+from cases import LOSSES, REPLACEMENTS
 from synchronisations import CountSynchronisations
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +19,9 @@ from bucketed_losses.core.identity_update import identity_update
 from bucketed_losses.core.positives import rank_positives
 
 pytestmark = pytest.mark.stack
+
+
+EVERY = LOSSES | REPLACEMENTS
 
 
 class LargestTensor(TorchDispatchMode):
@@ -53,24 +56,24 @@ def synthetic(num_pos, num_neg):
     return logits.requires_grad_(), targets
 
 
-@pytest.mark.parametrize('name', sorted(LOSSES))
+@pytest.mark.parametrize('name', sorted(EVERY))
 @pytest.mark.parametrize('num_pos', [1, 10, 1000, 1025, 5000, 50_000])
 def test_no_tensor_is_larger_than_linear(name, num_pos):
     num_neg = 200_000
     logits, targets = synthetic(num_pos, num_neg)
     with LargestTensor() as mode:
-        step(LOSSES[name], logits, targets)
+        step(EVERY[name], logits, targets)
     assert mode.largest <= max(8 * (num_neg + num_pos), 4 * 2**20)
 
 
-@pytest.mark.parametrize('name', sorted(LOSSES))
+@pytest.mark.parametrize('name', sorted(EVERY))
 def test_number_of_operations_does_not_grow_with_the_positives(name):
     """No loop over positives: only the bits of the sorting term may add operations, logarithmically many."""
     counts = []
     for num_pos in (10_000, 160_000):
         logits, targets = synthetic(num_pos, 1000)
         with LargestTensor() as mode:
-            step(LOSSES[name], logits, targets)
+            step(EVERY[name], logits, targets)
         counts.append(mode.operations)
     assert counts[1] <= 1.5 * counts[0]
 

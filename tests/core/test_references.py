@@ -6,7 +6,9 @@ import pytest
 import torch
 from cases import DELTAS, random_case
 from published_algorithms.bucketed_by_matrices import bucketed_by_matrices
+from published_algorithms.interpolated_ap_and_alrp import alrp_by_loop, interpolated_ap_by_loop
 from published_algorithms.loop_over_positives import loop_over_positives
+from published_reference import loop_alrp_parts, loop_interpolated_ap
 from reference import loop_rs_loss
 
 from bucketed_losses import functional as F
@@ -46,6 +48,24 @@ def test_bucketed_by_matrices(delta, tied):
         if delta == 0:
             expected = loop_rs_loss(logits.tolist(), targets.tolist(), delta)
             torch.testing.assert_close(ranking.item(), expected.ranking, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize('tied', [False, True], ids=['distinct', 'tied'])
+@pytest.mark.parametrize('delta', DELTAS)
+def test_interpolated_ap_and_alrp_by_loop(delta, tied):
+    logits, ious = random_case(22, 12, 80, num_ignored=5, tied=tied)
+    targets, box_errors = torch.where(ious > 0, 1, ious), 1 - ious[ious > 0]
+    value, grad = interpolated_ap_by_loop(logits, targets, delta)
+    expected, expected_grad = loop_interpolated_ap(logits.tolist(), targets.tolist(), delta)
+    torch.testing.assert_close(value.item(), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(grad, torch.tensor(expected_grad, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+    value, ranks, grad = alrp_by_loop(logits, targets, box_errors, delta)
+    expected, expected_ranks, expected_grad = loop_alrp_parts(
+        logits.tolist(), targets.tolist(), box_errors.tolist(), delta, 1e-5
+    )
+    torch.testing.assert_close(value.item(), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ranks, torch.tensor(expected_ranks, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(grad, torch.tensor(expected_grad, dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
 
 def test_without_positives():

@@ -36,10 +36,11 @@ def test_python_runs(block):
     exec(compile(block, 'docs', 'exec'), {})
 
 
-def test_examples_in_plain_pytorch_need_torch_only():
+@pytest.mark.parametrize(('page', 'number'), [('pytorch', 3), ('compat', 2)])
+def test_examples_in_plain_pytorch_need_torch_only(page, number):
     """Everything that MMDetection brings along cannot be imported there."""
-    blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/pytorch.md').read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / f'docs/{page}.md').read_text(), re.DOTALL)
+    assert len(blocks) == number
     without = """
 import importlib.util, sys
 for name in ('mmdet', 'mmcv', 'mmengine', 'numpy', 'scipy', 'torchvision', 'pycocotools'):
@@ -204,9 +205,9 @@ def test_anchors_exist(page):
 
 
 def public_names():
-    from bucketed_losses import functional, modules
+    from bucketed_losses import compat, functional, modules
 
-    names = {*functional.__all__, *modules.__all__}
+    names = {*functional.__all__, *modules.__all__, *(f'{name}.apply' for name in compat.__all__)}
     if find_spec('mmdet') is not None:
         for part in ('datasets', 'engine', 'evaluation', 'models'):
             names |= set(getattr(bucketed_losses.mmdet, part).__all__)

@@ -162,9 +162,10 @@ def test_parts_that_need_mmdetection_say_what_to_install(torch_only_python, part
     assert 'StackError: This part of bucketed_losses needs mmengine, mmcv, mmdet. To get it, install' in result.stderr
 
 
-def test_functional_imports_torch_and_the_standard_library_only(torch_only_python):
+@pytest.mark.parametrize('module', ['functional', 'compat'])
+def test_the_losses_import_torch_and_the_standard_library_only(torch_only_python, module):
     program = (
-        'import sys, torch; before = set(sys.modules); import bucketed_losses.functional;'
+        f'import sys, torch; before = set(sys.modules); import bucketed_losses.{module};'
         'print({name.split(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))'
     )
     result = subprocess.run([torch_only_python, '-c', program], capture_output=True, text=True, cwd='/', check=True)
@@ -175,7 +176,7 @@ needs_mmdet = pytest.mark.skipif(find_spec('mmdet') is None, reason='needs MMDet
 
 
 @needs_mmdet
-@pytest.mark.parametrize('module', ['functional', 'modules', 'doctor', 'stack', None])
+@pytest.mark.parametrize('module', ['functional', 'modules', 'compat', 'doctor', 'stack', None])
 def test_the_core_loads_nothing_of_mmdetection_and_changes_nothing(module):
     """In a process where MMDetection is installed."""
     program = f"""
@@ -203,7 +204,7 @@ def test_parts_are_found_when_they_are_used():
     import bucketed_losses
 
     assert bucketed_losses.functional.RankSort is bucketed_losses.RankSort
-    assert {'functional', 'modules', 'RankSort'} <= set(dir(bucketed_losses))
+    assert {'compat', 'functional', 'modules', 'RankSort'} <= set(dir(bucketed_losses))
     with pytest.raises(AttributeError, match="no attribute 'functionals'"):
         _ = bucketed_losses.functionals
 

@@ -6,12 +6,19 @@ import torch
 from torch import Tensor
 
 from bucketed_losses import functional as F
+from bucketed_losses.compat import APLoss, RankSort, aLRPLoss
 
 LOSSES = {
     'ap_loss': F.ap_loss,
     'bucketed_ap_loss': F.bucketed_ap_loss,
     'rs_loss': F.rs_loss,
     'bucketed_rs_loss': F.bucketed_rs_loss,
+}
+# The replacements for published code, called with IoUs as targets like the others.
+REPLACEMENTS = {
+    'compat.RankSort': RankSort.apply,
+    'compat.APLoss': lambda logits, targets: APLoss.apply(logits, targets > 0),
+    'compat.aLRPLoss': lambda logits, targets: aLRPLoss.apply(logits, targets > 0, 1 - targets[targets > 0])[0],
 }
 DELTAS = (0.0, 1e-3, 0.25, 0.5, 1.0, 5.0)
 

@@ -28,8 +28,6 @@ import argparse
 import csv
 import itertools
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -39,10 +37,12 @@ from typing import Any
 
 import mmdet
 import torch
+from machine import processor
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss, QualityFocalLoss
 from published_algorithms.bucketed_by_matrices import bucketed_by_matrices
 from published_algorithms.loop_over_positives import loop_over_positives
 from report_benchmark import COLUMNS, LOOPS, OTHERS, OURS, draw, percent, seconds, table
+from synthetic_data import synthetic_logits
 from torch import Tensor
 from torch.autograd.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -77,16 +77,8 @@ class Case:
 
 
 def synthetic(number: int, positives: int, data: str, device: torch.device, seed: int = 0) -> Case:
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(number, generator=generator)
-    is_positive = torch.zeros(number, dtype=torch.bool)
-    is_positive[torch.randperm(number, generator=generator)[:positives]] = True
-    ious = 1 - torch.rand(number, generator=generator)
-    if data == 'trained-like':
-        logits = torch.where(is_positive, noise, 1.5 * noise - 6)
-    else:
-        logits = torch.where(is_positive, noise - 1, noise + 1)
-    return Case(data, logits.to(device), torch.where(is_positive, ious, 0).to(device))
+    logits, targets = synthetic_logits(number, positives, data, seed)
+    return Case(data, logits.to(device), targets.to(device))
 
 
 @dataclass
@@ -369,7 +361,7 @@ def main(argv: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     machine = {
-        'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else _processor(),
+        'device': processor(device),
         'threads': torch.get_num_threads(),
         'torch': torch.__version__,
         'mmdet': mmdet.__version__,
@@ -394,16 +386,6 @@ def main(argv: list[str] | None = None) -> None:
                     print(f'{loss.name}: {time_by_operation(loss, case)}', flush=True)
     draw(args.out / 'benchmark.csv', args.out / 'benchmark.png')
     print(f'\nwrote {args.out / "benchmark.csv"} and benchmark.png')
-
-
-def _processor() -> str:
-    cores = len(os.sched_getaffinity(0))
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        name = next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        name = platform.machine()
-    return f'{name}, {cores} cores'
 
 
 if __name__ == '__main__':
