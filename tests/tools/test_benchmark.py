@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / 'docs/figures' / name for name in ('benchmark.csv', 'benchmark_alrp_dr.csv')]
 LOSSES = {loss.name: loss for loss in benchmark.losses()}
 CPU = torch.device('cpu')
+CURVE = ('RS', 'BRS', 'cross-entropy', 'BRS by matrices', 'RS by loop')
 
 
 def test_every_contestant_runs_and_leaves_no_gradient():
@@ -99,6 +101,11 @@ def test_what_is_too_large_or_too_slow_is_left_out_with_the_reason(monkeypatch):
     assert notes['BRS by matrices'] == 'needs 0.024 GB for its matrices, 0.01 GB available'
     assert re.fullmatch(r'would take [\d.]+ m?s \(20 of its positives took [\d.]+ .?s\)', notes['RS by loop'])
     assert all('milliseconds' not in row for row in rows if row['note'])
+    by_name = {row['loss']: row for row in rows}
+    assert (
+        by_name['BRS by matrices']['needed_bytes'] == 6 * 4 * 1000**2 and 'peak_bytes' not in by_name['BRS by matrices']
+    )
+    assert by_name['RS by loop']['estimated_milliseconds'] > 0 and by_name['RS by loop']['peak_bytes'] >= 4 * 5000
     text = report.table([{key: str(value) for key, value in row.items()} for row in rows])
     assert 'needs 0.024 GB' in text and text.count('\n') == 4
 
@@ -174,6 +181,36 @@ def test_scaling(monkeypatch, tmp_path):
     assert 'more negatives' not in text, 'not a line of the overview'
 
 
+def test_curve(tmp_path, capsys):
+    """The growth up to 100 million logits, with smaller sizes: one thread, its own files, and estimates."""
+    threads = torch.get_num_threads()
+    try:
+        options = ['--curve', '--sizes', '1000', '50000', '--repeats', '1', '--max-seconds', '0.001', '--device', 'cpu']
+        benchmark.main(['--out', str(tmp_path), *options])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert 'scaling.csv and scaling.png' in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['scaling.csv', 'scaling.png']
+    rows = report.read(tmp_path / 'scaling.csv')
+    assert [(row['loss'], row['logits'], row['positives']) for row in rows] == [
+        (loss, *size) for size in (('1000', '1'), ('50000', '50')) for loss in CURVE
+    ]
+    assert all(row['threads'] == '1' and float(row['peak_bytes']) >= 4 * int(row['logits']) for row in rows)
+    loop = rows[CURVE.index('RS by loop') + len(CURVE)]
+    assert loop['note'] and not loop['milliseconds'] and float(loop['estimated_milliseconds']) > 1
+    assert report.value_of(loop, 'milliseconds') is None and report.estimate_of(loop, 'milliseconds') > 1
+    assert report.estimate_of(loop, 'peak_bytes') is None
+
+
+def test_sizes_of_the_curve(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(benchmark, 'synthetic', lambda number, positives, *_: sizes.append((number, positives)))
+    args = argparse.Namespace(curve=True, sizes=None, losses=None)
+    assert {tuple(loss.name for loss in chosen) for _, chosen in benchmark.cases(args, CPU)} == {CURVE}
+    assert sizes == [(10**4, 10), (10**5, 100), (10**6, 1000), (10**7, 10**4), (10**8, 10**5)]
+
+
 def test_slopes():
     rows = [dict(loss='AP', logits=str(n), milliseconds=str(3 * n**1.5)) for n in (10, 100, 1000)]
     assert report.slope(rows, 'AP', 'logits') == pytest.approx(1.5)
@@ -190,10 +227,15 @@ def test_goals_that_are_missed_are_bold():
 
 
 @pytest.mark.parametrize(
-    ('value', 'text'), [(12.34, '12.3 s'), (0.0123, '12.3 ms'), (1.2e-5, '12 µs'), (3600.0, '60 min')]
+    ('value', 'text'), [(12.34, '12.3 s'), (0.0123, '12.3 ms'), (1.2e-5, '12 µs'), (3600.0, '60 min'), (4e4, '11 h')]
 )
 def test_seconds(value, text):
     assert report.seconds(value) == text
+
+
+@pytest.mark.parametrize(('value', 'text'), [(1.6e9, '1.6 GB'), (2.4e11, '240 GB'), (12e6, '12 MB'), (5200, '5.2 kB')])
+def test_bytes(value, text):
+    assert report.bytes_of(value) == text
 
 
 def test_the_page_says_what_the_csv_says():

@@ -15,7 +15,10 @@ from .matches import ClassMatches
 Panel = tuple[Sequence[ClassMatches], CalibrationReport]
 # The 97.5 % quantile of the normal distribution: intervals of 95 %.
 _QUANTILE = 1.959964
-_BINS = 20
+# Enough detections in a bin for an interval that says something, and enough bins for a curve: most detections of a
+# detector have low scores, so that few of the bins are left for high ones.
+_MOST_BINS = 50
+_FEWEST_IN_A_BIN = 100
 
 
 class EqualMassBins(NamedTuple):
@@ -40,7 +43,7 @@ class EqualMassBins(NamedTuple):
     number: np.ndarray
 
 
-def equal_mass_bins(scores: np.ndarray, correct: np.ndarray, num_bins: int = _BINS) -> EqualMassBins:
+def equal_mass_bins(scores: np.ndarray, correct: np.ndarray, num_bins: int | None = None) -> EqualMassBins:
     """Precision in bins of equal mass, with Wilson's score interval (Wilson, JASA 22(158), 1927).
 
     Detections with the same score are in the same bin, so that ties make fewer and larger bins. Errors of calibration
@@ -50,7 +53,7 @@ def equal_mass_bins(scores: np.ndarray, correct: np.ndarray, num_bins: int = _BI
     Args:
         scores: ``(n,)`` in [0, 1].
         correct: ``(n,)`` bool.
-        num_bins: The largest number of bins.
+        num_bins: The largest number of bins. If None, 50, or fewer so that each has at least 100 detections.
 
     Returns:
         The bins; none if there are no detections.
@@ -58,13 +61,15 @@ def equal_mass_bins(scores: np.ndarray, correct: np.ndarray, num_bins: int = _BI
     Raises:
         ValueError: ``num_bins`` is below 1.
     """
+    if num_bins is None:
+        num_bins = min(max(len(scores) // _FEWEST_IN_A_BIN, 1), _MOST_BINS)
     if num_bins < 1:
         raise ValueError(f'num_bins must be at least 1, got {num_bins}')
     order = np.argsort(scores, kind='stable')
     scores, correct = np.asarray(scores)[order], np.asarray(correct, dtype=bool)[order]
     if not len(scores):
         return EqualMassBins(*(np.zeros(0) for _ in EqualMassBins._fields))
-    wanted = np.linspace(0, len(scores), num_bins + 1).round().astype(int)[:-1]
+    wanted = np.arange(num_bins) * len(scores) // num_bins
     # The first detection of every bin is the first one with its score.
     starts = np.unique(np.searchsorted(scores, scores[wanted], side='left'))
     ends = np.append(starts[1:], len(scores))
@@ -86,7 +91,8 @@ def wilson_interval(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, n
     square = _QUANTILE**2
     middle = (share + square / (2 * count)) / (1 + square / count)
     half = _QUANTILE / (1 + square / count) * np.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
+    # Shares of 0 and 1 are ends of their intervals; rounding must not put them outside.
+    return np.clip(middle - half, 0.0, share), np.clip(middle + half, share, 1.0)
 
 
 @figure_style()
@@ -105,8 +111,8 @@ def draw_reliability(panels: Mapping[str, Panel], iou_thr: float, out: str | Pat
         top.plot([0, 1], [0, 1], color=GUIDE, linewidth=1.2, linestyle='--', zorder=2)
         top.errorbar(
             bins.score, bins.precision, yerr=[bins.precision - bins.low, bins.high - bins.precision],
-            xerr=[bins.score - bins.first, bins.last - bins.score], color=POSITIVES, fmt='o', markersize=4,
-            linewidth=1.4, zorder=3,
+            xerr=[bins.score - bins.first, bins.last - bins.score], color=POSITIVES, fmt='o', markersize=3.5,
+            linewidth=1.1, zorder=3,
         )  # fmt: skip
         # In the corner that the points leave free: scores that are too high lie below the diagonal.
         above = np.average(bins.precision - bins.score, weights=bins.number) > 0 if len(bins.number) else False
@@ -115,12 +121,13 @@ def draw_reliability(panels: Mapping[str, Panel], iou_thr: float, out: str | Pat
         top.annotate(text, place, xycoords='axes fraction', ha=across, va=up)
         top.set(title=title, xlim=(0, 1), ylim=(-0.02, 1.02))
         bottom.hist(scores, np.linspace(0, 1, 26), color=NEGATIVES, edgecolor=BACKGROUND, linewidth=0.5, zorder=3)
-        bottom.set(xlabel='score', yscale='log')
+        bottom.set(xlabel='score', yscale='log' if len(scores) else 'linear')
     axes[0, 0].set_ylabel(f'precision at IoU {iou_thr:g}')
     axes[1, 0].set_ylabel('detections')
+    size = f'{np.median(bins.number):.0f} detections' if len(bins.number) else 'no detections'
     figure.supxlabel(
-        f'Points: {_BINS} bins with equally many detections; bars: scores in the bin, 95 % Wilson interval.\n'
-        'D-ECE and LaECE: 25 bins of equal width, as defined.',
+        f'Points: bins of about {size}; bars: their scores, and the 95 % Wilson interval of the precision.\n'
+        'D-ECE and LaECE: 25 bins of equal width, as their papers define them.',
         fontsize=8.5,
     )
     save(figure, out)
