@@ -17,6 +17,7 @@ import report_benchmark as report
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / 'docs/figures' / name for name in ('benchmark.csv', 'benchmark_alrp_dr.csv')]
+CURVE_FILE = ROOT / 'docs/figures/scaling.csv'
 LOSSES = {loss.name: loss for loss in benchmark.losses()}
 CPU = torch.device('cpu')
 CURVE = ('RS', 'BRS', 'cross-entropy', 'BRS by matrices', 'RS by loop')
@@ -160,7 +161,7 @@ def test_scaling(monkeypatch, tmp_path):
         sizes.append((number, positives, data))
         return original(number // 1000, max(positives // 1000, 1), data, device)
 
-    def made_up(case, contestants, repeats, max_seconds):
+    def made_up(case, contestants, repeats, max_seconds, at_least):
         return [
             dict(data=case.data, logits=len(case.logits), positives=case.positives, loss=loss.name, note='',
                  milliseconds=len(case.logits) * case.positives**0.5, to_focal=1, peak_bytes=1, operations=1)
@@ -185,7 +186,7 @@ def test_curve(tmp_path, capsys):
     """The growth up to 100 million logits, with smaller sizes: one thread, its own files, and estimates."""
     threads = torch.get_num_threads()
     try:
-        options = ['--curve', '--sizes', '1000', '50000', '--repeats', '1', '--max-seconds', '0.001', '--device', 'cpu']
+        options = ['--curve', '--sizes', '1000', '50000', '--repeats', '9', '--max-seconds', '0.001', '--device', 'cpu']
         benchmark.main(['--out', str(tmp_path), *options])
         assert torch.get_num_threads() == 1
     finally:
@@ -198,6 +199,17 @@ def test_curve(tmp_path, capsys):
     ]
     assert all(row['threads'] == '1' and float(row['peak_bytes']) >= 4 * int(row['logits']) for row in rows)
     loop = rows[CURVE.index('RS by loop') + len(CURVE)]
+    assert {row['repeats'] for row in rows if row['loss'] in ('RS', 'BRS', 'cross-entropy')} == {'3'}
+    table = report.curve(rows).splitlines()
+    assert len(table) == 2 + len(rows) and table[2].startswith('| 1K | 1 | RS | ')
+    brs = rows[CURVE.index('BRS') + len(CURVE)]
+    assert table[2 + rows.index(brs)].endswith(f'| {int(brs["peak_bytes"]) / 50_000:.1f} |')
+    assert '(estimated)' in table[2 + rows.index(loop)]
+    assert report.curve(rows) in report.page(report.read(*FILES), rows)
+    page = tmp_path / 'page.md'
+    page.write_text(f'{report.MARKERS[0]}\n{report.MARKERS[1]}\n')
+    report.main([*map(str, FILES), '--curve', str(tmp_path / 'scaling.csv'), '--page', str(page)])
+    assert report.curve(rows) in page.read_text()
     assert loop['note'] and not loop['milliseconds'] and float(loop['estimated_milliseconds']) > 1
     assert report.value_of(loop, 'milliseconds') is None and report.estimate_of(loop, 'milliseconds') > 1
     assert report.estimate_of(loop, 'peak_bytes') is None
@@ -241,7 +253,8 @@ def test_bytes(value, text):
 def test_the_page_says_what_the_csv_says():
     text = (ROOT / 'docs/speed.md').read_text()
     generated = text.split(report.MARKERS[0])[1].split(report.MARKERS[1])[0]
-    assert generated.strip() == report.page(report.read(*FILES)).strip()
+    curve = report.read(CURVE_FILE) if CURVE_FILE.exists() else []
+    assert generated.strip() == report.page(report.read(*FILES), curve).strip()
 
 
 def test_more_files_add_losses_and_keep_their_own_ratios(tmp_path):

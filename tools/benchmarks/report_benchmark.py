@@ -1,6 +1,7 @@
 """Tables and a figure of what tools/benchmarks/benchmark_losses.py measured, and the tables of docs/speed.md.
 
-python tools/benchmarks/report_benchmark.py BENCHMARK.csv [MORE.csv ...] [--figure OUT.png] [--page docs/speed.md]
+python tools/benchmarks/report_benchmark.py BENCHMARK.csv [MORE.csv ...] [--figure OUT.png] [--curve SCALING.csv]
+                                           [--page docs/speed.md]
 
 MORE.csv are runs with other losses (``--losses``); what they divide by is the focal loss of their own run. The
 figure, which shows times, is of the first file alone.
@@ -174,7 +175,25 @@ def scaling(rows: list[Row]) -> str:
     return '\n'.join(lines)
 
 
-def page(rows: list[Row]) -> str:
+def curve(rows: list[Row]) -> str:
+    """Time and memory for each logit, from the cases of ``--curve``."""
+    lines = ['| logits | positives | loss | time | ns per logit | bytes per logit |', '|---' * 6 + '|']
+    for row in rows:
+        number = int(row['logits'])
+        milliseconds, guess = value_of(row, 'milliseconds'), estimate_of(row, 'milliseconds')
+        memory, needed = value_of(row, 'peak_bytes'), estimate_of(row, 'peak_bytes')
+        spent = milliseconds or guess
+        cells = [short(number), short(int(row['positives'])), row['loss'], '', '', '']
+        if spent is not None:
+            mark = ' (estimated)' if milliseconds is None else ''
+            cells[3:5] = f'{seconds(spent / 1000)}{mark}', f'{1e6 * spent / number:.3g}'
+        if memory is not None or needed is not None:
+            cells[5] = f'{memory / number:.1f}' if memory is not None else f'{(needed or 0) / number:.0f} (needed)'
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def page(rows: list[Row], curve_rows: Sequence[Row] = ()) -> str:
     """What stands between the markers."""
     machine = rows[0]
     grid = [r for r in rows if r['data'] not in SCALING]
@@ -196,6 +215,15 @@ def page(rows: list[Row]) -> str:
         parts += ['What we hold ourselves to, in times of focal loss; what misses it is bold:', reached]
     if len(grid) < len(rows):
         parts += ['Least-squares slope of log time over log number (1: linear):', scaling(rows)]
+    if curve_rows:
+        first = curve_rows[0]
+        most, threads = short(max(int(r['logits']) for r in curve_rows)), int(first['threads'])
+        parts += [
+            f'Up to {most} logits, in one run on {first["device"]}, {threads} thread{"" if threads == 1 else "s"}, torch '
+            f'{first["torch"]}. Memory is what a call allocates beyond its inputs, the gradient included; logits and '
+            'targets take 8 bytes a logit:',
+            curve(list(curve_rows)),
+        ]
     return '\n\n'.join(parts)
 
 
@@ -274,9 +302,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('csv', type=Path, nargs='+', metavar='BENCHMARK.csv')
     parser.add_argument('--figure', type=Path, help='PNG to write')
+    parser.add_argument('--curve', type=Path, metavar='SCALING.csv', help='a file of benchmark_losses.py --curve, too')
     parser.add_argument('--page', type=Path, help='Markdown page to rewrite between its markers')
     args = parser.parse_args(argv)
-    text = page(read(*args.csv))
+    text = page(read(*args.csv), read(args.curve) if args.curve else [])
     if args.figure:
         draw(args.csv[0], args.figure)  # times of one run
     if args.page is None:
