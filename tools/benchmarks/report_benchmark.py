@@ -219,9 +219,9 @@ def page(rows: list[Row], curve_rows: Sequence[Row] = ()) -> str:
         first = curve_rows[0]
         most, threads = short(max(int(r['logits']) for r in curve_rows)), int(first['threads'])
         parts += [
-            f'Up to {most} logits, in one run on {first["device"]}, {threads} thread{"" if threads == 1 else "s"}, torch '
-            f'{first["torch"]}. Memory is what a call allocates beyond its inputs, the gradient included; logits and '
-            'targets take 8 bytes a logit:',
+            f'Up to {most} logits, in one run on {first["device"]}, {threads} thread{"" if threads == 1 else "s"}, '
+            f'torch {first["torch"]}. Memory is what a call allocates beyond its inputs, the gradient included; logits '
+            'and targets take 8 bytes a logit:',
             curve(list(curve_rows)),
         ]
     return '\n\n'.join(parts)
