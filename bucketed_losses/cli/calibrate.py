@@ -16,8 +16,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -26,8 +24,6 @@ from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine import load_safely
 from bucketed_losses.mmdet.engine.config_checks import check_keys
 from bucketed_losses.mmdet.evaluation import (
-    CalibrationReport,
-    ClassMatches,
     average_precision,
     calibrated,
     calibration_errors,
@@ -36,17 +32,14 @@ from bucketed_losses.mmdet.evaluation import (
     fit_calibration,
     load_annotations,
     match_detections,
-    reliability,
 )
 from bucketed_losses.mmdet.evaluation.calibration import METHODS
+from bucketed_losses.mmdet.evaluation.reliability_diagram import draw_reliability
 from bucketed_losses.mmdet.models.detectors import ScoreCalibration, take_score_threshold
 from bucketed_losses.new_files import check_folder, new_files
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
 from ._runner import add_common_arguments, load_config, refuse_unusable_data, runner_from
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
 
 HELP = 'Map the scores of a trained detector to precisions, on its validation set.'
 
@@ -99,39 +92,6 @@ def annotations_of(dataset: Any) -> Any:
         return load_annotations(coco_file(dataset))
     except ValueError as error:
         raise UserError(f'the validation set is needed for the fit: {error}') from error
-
-
-Panel = tuple[list[ClassMatches], CalibrationReport]
-
-
-def draw_reliability(panels: dict[str, Panel], iou_thr: float, out: Path) -> None:
-    """Precision against score, with the share of detections in every bin below."""
-    figure, axes = plt.subplots(
-        2,
-        len(panels),
-        figsize=(3.6 * len(panels), 4.4),
-        height_ratios=[3, 1],
-        sharex=True,
-        squeeze=False,
-        layout='constrained',
-    )
-    for (title, (matches, errors)), top, bottom in zip(panels.items(), axes[0], axes[1], strict=True):
-        scores, correct = (np.concatenate([m[i] for m in matches]) for i in (0, 1))
-        confidence, precision, count = reliability(scores, correct)
-        width = 1 / len(count)
-        middles = (np.arange(len(count)) + 0.5) * width
-        top.bar(middles, np.nan_to_num(precision), width, edgecolor='white', linewidth=0.5, color='#4c72b0')
-        top.plot([0, 1], [0, 1], color='black', linewidth=1, linestyle='--')
-        top.plot(confidence, precision, 'o', markersize=3, color='#c44e52')
-        top.set(title=f'{title}\nD-ECE {errors.d_ece:.3f}, LaECE {errors.la_ece:.3f}', xlim=(0, 1), ylim=(0, 1))
-        bottom.bar(middles, count, width, edgecolor='white', linewidth=0.5, color='grey')
-        bottom.set(xlabel='score', yscale='log')
-        for axis in (top, bottom):
-            axis.spines[['top', 'right']].set_visible(False)
-    axes[0, 0].set_ylabel(f'precision at IoU {iou_thr:g}')
-    axes[1, 0].set_ylabel('detections')
-    figure.savefig(out, dpi=130)
-    plt.close(figure)
 
 
 def write_config(config: str, detector: str, two_stage: bool, calibration: ScoreCalibration, out: Path) -> None:

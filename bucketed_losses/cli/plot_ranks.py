@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 
 from bucketed_losses.errors import UserError
+from bucketed_losses.figure_style import IOU_MAP, NEGATIVES, QUIET, figure_style, name_of_place, new_figure, save
 from bucketed_losses.mmdet.engine import check_checkpoint
 from bucketed_losses.mmdet.evaluation.ranked_batch import RankedBatch, watch_ranking_losses
 from bucketed_losses.new_files import check_folder
@@ -20,9 +20,7 @@ from bucketed_losses.new_files import check_folder
 from ._arguments import add_force, add_out, refuse_to_overwrite
 from ._runner import add_common_arguments, load_config, runner_from
 
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
-
+_ERRORS = {'loss_rank': 'ranking error', 'loss_sort': 'sorting error'}
 HELP = 'Draw the ranking of one training batch: ranks and logits of the positives, and the buckets of the negatives.'
 
 
@@ -39,35 +37,37 @@ def rank_order(batch: RankedBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return logits[order].numpy(), sorted_targets, np.cumsum(sorted_targets > 0)
 
 
+@figure_style()
 def draw(batches: list[RankedBatch], out: str | Path) -> None:
     """Two panels for each loss: logits over ranks with the positives coloured by their IoU, and the buckets' sizes."""
-    figure, axes = plt.subplots(
-        len(batches), 2, figsize=(10, 3.4 * len(batches)), squeeze=False, layout='constrained', width_ratios=[2, 1]
-    )
+    figure, axes = new_figure(len(batches), 2, (10.5, 3.6 * len(batches)), width_ratios=[2, 1])
     for (left, right), batch in zip(axes, batches, strict=True):
         logits, targets, bucket = rank_order(batch)
         ranks = np.arange(1, len(logits) + 1)
         positive = targets > 0
-        left.plot(ranks, logits, color='lightgrey', linewidth=3, label=f'{int((~positive).sum())} negatives', zorder=1)
+        left.plot(ranks, logits, color=QUIET, linewidth=4, zorder=2)
         dots = left.scatter(
-            ranks[positive], logits[positive], c=targets[positive], cmap='viridis', vmin=0, vmax=1, s=18, zorder=2
+            ranks[positive], logits[positive], c=targets[positive], cmap=IOU_MAP, vmin=0, vmax=1, s=18, zorder=3
         )
-        figure.colorbar(dots, ax=left, label='IoU of the positive')
-        errors = ', '.join(f'{name.removeprefix("loss_")} {value.item():.3f}' for name, value in batch.errors.items())
+        figure.colorbar(dots, ax=left, label='IoU of the positive').ax.grid(visible=False)
+        errors = ', '.join(f'{_ERRORS.get(name, name)} {value.item():.3f}' for name, value in batch.errors.items())
         left.set(
             xscale='log',
-            xlabel='rank',
+            xlabel='rank (1: the highest logit)',
             ylabel='logit',
-            title=f'{batch.name}: {positive.sum()} positives, {errors}',
+            title=f'{name_of_place(batch.name)}: {errors}',
         )
-        left.legend(frameon=False, loc='lower left')
+        text = f'dots: {positive.sum():,} positives\ngrey line: all, with {(~positive).sum():,} negatives'
+        left.annotate(text, (0.03, 0.06), xycoords='axes fraction', va='bottom')
         sizes = np.bincount(bucket[~positive], minlength=int(positive.sum()) + 1)
-        right.bar(np.arange(len(sizes)), sizes, width=1.0, color='grey')
-        right.set(yscale='symlog', xlabel='bucket: positives above', ylabel='negatives in it')
-        for axis in (left, right):
-            axis.spines[['top', 'right']].set_visible(False)
-    figure.savefig(out, dpi=130)
-    plt.close(figure)
+        right.bar(np.arange(len(sizes)), sizes, width=1.0, color=NEGATIVES, zorder=3)
+        right.set(
+            yscale='symlog',
+            xlabel='bucket: number of positives above it',
+            ylabel='negatives in the bucket',
+            title='buckets between positives',
+        )
+    save(figure, out)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

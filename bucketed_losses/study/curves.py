@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 
+from ..figure_style import figure_style, label_lines, looks_of, new_figure, save
 from .logs import read_metrics, read_scalars
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
 
 LOSSES = {
     'loss_rank': 'ranking',
@@ -22,6 +19,7 @@ LOSSES = {
 }
 
 
+@figure_style()
 def plot_curves(runs: Mapping[str, Sequence[str | Path]], out: str | Path, ap_only: bool = False) -> None:
     """Write a PNG with the losses of each run's first seed, and the AP of all runs (mean and range of the seeds).
 
@@ -34,30 +32,32 @@ def plot_curves(runs: Mapping[str, Sequence[str | Path]], out: str | Path, ap_on
         NoLogsError: a work directory has no logs.
     """
     panels = 1 if ap_only else len(runs) + 1
-    figure = plt.figure(figsize=(4.5 * panels if panels > 1 else 6.4, 3.6), layout='constrained')
-    axes = figure.subplots(1, panels, squeeze=False)[0]
+    figure, grid = new_figure(1, panels, (4.8 * panels if panels > 1 else 6.8, 3.8))
+    axes = list(grid[0])
     for (name, work_dirs), axis in zip(runs.items(), axes[:-1], strict=False):
         train = pd.DataFrame(read_scalars(work_dirs[0])[0])
-        for key, label in LOSSES.items():
-            if key in train:
-                points = train[['step', key]].dropna()
-                axis.plot(points.step, points[key], label=label, linewidth=1.8)
+        parts = [key for key in LOSSES if key in train]
+        looks = looks_of(LOSSES[key] for key in parts)
+        ends = []
+        for key in parts:
+            points = train[['step', key]].dropna()
+            axis.plot(points.step, points[key], **looks[LOSSES[key]].line)
+            ends.append((float(points.step.iloc[-1]), float(points[key].iloc[-1])))
         axis.set(xlabel='iteration', ylabel='loss', title=name)
         axis.set_ylim(bottom=0)
-        axis.legend(frameon=False)
+        label_lines(axis, list(looks), list(looks.values()), ends)
+    ap_axis, looks = axes[-1], looks_of(runs)
+    last: dict[str, tuple[float, float]] = {}
     for name, work_dirs in runs.items():
         # MMDetection logs no AP where nothing at all was detected.
         records = [(step, metrics.get('AP', 0.0)) for folder in work_dirs for step, metrics in read_metrics(folder)]
         if records:
             ap = pd.DataFrame(records, columns=['epoch', 'AP']).groupby('epoch').AP.agg(['mean', 'min', 'max'])
-            (line,) = axes[-1].plot(ap.index, ap['mean'], marker='o', label=name, linewidth=1.8, markersize=4)
-            axes[-1].fill_between(ap.index, ap['min'], ap['max'], color=line.get_color(), alpha=0.15, linewidth=0)
-    axes[-1].set(xlabel='epoch', ylabel='AP', title='validation AP')
-    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+            ap_axis.plot(ap.index, ap['mean'], marker='o', markersize=4, **looks[name].line)
+            ap_axis.fill_between(ap.index, ap['min'], ap['max'], color=looks[name].color, alpha=0.15, linewidth=0)
+            last[name] = (float(ap.index[-1]), float(ap['mean'].iloc[-1]))
+    ap_axis.set(xlabel='epoch', ylabel='AP on the validation images', title='validation AP')
+    ap_axis.xaxis.get_major_locator().set_params(integer=True)
     if len(runs) > 1:
-        axes[-1].legend(frameon=False)
-    for axis in axes:
-        axis.grid(alpha=0.25)
-        axis.spines[['top', 'right']].set_visible(False)
-    figure.savefig(out, dpi=130)
-    plt.close(figure)
+        label_lines(ap_axis, list(last), [looks[name] for name in last], list(last.values()))
+    save(figure, out)

@@ -5,21 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import numpy as np
 import pandas as pd
 
+from ..figure_style import GUIDE, Look, figure_style, label_lines, look_of, looks_of, new_figure, save
 from .logs import read_metrics
-from .names import ORDER
 from .outcomes import FINISHED
-from .plan import EQUAL_TIME
+from .plan import EQUAL_TIME, STOCK
 from .store import Study
 
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
 
-COLORS = dict(zip(ORDER, plt.get_cmap('tab10').colors, strict=False))
-
-
+@figure_style()
 def draw_ap_over_epochs(study: Study, out: Path) -> None:
     """A panel for each detector; lines are means over seeds, shades their range."""
     rows = [
@@ -31,76 +27,90 @@ def draw_ap_over_epochs(study: Study, out: Path) -> None:
     if not rows:
         return
     by_detector = pd.DataFrame(rows).groupby('detector', sort=False)
-    figure, axes = _grid(by_detector.ngroups, (4.8, 3.6))
+    figure, axes = _grid(by_detector.ngroups, (5.4, 4.2))
     for (detector, of_detector), axis in zip(by_detector, axes, strict=True):
-        for label, of_loss in of_detector.groupby('label', sort=False):
-            ap = of_loss.groupby('step').AP.agg(['mean', 'min', 'max'])
-            axis.plot(
-                ap.index, ap['mean'], label=study.name_of(detector, label), color=COLORS.get(label), marker='o',
-                markersize=3.5, linewidth=1.7,
-            )  # fmt: skip
-            color = axis.lines[-1].get_color()
-            axis.fill_between(ap.index, ap['min'], ap['max'], color=color, alpha=0.15, linewidth=0)
-        unit = 'epoch' if study.counts_epochs(detector, of_detector.label.iloc[0]) else 'iteration'
-        axis.set(title=detector, xlabel=unit, ylabel='AP')
-        axis.legend(frameon=False, fontsize=8)
-    _save(figure, out)
+        labels = list(of_detector.label.unique())
+        looks = list(looks_of(labels).values())
+        ends = []
+        for label, look in zip(labels, looks, strict=True):
+            ap = of_detector[of_detector.label == label].groupby('step').AP.agg(['mean', 'min', 'max'])
+            axis.plot(ap.index, ap['mean'], marker='o', markersize=3.5, **look.line)
+            axis.fill_between(ap.index, ap['min'], ap['max'], color=look.color, alpha=0.15, linewidth=0)
+            ends.append((float(ap.index[-1]), float(ap['mean'].iloc[-1])))
+        unit = 'epoch' if study.counts_epochs(detector, labels[0]) else 'iteration'
+        axis.set(title=detector, xlabel=unit, ylabel='AP on the validation images')
+        label_lines(axis, [study.name_of(detector, label) for label in labels], looks, ends)
+    save(figure, out)
 
 
+@figure_style()
 def draw_ap_against_time(table: pd.DataFrame, out: Path) -> None:
     """A point for each loss, a panel for each detector; bars are the range of the seeds."""
     drawn = table[(table.label != EQUAL_TIME) & table.AP.notna() & table['seconds per iteration'].notna()]
     if drawn.empty:
         return
     by_detector = drawn.groupby('detector', sort=False)
-    figure, axes = _grid(by_detector.ngroups, (4.8, 3.6))
+    figure, axes = _grid(by_detector.ngroups, (4.8, 4.0))
     for (detector, of_detector), axis in zip(by_detector, axes, strict=True):
-        for (label, loss), group in of_detector.groupby(['label', 'loss'], sort=False):
-            middle = group.AP.mean()
+        labels = list(of_detector.label.unique())
+        looks = list(looks_of(labels).values())
+        points, names = [], []
+        for label, look in zip(labels, looks, strict=True):
+            group = of_detector[of_detector.label == label]
+            middle, seconds = group.AP.mean(), group['seconds per iteration'].iloc[0]
             axis.errorbar(
-                group['seconds per iteration'].iloc[0], middle, [[middle - group.AP.min()], [group.AP.max() - middle]],
-                color=COLORS.get(label), label=loss, marker='o', capsize=3, linestyle='none',
+                seconds, middle, [[middle - group.AP.min()], [group.AP.max() - middle]], color=look.color,
+                marker='o', markersize=9 if label == 'brs' else 6, capsize=3, linestyle='none', zorder=look.zorder,
             )  # fmt: skip
-        axis.margins(x=0.15, y=0.15)
-        axis.set(title=detector, xlabel='seconds per iteration', ylabel='AP')
-        axis.legend(frameon=False, fontsize=8)
-    _save(figure, out)
+            points.append((seconds, middle))
+            names.append(group.loss.iloc[0])
+        axis.margins(y=0.15)
+        axis.set_xlim(0, 1.15 * max(seconds for seconds, _ in points))
+        axis.set(title=detector, xlabel='seconds per iteration', ylabel='AP on the validation images')
+        label_lines(axis, names, looks, points)
+    save(figure, out)
 
 
+@figure_style()
 def draw_gradients(gradients: pd.DataFrame, out: Path) -> None:
-    """A panel for each head and source of logits, a line for each loss over early, middle and late."""
+    """The share of the gradient on positives, a row for each loss, a panel for each source of logits.
+
+    A row has a dot for each head and each moment of the training. The left panel is of logits that the detector's own
+    losses have trained, every further panel of logits of another loss.
+    """
     if gradients.empty:
         return
-    panels = gradients.groupby(['detector', 'place', 'logits_of'], sort=False)
-    figure, axes = _grid(panels.ngroups, (4.6, 3.4))
-    for ((detector, place, logits_of), panel), axis in zip(panels, axes, strict=True):
-        for index, (loss, line) in enumerate(panel.groupby('loss', sort=False)):
-            axis.plot(range(len(line)), line.share, marker='o', markersize=3.5, label=loss, color=f'C{index}')
-        axis.axhline(0.5, color='gray', linewidth=0.8, linestyle=':')
-        axis.set(title=f'{detector}, {place}\nlogits of {logits_of}', ylim=(-0.03, 1.03))
-        axis.set(ylabel='share of the gradient on positives')
-        axis.title.set_fontsize(9)
-        moments = panel.moment.unique()
-        axis.set_xticks(range(len(moments)), moments)
-    axes[0].legend(frameon=False, fontsize=8, ncol=2)
-    _save(figure, out)
+    sources = list(gradients.source.unique())
+    losses = list(gradients.loss.unique())
+    figure, axes = new_figure(1, len(sources), (4.2 * len(sources) + 0.8, 0.42 * len(losses) + 1.9), sharey=True)
+    for source, axis in zip(sources, axes[0], strict=True):
+        of_source = gradients[gradients.source == source]
+        places = list(dict.fromkeys(zip(of_source.detector, of_source.place, strict=True)))
+        axis.axvline(0.5, color=GUIDE, linewidth=1.0, linestyle='--', zorder=1)
+        for row, loss in enumerate(losses):
+            look = look_of(loss) or Look(GUIDE)
+            of_loss = of_source[of_source.loss == loss]
+            for index, (detector, place) in enumerate(places):
+                shares = of_loss[(of_loss.detector == detector) & (of_loss.place == place)].share
+                height = row + (index - (len(places) - 1) / 2) * 0.5 / max(len(places), 1)
+                size = 34 if look.linewidth > 2.5 else 20
+                axis.scatter(shares, np.full(len(shares), height), s=size, color=look.color, zorder=3, linewidths=0)
+        whose = "the detector's own losses" if source == STOCK else f'{of_source.logits_of.iloc[0]} Loss'
+        axis.set(title=f'logits trained with\n{whose}', xlim=(-0.03, 1.03))
+        axis.grid(visible=False, axis='y')
+    axes[0][0].set_yticks(range(len(losses)), losses)
+    axes[0][0].set_ylim(len(losses) - 0.5, -0.5)
+    figure.supxlabel(
+        'share of the gradient on positives\n(a dot: one head, early, middle or late in the training)', fontsize=11
+    )
+    save(figure, out)
 
 
 def _grid(number: int, size: tuple[float, float], columns: int = 3) -> tuple[Any, list[Any]]:
     columns = min(number, columns)
-    lines = -(-number // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(size[0] * columns, size[1] * lines), squeeze=False, layout='constrained'
-    )
+    rows = -(-number // columns)
+    figure, axes = new_figure(rows, columns, (size[0] * columns, size[1] * rows))
     flat = list(axes.flat)
     for axis in flat[number:]:
         axis.set_visible(False)
-    for axis in flat[:number]:
-        axis.grid(alpha=0.25)
-        axis.spines[['top', 'right']].set_visible(False)
     return figure, flat[:number]
-
-
-def _save(figure: Any, out: Path) -> None:
-    figure.savefig(out, dpi=120)
-    plt.close(figure)

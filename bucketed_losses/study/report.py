@@ -1,4 +1,4 @@
-"""The report of a study: ``study.csv``, ``study.md`` and the figures."""
+"""The report of a study: ``study.csv``, ``gradients.csv``, ``study.md`` and the figures."""
 
 from __future__ import annotations
 
@@ -11,14 +11,37 @@ from .outcomes import FINISHED
 from .plan import EQUAL_TIME
 from .store import AP_COLUMNS, COLUMNS, Study, gradients_table, groups, results_table, write_table
 
+# The image with its alternative text, and the caption.
+_FIGURES = {
+    'ap_against_time.png': (
+        '![For each detector, AP over the seconds of one iteration, one point for each loss](ap_against_time.png)',
+        '*Up is more accurate, left is faster. Time starts at zero, so that losses of equal cost lie above each other; '
+        'bars are the range of the seeds. Made by `bucketed-losses compare`.*',
+    ),
+    'ap_over_epochs.png': (
+        '![For each detector, AP on the validation images over the training, one line for each loss]'
+        '(ap_over_epochs.png)',
+        '*Which loss learns fastest, and which one ends highest: lines are means over the seeds, shades their range. '
+        'Made by `bucketed-losses compare`.*',
+    ),
+    'gradients.png': (
+        '![Share of the gradient that falls on positives, one row for each loss, one panel for each source of logits]'
+        '(gradients.png)',
+        '*A loss whose dots lie at 0.5 in every panel gives positives and negatives the same weight, whatever the '
+        'logits are. Made by `bucketed-losses compare`.*',
+    ),
+}
+
 
 def write_report(study: Study) -> None:
-    """Write the CSV file, the page and the figures. Without any result, nothing is written."""
+    """Write the CSV files, the page and the figures. Without any result, nothing is written."""
     table = results_table(study)
     if table.empty:
         return
     write_table(table, study.root / 'study.csv')
     gradients = gradients_table(study)
+    if not gradients.empty:
+        write_table(gradients, study.root / 'gradients.csv')
     draw_ap_over_epochs(study, study.root / 'ap_over_epochs.png')
     draw_ap_against_time(table, study.root / 'ap_against_time.png')
     draw_gradients(gradients, study.root / 'gradients.png')
@@ -61,10 +84,10 @@ def accuracy_sections(table: pd.DataFrame) -> list[str]:
                 for first, group in groups(table)
             ],
         ),
-        '![AP against time per iteration](ap_against_time.png)',
+        *_FIGURES['ap_against_time.png'],
         '## Accuracy in full',
         _spreads(table, AP_COLUMNS),
-        '![AP over epochs](ap_over_epochs.png)',
+        *_FIGURES['ap_over_epochs.png'],
     ]
     classes = [column for column in table if column not in COLUMNS]
     if classes:
@@ -146,7 +169,7 @@ def _gradients(gradients: pd.DataFrame) -> list[str]:
         'numbers are the share of the gradient (sum of absolute values over logits) that falls on positives. At 0.5, '
         'the positives together weigh as much as the negatives together.',
         markdown_table(['Head', 'logits of', 'moment', 'positives : negatives', *losses], lines),
-        '![Share of the gradient on positives](gradients.png)',
+        *_FIGURES['gradients.png'],
     ]
 
 

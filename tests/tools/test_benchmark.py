@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import re
 from pathlib import Path
@@ -16,8 +17,10 @@ import report_benchmark as report
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / 'docs/figures' / name for name in ('benchmark.csv', 'benchmark_alrp_dr.csv')]
+CURVE_FILE = ROOT / 'docs/figures/scaling.csv'
 LOSSES = {loss.name: loss for loss in benchmark.losses()}
 CPU = torch.device('cpu')
+CURVE = ('RS', 'BRS', 'cross-entropy', 'BRS by matrices', 'RS by loop')
 
 
 def test_every_contestant_runs_and_leaves_no_gradient():
@@ -99,6 +102,11 @@ def test_what_is_too_large_or_too_slow_is_left_out_with_the_reason(monkeypatch):
     assert notes['BRS by matrices'] == 'needs 0.024 GB for its matrices, 0.01 GB available'
     assert re.fullmatch(r'would take [\d.]+ m?s \(20 of its positives took [\d.]+ .?s\)', notes['RS by loop'])
     assert all('milliseconds' not in row for row in rows if row['note'])
+    by_name = {row['loss']: row for row in rows}
+    assert (
+        by_name['BRS by matrices']['needed_bytes'] == 6 * 4 * 1000**2 and 'peak_bytes' not in by_name['BRS by matrices']
+    )
+    assert by_name['RS by loop']['estimated_milliseconds'] > 0 and by_name['RS by loop']['peak_bytes'] >= 4 * 5000
     text = report.table([{key: str(value) for key, value in row.items()} for row in rows])
     assert 'needs 0.024 GB' in text and text.count('\n') == 4
 
@@ -153,7 +161,7 @@ def test_scaling(monkeypatch, tmp_path):
         sizes.append((number, positives, data))
         return original(number // 1000, max(positives // 1000, 1), data, device)
 
-    def made_up(case, contestants, repeats, max_seconds):
+    def made_up(case, contestants, repeats, max_seconds, at_least):
         return [
             dict(data=case.data, logits=len(case.logits), positives=case.positives, loss=loss.name, note='',
                  milliseconds=len(case.logits) * case.positives**0.5, to_focal=1, peak_bytes=1, operations=1)
@@ -174,6 +182,47 @@ def test_scaling(monkeypatch, tmp_path):
     assert 'more negatives' not in text, 'not a line of the overview'
 
 
+def test_curve(tmp_path, capsys):
+    """The growth up to 100 million logits, with smaller sizes: one thread, its own files, and estimates."""
+    threads = torch.get_num_threads()
+    try:
+        options = ['--curve', '--sizes', '1000', '50000', '--repeats', '9', '--max-seconds', '0.001', '--device', 'cpu']
+        benchmark.main(['--out', str(tmp_path), *options])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert 'scaling.csv and scaling.png' in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['scaling.csv', 'scaling.png']
+    rows = report.read(tmp_path / 'scaling.csv')
+    assert [(row['loss'], row['logits'], row['positives']) for row in rows] == [
+        (loss, *size) for size in (('1000', '1'), ('50000', '50')) for loss in CURVE
+    ]
+    assert all(row['threads'] == '1' and float(row['peak_bytes']) >= 4 * int(row['logits']) for row in rows)
+    loop = rows[CURVE.index('RS by loop') + len(CURVE)]
+    assert {row['repeats'] for row in rows if row['loss'] in ('RS', 'BRS', 'cross-entropy')} == {'3'}
+    table = report.curve(rows).splitlines()
+    assert len(table) == 2 + len(rows) and table[2].startswith('| 1K | 1 | RS | ')
+    brs = rows[CURVE.index('BRS') + len(CURVE)]
+    assert table[2 + rows.index(brs)].endswith(f'| {int(brs["peak_bytes"]) / 50_000:.1f} |')
+    assert '(estimated)' in table[2 + rows.index(loop)]
+    assert report.curve(rows) in report.page(report.read(*FILES), rows)
+    page = tmp_path / 'page.md'
+    page.write_text(f'{report.MARKERS[0]}\n{report.MARKERS[1]}\n')
+    report.main([*map(str, FILES), '--curve', str(tmp_path / 'scaling.csv'), '--page', str(page)])
+    assert report.curve(rows) in page.read_text()
+    assert loop['note'] and not loop['milliseconds'] and float(loop['estimated_milliseconds']) > 1
+    assert report.value_of(loop, 'milliseconds') is None and report.estimate_of(loop, 'milliseconds') > 1
+    assert report.estimate_of(loop, 'peak_bytes') is None
+
+
+def test_sizes_of_the_curve(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(benchmark, 'synthetic', lambda number, positives, *_: sizes.append((number, positives)))
+    args = argparse.Namespace(curve=True, sizes=None, losses=None)
+    assert {tuple(loss.name for loss in chosen) for _, chosen in benchmark.cases(args, CPU)} == {CURVE}
+    assert sizes == [(10**4, 10), (10**5, 100), (10**6, 1000), (10**7, 10**4), (10**8, 10**5)]
+
+
 def test_slopes():
     rows = [dict(loss='AP', logits=str(n), milliseconds=str(3 * n**1.5)) for n in (10, 100, 1000)]
     assert report.slope(rows, 'AP', 'logits') == pytest.approx(1.5)
@@ -190,16 +239,22 @@ def test_goals_that_are_missed_are_bold():
 
 
 @pytest.mark.parametrize(
-    ('value', 'text'), [(12.34, '12.3 s'), (0.0123, '12.3 ms'), (1.2e-5, '12 µs'), (3600.0, '60 min')]
+    ('value', 'text'), [(12.34, '12.3 s'), (0.0123, '12.3 ms'), (1.2e-5, '12 µs'), (3600.0, '60 min'), (4e4, '11 h')]
 )
 def test_seconds(value, text):
     assert report.seconds(value) == text
 
 
+@pytest.mark.parametrize(('value', 'text'), [(1.6e9, '1.6 GB'), (2.4e11, '240 GB'), (12e6, '12 MB'), (5200, '5.2 kB')])
+def test_bytes(value, text):
+    assert report.bytes_of(value) == text
+
+
 def test_the_page_says_what_the_csv_says():
     text = (ROOT / 'docs/speed.md').read_text()
     generated = text.split(report.MARKERS[0])[1].split(report.MARKERS[1])[0]
-    assert generated.strip() == report.page(report.read(*FILES)).strip()
+    curve = report.read(CURVE_FILE) if CURVE_FILE.exists() else []
+    assert generated.strip() == report.page(report.read(*FILES), curve).strip()
 
 
 def test_more_files_add_losses_and_keep_their_own_ratios(tmp_path):

@@ -1,7 +1,8 @@
 """Time, memory and operations of the ranking losses and of other losses, in one run on the same tensors.
 
 python tools/benchmarks/benchmark_losses.py [--out DIR] [--large] [--scaling] [--profile] [--losses NAME ...]
-                                            [--config CONFIG [--checkpoint FILE]]
+                                            [--threads N] [--config CONFIG [--checkpoint FILE]]
+python tools/benchmarks/benchmark_losses.py --curve [--out DIR] [--threads N] [--sizes N ...]
 
 Forward and backward of ours (AP, BAP, RS, BRS, aLRP and DR Loss), of the published algorithms written plainly (the
 loop over positives and the P x B matrices of published_algorithms/), of MMDetection's focal, quality focal and
@@ -19,7 +20,12 @@ medians are reported.
 Peak memory is what a call allocates on top of its inputs, gradient included (CUDA's allocator, the profiler on a CPU).
 Operations: every ATen operation that is neither a view nor an allocation counts the elements of its largest tensor, a
 sort n log2 n, a search log2 of the length per value. Writes benchmark.csv and benchmark.png; what would not fit into
-memory, or take longer than --max-seconds, is left out with the reason. report_benchmark.py makes tables of it.
+memory, or take longer than --max-seconds, is left out with the reason and with what it would need at least: the time
+of a loop, estimated from 20 of its positives, or the bytes of the matrices. report_benchmark.py makes tables of it.
+
+--curve measures how time and memory of RS and BRS Loss grow from 10,000 to 100 million logits, one in a thousand of
+them positive (synthetic data), next to binary cross-entropy and to the published algorithms on the same tensors. It
+writes scaling.csv and scaling.png instead. 100 million logits need about 8 GB of memory.
 """
 
 from __future__ import annotations
@@ -52,6 +58,11 @@ from bucketed_losses import functional
 
 AP_DELTA, RS_DELTA = 1.0, 0.5
 SHARES = (0.001, 0.01, 0.02, 0.05)
+SIZES = (10_000, 100_000, 1_000_000)
+# What --curve measures.
+CURVE_SIZES = tuple(10**exponent for exponent in range(4, 9))
+CURVE_SHARE = 0.001
+CURVE_LOSSES = ('RS', 'BRS', 'cross-entropy', 'BRS by matrices', 'RS by loop')
 
 
 @dataclass
@@ -244,39 +255,45 @@ def available_bytes(device: torch.device) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable'))
 
 
-def reason_to_skip(loss: Loss, case: Case, max_seconds: float) -> str:
-    """Empty if the loss can be run."""
+def reason_to_skip(loss: Loss, case: Case, max_seconds: float) -> dict[str, Any]:
+    """The columns ``note`` and what the loss would need; an empty note if the loss can be run."""
     need = loss.matrices * 4 * case.positives**2
     have = available_bytes(case.leaf.device)
     if need > 0.8 * have:
-        return f'needs {need / 1e9:.2g} GB for its matrices, {have / 1e9:.2g} GB available'
+        note = f'needs {need / 1e9:.2g} GB for its matrices, {have / 1e9:.2g} GB available'
+        return dict(note=note, needed_bytes=need)
     if loss.loops and case.positives > 40:
         for _ in range(2):
             estimate = timed(loss, case.with_positives(20)) / 20 * case.positives
         if estimate > max_seconds:
-            return (
-                f'would take {seconds(estimate)} (20 of its positives took {seconds(estimate / case.positives * 20)})'
-            )
-    return ''
+            of_20 = seconds(estimate / case.positives * 20)
+            note = f'would take {seconds(estimate)} (20 of its positives took {of_20})'
+            return dict(note=note, estimated_milliseconds=round(1000 * estimate, 4))
+    return dict(note='')
 
 
-def measure(case: Case, contestants: list[Loss], repeats: int, max_seconds: float) -> list[dict[str, Any]]:
-    """One row per contestant."""
+def measure(
+    case: Case, contestants: list[Loss], repeats: int, max_seconds: float, at_least: int = 1
+) -> list[dict[str, Any]]:
+    """One row per contestant. Slow calls are repeated ``at_least`` times, loops once."""
     rows: dict[str, dict[str, Any]] = {
         loss.name: dict(
             data=case.data, logits=len(case.logits), positives=case.positives, loss=loss.name,
-            note=reason_to_skip(loss, case, max_seconds),
+            **reason_to_skip(loss, case, max_seconds),
         )
         for loss in contestants
     }  # fmt: skip
     running = [loss for loss in contestants if not rows[loss.name]['note']]
+    for loss in contestants:
+        if not rows[loss.name].get('needed_bytes'):
+            rows[loss.name].update(peak_bytes=peak_bytes(loss, case))
     for loss in running:
-        rows[loss.name].update(peak_bytes=peak_bytes(loss, case), operations=round(operations(loss, case)))
+        rows[loss.name].update(operations=round(operations(loss, case)))
     times: dict[str, list[float]] = {loss.name: [] for loss in running}
     for _ in range(repeats):
         for loss in running:
             spent = times[loss.name]
-            if spent and sum(spent) > max_seconds / 10:
+            if len(spent) >= (1 if loss.loops else at_least) and sum(spent) > max_seconds / 10:
                 continue  # slow, and known well enough
             if not loss.loops and (not spent or spent[-1] < 0.5):
                 timed(loss, case)
@@ -324,9 +341,14 @@ def capture(config: str, checkpoint: str | None, path: Path, device: torch.devic
 
 def cases(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[Case, list[Loss]]]:
     everything = losses()
+    if args.curve:
+        chosen = [loss for loss in everything if loss.name in CURVE_LOSSES]
+        for number in args.sizes or CURVE_SIZES:
+            yield synthetic(number, max(round(number * CURVE_SHARE), 1), 'synthetic', device), chosen
+        return
     if args.losses:
         everything = [loss for loss in everything if loss.name in ('focal', *args.losses)]
-    sizes = [*args.sizes, *([10_000_000] if args.large else [])]
+    sizes = [*(args.sizes or SIZES), *([10_000_000] if args.large else [])]
     for data in ('synthetic', 'trained-like'):
         for number in sizes:
             for share in args.shares:
@@ -346,19 +368,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark_losses'), help='folder to write to')
     names = [loss.name for loss in losses()]
     parser.add_argument('--losses', nargs='+', choices=names, metavar='NAME', help='these and focal loss alone')
-    parser.add_argument('--sizes', nargs='+', type=int, default=[10_000, 100_000, 1_000_000], help='numbers of logits')
+    parser.add_argument('--sizes', nargs='+', type=int, help='numbers of logits')
+    parser.add_argument('--curve', action='store_true', help='growth up to 100 million logits, instead of all else')
     parser.add_argument('--shares', nargs='+', type=float, default=SHARES, help='shares of positives')
     parser.add_argument('--large', action='store_true', help='10 million logits, too')
     parser.add_argument('--scaling', action='store_true', help='growth with the negatives and with the positives, too')
     parser.add_argument('--config', help='a training config of ours, of which one step is captured')
     parser.add_argument('--checkpoint', help='weights for --config, e.g. of a trained detector')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--threads', type=int, help='threads of torch on the CPU; default: 1 with --curve, else all')
     parser.add_argument('--repeats', type=int, default=15, help='timed calls per loss and case')
     parser.add_argument('--profile', action='store_true', help='also print which operations the time of ours goes to')
     parser.add_argument('--max-seconds', type=float, default=30, help='leave out what a single call takes longer')
     args = parser.parse_args(argv)
     device = torch.device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.threads or args.curve:
+        torch.set_num_threads(args.threads or 1)
+    name = 'scaling' if args.curve else 'benchmark'
 
     machine = {
         'device': processor(device),
@@ -371,11 +398,11 @@ def main(argv: list[str] | None = None) -> None:
     # As in a training process, which has freed larger tensors: glibc then takes memory from its heap and keeps it, and
     # no call pays for new pages. Its limits follow the largest block freed, up to 32 MiB.
     torch.empty(7 * 2**20, device=device).fill_(0)
-    with (args.out / 'benchmark.csv').open('w', newline='') as file:
+    with (args.out / f'{name}.csv').open('w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS, restval='')
         writer.writeheader()
         for case, contestants in cases(args, device):
-            measured = measure(case, contestants, args.repeats, args.max_seconds)
+            measured = measure(case, contestants, args.repeats, args.max_seconds, 3 if args.curve else 1)
             rows += [{**row, **machine} for row in measured]
             writer.writerows(rows[-len(measured) :])
             file.flush()
@@ -384,8 +411,8 @@ def main(argv: list[str] | None = None) -> None:
             if args.profile:
                 for loss in (loss for loss in contestants if loss.name in OURS):
                     print(f'{loss.name}: {time_by_operation(loss, case)}', flush=True)
-    draw(args.out / 'benchmark.csv', args.out / 'benchmark.png')
-    print(f'\nwrote {args.out / "benchmark.csv"} and benchmark.png')
+    draw(args.out / f'{name}.csv', args.out / f'{name}.png')
+    print(f'\nwrote {args.out / name}.csv and {name}.png')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """Tables and a figure of what tools/benchmarks/benchmark_losses.py measured, and the tables of docs/speed.md.
 
-python tools/benchmarks/report_benchmark.py BENCHMARK.csv [MORE.csv ...] [--figure OUT.png] [--page docs/speed.md]
+python tools/benchmarks/report_benchmark.py BENCHMARK.csv [MORE.csv ...] [--figure OUT.png] [--curve SCALING.csv]
+                                           [--page docs/speed.md]
 
 MORE.csv are runs with other losses (``--losses``); what they divide by is the focal loss of their own run. The
 figure, which shows times, is of the first file alone.
@@ -12,13 +13,16 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
+
+from bucketed_losses.figure_style import BACKGROUND, GUIDE, Look, figure_style, label_lines, look_of, new_figure, save
 
 COLUMNS = (
     'data', 'logits', 'positives', 'loss', 'milliseconds', 'to_focal', 'to_loop', 'peak_bytes', 'operations',
-    'repeats', 'note', 'device', 'threads', 'torch', 'mmdet',
+    'repeats', 'note', 'estimated_milliseconds', 'needed_bytes', 'device', 'threads', 'torch', 'mmdet',
 )  # fmt: skip
 LOOPS = ('AP by loop', 'RS by loop')
 OURS = ('AP', 'BAP', 'RS', 'BRS')
@@ -38,10 +42,18 @@ Row = dict[str, str]
 
 def seconds(value: float) -> str:
     """With a unit that fits."""
+    if value >= 3 * 3600:
+        return f'{value / 3600:.0f} h'
     if value >= 1000:
         return f'{value / 60:.0f} min'
     factor, unit = next((pair for pair in ((1, 's'), (1e3, 'ms')) if value * pair[0] >= 1), (1e6, 'µs'))
     return f'{value * factor:.3g} {unit}'
+
+
+def bytes_of(number: float) -> str:
+    """With a unit that fits, powers of ten."""
+    factor, unit = next((pair for pair in ((1e9, 'GB'), (1e6, 'MB')) if number >= pair[0]), (1e3, 'kB'))
+    return f'{number / factor:.2g} {unit}' if number < 100 * factor else f'{number / factor:.0f} {unit}'
 
 
 def percent(share: float) -> str:
@@ -163,7 +175,25 @@ def scaling(rows: list[Row]) -> str:
     return '\n'.join(lines)
 
 
-def page(rows: list[Row]) -> str:
+def curve(rows: list[Row]) -> str:
+    """Time and memory for each logit, from the cases of ``--curve``."""
+    lines = ['| logits | positives | loss | time | ns per logit | bytes per logit |', '|---' * 6 + '|']
+    for row in rows:
+        number = int(row['logits'])
+        milliseconds, guess = value_of(row, 'milliseconds'), estimate_of(row, 'milliseconds')
+        memory, needed = value_of(row, 'peak_bytes'), estimate_of(row, 'peak_bytes')
+        spent = milliseconds or guess
+        cells = [short(number), short(int(row['positives'])), row['loss'], '', '', '']
+        if spent is not None:
+            mark = ' (estimated)' if milliseconds is None else ''
+            cells[3:5] = f'{seconds(spent / 1000)}{mark}', f'{1e6 * spent / number:.3g}'
+        if memory is not None or needed is not None:
+            cells[5] = f'{memory / number:.1f}' if memory is not None else f'{(needed or 0) / number:.0f} (needed)'
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def page(rows: list[Row], curve_rows: Sequence[Row] = ()) -> str:
     """What stands between the markers."""
     machine = rows[0]
     grid = [r for r in rows if r['data'] not in SCALING]
@@ -185,52 +215,97 @@ def page(rows: list[Row]) -> str:
         parts += ['What we hold ourselves to, in times of focal loss; what misses it is bold:', reached]
     if len(grid) < len(rows):
         parts += ['Least-squares slope of log time over log number (1: linear):', scaling(rows)]
+    if curve_rows:
+        first = curve_rows[0]
+        most, threads = short(max(int(r['logits']) for r in curve_rows)), int(first['threads'])
+        parts += [
+            f'Up to {most} logits, in one run on {first["device"]}, {threads} thread{"" if threads == 1 else "s"}, '
+            f'torch {first["torch"]}. Memory is what a call allocates beyond its inputs, the gradient included; logits '
+            'and targets take 8 bytes a logit:',
+            curve(list(curve_rows)),
+        ]
     return '\n\n'.join(parts)
 
 
+def value_of(row: Row, quantity: str) -> float | None:
+    """The measured ``quantity`` of a row; None if it was not measured."""
+    return float(row[quantity]) if row.get(quantity) else None
+
+
+def estimate_of(row: Row, quantity: str) -> float | None:
+    """What a loss that was left out would need: the time of a loop, or the memory of matrices; otherwise None."""
+    text = row.get({'milliseconds': 'estimated_milliseconds', 'peak_bytes': 'needed_bytes'}.get(quantity, ''))
+    return float(text) if text else None
+
+
+def draw_quantity(axis: Any, rows: list[Row], quantity: str, names: Sequence[str]) -> list[tuple[float, float]]:
+    """Draw a quantity over the number of logits, log-log, a line for each loss.
+
+    Every loss must have been measured at least once. Estimates of what was left out continue a line with thin dots and
+    hollow markers.
+
+    Returns:
+        The last point of each line, for direct labels.
+    """
+    ends: list[tuple[float, float]] = []
+    for name in names:
+        look = look_of(name) or Look(GUIDE)
+        mine = sorted((row for row in rows if row['loss'] == name), key=lambda row: int(row['logits']))
+        points = [(int(row['logits']), value) for row in mine if (value := value_of(row, quantity)) is not None]
+        guesses = [(int(row['logits']), value) for row in mine if (value := estimate_of(row, quantity)) is not None]
+        axis.plot(*zip(*points, strict=True), marker='o', markersize=4, **look.line)
+        if guesses:
+            axis.plot(
+                *zip(points[-1], *guesses, strict=True), color=look.color, linestyle=':', linewidth=1.0, marker='o',
+                markersize=5, markerfacecolor=BACKGROUND, markevery=slice(1, None), zorder=look.zorder,
+            )  # fmt: skip
+        ends.append((points + guesses)[-1])
+    axis.set(xscale='log', yscale='log')
+    return ends
+
+
+FIGURE_SHARES = (0.001, 0.01, 0.05)
+FIGURE_LOSSES = ('RS by loop', 'BRS by matrices', 'RS', 'BRS', 'AP', 'BAP', 'focal', 'cross-entropy')
+QUANTITIES = {'milliseconds': 'time of forward and backward (ms)', 'peak_bytes': 'peak memory (bytes)'}
+
+
+def at_share(rows: Iterable[Row], share: float, data: str = 'synthetic') -> list[Row]:
+    """The rows of the data with this share of positives."""
+    return [r for r in rows if r['data'] == data and math.isclose(int(r['positives']), share * int(r['logits']))]
+
+
+@figure_style()
 def draw(source: str | Path, out: str | Path) -> None:
-    """Time, memory and operations over the number of logits, log-log, one column per share of positives."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    rows = [r for r in read(source) if r['data'] == 'synthetic' and not r['note']]
-    shares = sorted({percent(int(r['positives']) / int(r['logits'])) for r in rows}, key=lambda s: float(s.split()[0]))
-    names = list(dict.fromkeys(r['loss'] for r in rows))
-    colors = plt.get_cmap('tab20').colors
-    figure, axes = plt.subplots(3, len(shares), figsize=(3.4 * len(shares) + 1.6, 8.4), squeeze=False, sharex=True)
-    quantities = ('milliseconds', 'time (ms)'), ('peak_bytes', 'peak memory (bytes)'), ('operations', 'operations')
-    for column, share in enumerate(shares):
-        chosen = [r for r in rows if percent(int(r['positives']) / int(r['logits'])) == share]
-        for axis, (quantity, label) in zip(axes[:, column], quantities, strict=True):
-            for index, name in enumerate(names):
-                points = sorted((int(r['logits']), float(r[quantity])) for r in chosen if r['loss'] == name)
-                if points:
-                    axis.loglog(
-                        *zip(*points, strict=True), label=name, color=colors[index], marker='o', markersize=3,
-                        linewidth=2.2 if name in (*OURS, *OTHERS) else 1.2,
-                        linestyle='-' if name in (*OURS, *OTHERS) else '--',
-                    )  # fmt: skip
-            axis.grid(alpha=0.3)
-            if column == 0:
-                axis.set_ylabel(label)
-        axes[0, column].set_title(f'{share} positives')
-        axes[-1, column].set_xlabel('logits')
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='center right', frameon=False)
-    figure.tight_layout(rect=(0, 0, 1 - 1.6 / figure.get_size_inches()[0], 1))
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
+    """Time and memory over the number of logits, log-log, one column per share of positives."""
+    rows = read(source)
+    shares = [share for share in FIGURE_SHARES if at_share(rows, share)]
+    if not shares:
+        shares = sorted({int(r['positives']) / int(r['logits']) for r in rows if r['data'] == 'synthetic'})[:3]
+    figure, axes = new_figure(2, len(shares), (4.0 * len(shares) + 1.4, 7.6), sharex=True, sharey='row')
+    for row, (quantity, label) in zip(axes, QUANTITIES.items(), strict=True):
+        names, ends = [], []
+        for axis, share in zip(row, shares, strict=True):
+            chosen = at_share(rows, share)
+            names = [name for name in FIGURE_LOSSES if any(r['loss'] == name and r.get(quantity) for r in chosen)]
+            ends = draw_quantity(axis, chosen, quantity, names)
+            if quantity == 'milliseconds':
+                axis.set_title(f'{percent(share)} positives')
+            else:
+                axis.set_xlabel('number of logits')
+        row[0].set_ylabel(label)
+        # Only now are the limits of the shared axis final.
+        label_lines(row[-1], names, [look_of(name) or Look(GUIDE) for name in names], ends)
+    save(figure, out)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('csv', type=Path, nargs='+', metavar='BENCHMARK.csv')
     parser.add_argument('--figure', type=Path, help='PNG to write')
+    parser.add_argument('--curve', type=Path, metavar='SCALING.csv', help='a file of benchmark_losses.py --curve, too')
     parser.add_argument('--page', type=Path, help='Markdown page to rewrite between its markers')
     args = parser.parse_args(argv)
-    text = page(read(*args.csv))
+    text = page(read(*args.csv), read(args.curve) if args.curve else [])
     if args.figure:
         draw(args.csv[0], args.figure)  # times of one run
     if args.page is None:

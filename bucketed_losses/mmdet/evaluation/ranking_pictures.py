@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...figure_style import GUIDE, NEGATIVES, POSITIVES, figure_style, looks_of, name_of_place, new_figure
+
 # Logits outside [-_RANGE, _RANGE] are counted in the outermost bins.
 _RANGE = 15.0
 _BINS = 120
@@ -34,11 +36,12 @@ def count_logits(logits: Tensor, targets: Tensor) -> Tensor:
     return counts
 
 
+@figure_style()
 def draw_logits(counts: Mapping[str, Tensor], epoch: int) -> np.ndarray:
     """Draw the histograms of :func:`count_logits`, one panel for each loss.
 
     Args:
-        counts: The histograms ``(2, num_bins)`` by the name of the loss.
+        counts: The histograms ``(2, num_bins)`` by the path of the loss in the detector.
         epoch: Number of the epoch; it appears in the titles.
 
     Returns:
@@ -47,20 +50,21 @@ def draw_logits(counts: Mapping[str, Tensor], epoch: int) -> np.ndarray:
     figure = _figure(len(counts))
     edges = np.linspace(-_RANGE, _RANGE, _BINS + 1)
     for axis, (name, both) in zip(figure.axes, counts.items(), strict=True):
-        axis.set(title=f'{name}, epoch {epoch}', xlabel='logit', ylabel='share')
+        axis.set(title=f'{name_of_place(name)}, epoch {epoch}', xlabel='logit', ylabel='share of its kind')
         used = np.nonzero(both.sum(dim=0).cpu().numpy())[0]
         if not len(used):
             axis.text(0.5, 0.5, 'no logits', ha='center', transform=axis.transAxes)
             continue
         for count, label, colour in zip(
-            both.cpu().numpy(), ('negatives', 'positives'), ('grey', '#c44e52'), strict=True
+            both.cpu().numpy(), ('negatives', 'positives'), (NEGATIVES, POSITIVES), strict=True
         ):
             axis.stairs(count / max(count.sum(), 1), edges, fill=True, alpha=0.6, color=colour, label=label)
         axis.set_xlim(edges[used[0]] - 0.5, edges[used[-1] + 1] + 0.5)
-        axis.legend(frameon=False)
+        axis.legend()
     return _pixels(figure)
 
 
+@figure_style()
 def draw_precision_recall(
     recall: np.ndarray, precision: np.ndarray, classes: Sequence[str], iou_thrs: Sequence[float], most: int = 12
 ) -> np.ndarray:
@@ -85,24 +89,18 @@ def draw_precision_recall(
         if not len(present):
             axis.text(0.5, 0.5, 'no objects', ha='center', transform=axis.transAxes)
             continue
-        for label in present[np.argsort(ap[present])][:most]:
-            axis.plot(recall, by_class[:, label], linewidth=1.2, label=f'{classes[label]} {ap[label]:.3f}')
+        drawn = present[np.argsort(ap[present])][:most]
+        for label, look in zip(drawn, looks_of(f'class {label}' for label in drawn).values(), strict=True):
+            axis.plot(recall, by_class[:, label], label=f'{classes[label]} {ap[label]:.3f}', **look.line)
         if len(classes) > 1:
             mean = by_class[:, present].mean(axis=1)
-            axis.plot(recall, mean, color='black', label=f'mean {mean.mean():.3f}')
-        axis.legend(framealpha=0.8, edgecolor='none', fontsize='small')
+            axis.plot(recall, mean, color=GUIDE, linewidth=2.6, label=f'mean {mean.mean():.3f}', zorder=5)
+        axis.legend(title='AP', fontsize='small')
     return _pixels(figure)
 
 
 def _figure(panels: int) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5 * panels, 3.6), layout='constrained', dpi=100)
-    FigureCanvasAgg(figure)
-    for axis in figure.subplots(1, panels, squeeze=False)[0]:
-        axis.spines[['top', 'right']].set_visible(False)
-        axis.grid(alpha=0.25)
+    figure, _ = new_figure(1, panels, (4.8 * panels, 3.8))
     return figure
 
 

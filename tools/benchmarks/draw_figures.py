@@ -1,0 +1,200 @@
+"""Draw the figures of the docs again from the tables next to them; nothing is measured or trained.
+
+python tools/benchmarks/draw_figures.py [NAME ...] [--docs docs] [--out DIR]
+
+NAME (default: all):
+
+    headline         time and memory over the number of logits, and AP of BRS Loss against the detectors' own losses
+    small_data_ap    the second part of it alone
+    benchmark        time and memory of all losses
+    ap_against_time  of the study in docs/study
+    gradients        of the study in docs/study
+
+The tables are figures/scaling.csv (of tools/benchmarks/benchmark_losses.py --curve) or, where there is none,
+figures/benchmark.csv; figures/small_data_ap.csv, which has the numbers of docs/results.md; study/study.csv and
+study/gradients.csv. Figures of trained detectors are drawn by the verbs of ``bucketed-losses``; the docs name the
+command under each of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import report_benchmark
+
+from bucketed_losses.figure_style import (
+    GUIDE,
+    Look,
+    figure_style,
+    label_lines,
+    look_of,
+    new_figure,
+    save,
+)
+
+# Shown in the headline, with the words for readers who have not read the paper.
+COST_LOSSES = {
+    'RS by loop': 'loop over positives',
+    'BRS by matrices': 'P\N{MULTIPLICATION SIGN}B matrices',
+    'RS': 'RS, exact',
+    'BRS': 'BRS',
+    'cross-entropy': 'cross-entropy',
+}
+Pair = dict[str, str]
+# Of AP: about the length of an arrow's head. A smaller difference is a dot of the colour of BRS Loss.
+_SHORTEST_ARROW = 0.005
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """The rows of small_data_ap.csv, by data set and then by gain, the largest first."""
+    with path.open(newline='') as file:
+        pairs = list(csv.DictReader(file))
+    order = list(dict.fromkeys(pair['data'] for pair in pairs))
+    return sorted(pairs, key=lambda pair: (order.index(pair['data']), -gain_of(pair)))
+
+
+def gain_of(pair: Pair) -> float:
+    """AP with BRS Loss minus AP with the detector's own loss."""
+    return round(float(pair['BRS_AP']) - float(pair['stock_AP']), 4)
+
+
+def draw_cost(axis: Any, rows: list[report_benchmark.Row], quantity: str) -> None:
+    """Draw 'milliseconds' or 'peak_bytes' over the number of logits; the labels have the values of the last points."""
+    names = [name for name in COST_LOSSES if any(row['loss'] == name and row.get(quantity) for row in rows)]
+    ends = report_benchmark.draw_quantity(axis, rows, quantity, names)
+    values = [
+        report_benchmark.seconds(value / 1000) if quantity == 'milliseconds' else report_benchmark.bytes_of(value)
+        for _, value in ends
+    ]
+    labels = [f'{COST_LOSSES[name]}: {value}' for name, value in zip(names, values, strict=True)]
+    label_lines(axis, labels, [look_of(name) or Look(GUIDE) for name in names], ends)
+
+
+def draw_pairs(axis: Any, pairs: Sequence[Pair]) -> None:
+    """Draw an arrow for each detector, from AP with its own loss to AP with BRS Loss; data sets are set apart."""
+    brs, stock = look_of('BRS') or Look(GUIDE), look_of('stock') or Look(GUIDE)
+    lines: list[tuple[str, Pair | None]] = []
+    for data in dict.fromkeys(pair['data'] for pair in pairs):
+        lines.append((f'on {data}', None))
+        lines += [(pair['detector'], pair) for pair in pairs if pair['data'] == data]
+    for height, (_, pair) in enumerate(lines):
+        if pair is None:
+            continue
+        before, after = float(pair['stock_AP']), float(pair['BRS_AP'])
+        axis.plot(before, height, marker='o', markersize=6, color=stock.color, zorder=3)
+        gain = gain_of(pair)
+        if abs(gain) < _SHORTEST_ARROW:
+            axis.plot(after, height, marker='o', markersize=4, color=brs.color, zorder=4)
+        else:
+            axis.annotate(
+                '', (after, height), (before, height), zorder=4, arrowprops=dict(
+                    arrowstyle='-|>', mutation_scale=11, color=brs.color, linewidth=2.2, shrinkA=0, shrinkB=0
+                ),
+            )  # fmt: skip
+        axis.annotate(
+            f'{gain:+.3f}'.replace('-', '\N{MINUS SIGN}'), (max(before, after), height), (11, 0), va='center',
+            textcoords='offset points', color=brs.ink if gain > 0 else stock.ink,
+            fontweight='bold' if gain > 0 else 'normal',
+        )  # fmt: skip
+    axis.set_yticks(range(len(lines)), [text for text, _ in lines])
+    for label, (_, pair) in zip(axis.get_yticklabels(), lines, strict=True):
+        label.set_fontweight('bold' if pair is None else 'normal')
+    axis.tick_params(axis='y', length=0)
+    axis.set_ylim(len(lines) - 0.4, -0.6)
+    values = [float(pair[key]) for pair in pairs for key in ('stock_AP', 'BRS_AP')]
+    axis.set_xlim(min(values) - 0.015, max(values) + 0.05)
+    axis.grid(visible=False, axis='y')
+    axis.set_title('AP: own loss of the detector (dot), BRS Loss (arrow)', loc='right')
+    axis.set_xlabel('AP on small data, trained by us on a CPU (not COCO)')
+
+
+@figure_style()
+def draw_headline(docs: Path, out: Path) -> None:
+    """Cost on the left, AP on the right."""
+    rows, share = _cost_rows(docs)
+    pairs = read_pairs(docs / 'figures/small_data_ap.csv')
+    figure, grid = new_figure(2, 2, (11.0, 6.6), width_ratios=[1, 1.05])
+    spec = grid[0, 1].get_gridspec()
+    for axis in grid[:, 1]:
+        axis.remove()
+    draw_pairs(figure.add_subplot(spec[:, 1]), pairs)
+    time, memory = grid[:, 0]
+    time.set(title='Time of forward and backward', ylabel='milliseconds')
+    memory.set(title='Peak memory beyond the inputs', ylabel='bytes', xlabel='number of logits')
+    threads = 'one thread' if rows[0]['threads'] == '1' else f'{rows[0]["threads"]} threads'
+    note = f'Left: {report_benchmark.percent(share)} of the logits are positives; {rows[0]["device"]}, {threads}.'
+    if any(report_benchmark.estimate_of(row, quantity) for row in rows for quantity in report_benchmark.QUANTITIES):
+        note += ' Hollow circles: estimated, not run.'
+    seeds = sorted({int(pair['seeds']) for pair in pairs})
+    figure.supxlabel(f'{note} Right: {seeds[0]} to {seeds[-1]} seeds for each detector.', fontsize=10)
+    draw_cost(time, rows, 'milliseconds')
+    draw_cost(memory, rows, 'peak_bytes')
+    save(figure, out)
+
+
+@figure_style()
+def draw_small_data_ap(docs: Path, out: Path) -> None:
+    """AP alone."""
+    figure, axes = new_figure(1, 1, (7.2, 4.6))
+    draw_pairs(axes[0, 0], read_pairs(docs / 'figures/small_data_ap.csv'))
+    save(figure, out)
+
+
+def _cost_rows(docs: Path) -> tuple[list[report_benchmark.Row], float]:
+    """The rows to draw, and their share of positives."""
+    scaling = docs / 'figures/scaling.csv'
+    share = 0.001 if scaling.exists() else 0.01
+    rows = report_benchmark.read(scaling if scaling.exists() else docs / 'figures/benchmark.csv')
+    return report_benchmark.at_share(rows, share), share
+
+
+def _draw_benchmark(docs: Path, out: Path) -> None:
+    report_benchmark.draw(docs / 'figures/benchmark.csv', out)
+
+
+def _draw_ap_against_time(docs: Path, out: Path) -> None:
+    from bucketed_losses.study.figures import draw_ap_against_time
+    from bucketed_losses.study.store import read_table
+
+    draw_ap_against_time(read_table(docs / 'study/study.csv'), out)
+
+
+def _draw_gradients(docs: Path, out: Path) -> None:
+    import pandas as pd
+
+    from bucketed_losses.study.figures import draw_gradients
+
+    draw_gradients(pd.read_csv(docs / 'study/gradients.csv'), out)
+
+
+FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
+    'headline': ('figures/headline.png', draw_headline),
+    'small_data_ap': ('figures/small_data_ap.png', draw_small_data_ap),
+    'benchmark': ('figures/benchmark.png', _draw_benchmark),
+    'ap_against_time': ('study/ap_against_time.png', _draw_ap_against_time),
+    'gradients': ('study/gradients.png', _draw_gradients),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('names', nargs='*', metavar='NAME', help=f'one of {", ".join(FIGURES)}')
+    parser.add_argument('--docs', type=Path, default=Path('docs'), help='folder of the docs (default: docs)')
+    parser.add_argument('--out', type=Path, help='folder to write to (default: the folder of the docs)')
+    args = parser.parse_args(argv)
+    if unknown := set(args.names) - set(FIGURES):
+        parser.error(f'unknown figure {", ".join(sorted(unknown))}; choose from {", ".join(FIGURES)}')
+    for name in args.names or FIGURES:
+        path, draw = FIGURES[name]
+        out = (args.out or args.docs) / path
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draw(args.docs, out)
+        print(f'wrote {out}')
+
+
+if __name__ == '__main__':
+    main()
