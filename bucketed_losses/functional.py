@@ -123,10 +123,10 @@ def bucketed_ap_loss(
         >>> import torch
         >>> from bucketed_losses import functional as F
         >>> logits, targets = torch.tensor([0.0, 0.5, 3.0]), torch.tensor([1.0, 0.0, 0.0])
-        >>> round(F.ap_loss(logits, targets).item(), 4)  # 1.75 / (1 + 1.75)
-        0.6364
-        >>> round(F.bucketed_ap_loss(logits, targets).item(), 4)  # 2 / (1 + 2)
-        0.6667
+        >>> round(F.ap_loss(logits, targets).item(), 4)  # 1.75 / (H(0) + 1.75)
+        0.7778
+        >>> round(F.bucketed_ap_loss(logits, targets).item(), 4)  # 2 / (H(0) + 2)
+        0.8
     """
     check_arguments(logits, targets, delta, positives)
     return rank_and_sort(logits, targets, delta, positives, group, exact=False, sort=False).ranking
