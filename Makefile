@@ -7,6 +7,7 @@
 # make test-slow  the tests that take minutes each
 # make test-slurm real jobs on a Slurm of one node, which is installed from Debian's packages where that is allowed
 # make lint       ruff and mypy           make format      let ruff format
+# make release VERSION=0.2.0  build, check and try a release; PREPARE=1 sets the version, TAG=1 tags (docs/contributing.md)
 # make setup      the environment alone; make setup SETUP_GROUPS='run test' with more of its packages
 #                                         make clean       remove all environments and results
 #
@@ -28,7 +29,7 @@ SETUP := @tools/setup_env.sh --stack $(STACK) --groups
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 900 --durations 25 \
 	$(if $(RECORD),--record=$(RECORD))
 
-.PHONY: setup demo docs linkcheck test test-fast test-stack test-slow test-slurm lint format clean
+.PHONY: setup demo docs linkcheck test test-fast test-stack test-slow test-slurm lint format release clean
 
 setup:
 	$(SETUP) $(SETUP_GROUPS)
@@ -78,6 +79,11 @@ format:
 	$(SETUP) lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+release:
+	$(SETUP) run test docs release
+	@$(BIN)/python tools/release.py $(or $(VERSION),$(error say which version: make release VERSION=0.2.0)) \
+		$(if $(PREPARE),--prepare) $(if $(TAG),--tag)
 
 clean:
 	rm -rf .venv .venv-* work_dirs data/shapes docs/_build build dist *.egg-info .coverage
