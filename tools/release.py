@@ -124,7 +124,7 @@ def notes(root: Path, version: str) -> str:
         ReleaseError: There is no such section, or it is empty.
     """
     text = (root / 'CHANGELOG.md').read_text()
-    match = re.search(rf'^## {re.escape(version)}(?: .*)?\n(.*?)(?=^## |\Z)', text, re.MULTILINE | re.DOTALL)
+    match = re.search(rf'^## {re.escape(version)}(?: [^\n]*)?\n(.*?)(?=^## |\Z)', text, re.MULTILINE | re.DOTALL)
     if match is None or not match[1].strip():
         raise ReleaseError(f'CHANGELOG.md has no section on {version}, or the section is empty.')
     return match[1].strip() + '\n'
