@@ -47,7 +47,7 @@ linkcheck:
 	$(BIN)/python -m sphinx -W --keep-going -b linkcheck docs docs/_build/linkcheck
 
 test:
-	$(SETUP) run test docs
+	$(SETUP) run test docs release
 	$(PYTEST) -m 'not slow and not slurm' --cov=bucketed_losses --cov-report=term-missing:skip-covered
 
 test-fast:
