@@ -6,7 +6,7 @@
 # make docs       the documentation site, in docs/_build/html; make linkcheck also requests every external link
 # make test-slow  the tests that take minutes each
 # make test-slurm real jobs on a Slurm of one node, which is installed from Debian's packages where that is allowed
-# make lint       ruff and mypy           make format      let ruff format
+# make lint       ruff, mypy, codespell     make format      let ruff format
 # make release VERSION=0.2.0  build, check and try a release; PREPARE=1 sets the version, TAG=1 tags (docs/contributing.md)
 # make setup      the environment alone; make setup SETUP_GROUPS='run test' with more of its packages
 #                                         make clean       remove all environments and results
@@ -25,6 +25,8 @@ SETUP_GROUPS := run
 WORKERS := 2
 SITE := docs/_build/html
 SETUP := @tools/setup_env.sh --stack $(STACK) --groups
+# The words and phrases on the left side of the arrows in docs/vocabulary.txt, as a regular expression.
+PHRASES = $(shell sed 's/->.*//' docs/vocabulary.txt | paste -sd '|')
 # A test that hangs fails after 15 minutes and shows where it was.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 900 --durations 25 \
 	$(if $(RECORD),--record=$(RECORD))
@@ -74,6 +76,8 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	git ls-files -co --exclude-standard | xargs $(BIN)/codespell
+	git ls-files -co --exclude-standard | xargs $(BIN)/codespell -D docs/vocabulary.txt --regex '(?i)$(PHRASES)'
 
 format:
 	$(SETUP) lint

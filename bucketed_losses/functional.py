@@ -290,8 +290,8 @@ def dr_loss(
         >>> import torch
         >>> from bucketed_losses import functional as F
         >>> targets = torch.tensor([1.0, 0.0, 0.0])
-        >>> wrong, right = (F.dr_loss(torch.tensor(logits), targets) for logits in ([-2.0, 1.0, 0.0], [3.0, -3.0, -4.0]))
-        >>> bool(wrong > right)
+        >>> wrong_order, right_order = torch.tensor([-2.0, 1.0, 0.0]), torch.tensor([3.0, -3.0, -4.0])
+        >>> bool(F.dr_loss(wrong_order, targets) > F.dr_loss(right_order, targets))
         True
     """
     check_arguments(logits, targets, 0.0, None)

@@ -114,7 +114,9 @@ def check_git(root: Path, version: str, tag: bool) -> None:
     if changes := run('git', 'status', '--porcelain', cwd=root):
         raise ReleaseError(f'The working tree is not clean. Commit or remove these changes:\n{changes}')
     if tag and run('git', 'tag', '--list', f'v{version}', cwd=root):
-        raise ReleaseError(f'The tag v{version} exists already. A released version does not change: choose the next one.')
+        raise ReleaseError(
+            f'The tag v{version} exists already. A released version does not change: choose the next one.'
+        )
 
 
 def notes(root: Path, version: str) -> str:
@@ -153,7 +155,16 @@ def try_wheel(root: Path, wheel: Path, version: str, with_torch: bool) -> None:
         environment = Path(folder, 'environment')
         venv.create(environment, with_pip=False)
         python, command = environment / 'bin/python', environment / 'bin/bucketed-losses'
-        pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check', '--python', python, 'install', '-q']
+        pip: list[str | Path] = [
+            sys.executable,
+            '-m',
+            'pip',
+            '--disable-pip-version-check',
+            '--python',
+            python,
+            'install',
+            '-q',
+        ]
         run(*pip, '--no-deps', '--no-index', wheel, cwd=environment)
         imported = run(python, '-c', 'import bucketed_losses as b; print(b.__version__)', cwd=environment).strip()
         printed = run(command, '--version', cwd=environment).strip()

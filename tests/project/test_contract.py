@@ -92,12 +92,14 @@ def test_what_a_config_calls_is_not_deprecated():
 def test_a_warning_points_at_the_use(monkeypatch):
     monkeypatch.setattr(deprecation, 'PLANNED', [])
     item = Deprecation('old()', 'call new()', since='0.2.0', removal='0.4.0')
-    assert deprecation.PLANNED == [item]
+    assert [item] == deprecation.PLANNED
 
     def old():
         item.warn()
 
-    with pytest.warns(FutureWarning, match=r'old\(\) is deprecated .* removed in version 0\.4\.0: call new\(\)') as record:
+    with pytest.warns(
+        FutureWarning, match=r'old\(\) is deprecated .* removed in version 0\.4\.0: call new\(\)'
+    ) as record:
         old()
     assert record[0].filename == __file__ and record[0].lineno == old.__code__.co_firstlineno + 4
 

@@ -46,7 +46,9 @@ def calls(monkeypatch):
         return [out / 'x.whl']
 
     monkeypatch.setattr(release, 'build', build)
-    monkeypatch.setattr(release, 'try_wheel', lambda root, wheel, version, with_torch: found.append((wheel, with_torch)))
+    monkeypatch.setattr(
+        release, 'try_wheel', lambda root, wheel, version, with_torch: found.append((wheel, with_torch))
+    )
     return found
 
 
@@ -129,7 +131,9 @@ def test_a_real_release(tmp_path):
         if find_spec(module) is None:
             pytest.skip(f'needs {module}: make setup SETUP_GROUPS="run test docs release"')
     clone = tmp_path / 'clone'
-    ignored = shutil.ignore_patterns('.git', '.venv*', 'build', 'dist', '*.egg-info', '__pycache__', 'data', 'work_dirs')
+    ignored = shutil.ignore_patterns(
+        '.git', '.venv*', 'build', 'dist', '*.egg-info', '__pycache__', 'data', 'work_dirs'
+    )
     shutil.copytree(ROOT, clone, ignore=ignored)
     changelog = clone / 'CHANGELOG.md'
     if '## Unreleased' not in changelog.read_text():
