@@ -6,7 +6,8 @@
 # make docs       the documentation site, in docs/_build/html; make linkcheck also requests every external link
 # make test-slow  the tests that take minutes each
 # make test-slurm real jobs on a Slurm of one node, which is installed from Debian's packages where that is allowed
-# make lint       ruff and mypy           make format      let ruff format
+# make lint       ruff, mypy, codespell     make format      let ruff format
+# make release VERSION=0.2.0  build, check and try a release; PREPARE=1 sets the version, TAG=1 tags (docs/contributing.md)
 # make setup      the environment alone; make setup SETUP_GROUPS='run test' with more of its packages
 #                                         make clean       remove all environments and results
 #
@@ -24,11 +25,13 @@ SETUP_GROUPS := run
 WORKERS := 2
 SITE := docs/_build/html
 SETUP := @tools/setup_env.sh --stack $(STACK) --groups
+# The words and phrases on the left side of the arrows in docs/vocabulary.txt, as a regular expression.
+PHRASES = $(shell sed 's/->.*//' docs/vocabulary.txt | paste -sd '|')
 # A test that hangs fails after 15 minutes and shows where it was.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 900 --durations 25 \
 	$(if $(RECORD),--record=$(RECORD))
 
-.PHONY: setup demo docs linkcheck test test-fast test-stack test-slow test-slurm lint format clean
+.PHONY: setup demo docs linkcheck test test-fast test-stack test-slow test-slurm lint format release clean
 
 setup:
 	$(SETUP) $(SETUP_GROUPS)
@@ -46,7 +49,7 @@ linkcheck:
 	$(BIN)/python -m sphinx -W --keep-going -b linkcheck docs docs/_build/linkcheck
 
 test:
-	$(SETUP) run test docs
+	$(SETUP) run test docs release
 	$(PYTEST) -m 'not slow and not slurm' --cov=bucketed_losses --cov-report=term-missing:skip-covered
 
 test-fast:
@@ -73,11 +76,18 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	git ls-files -co --exclude-standard | xargs $(BIN)/codespell
+	git ls-files -co --exclude-standard | xargs $(BIN)/codespell -D docs/vocabulary.txt --regex '(?i)$(PHRASES)'
 
 format:
 	$(SETUP) lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+release:
+	$(SETUP) run test docs release
+	@$(BIN)/python tools/release.py $(or $(VERSION),$(error say which version: make release VERSION=0.2.0)) \
+		$(if $(PREPARE),--prepare) $(if $(TAG),--tag)
 
 clean:
 	rm -rf .venv .venv-* work_dirs data/shapes docs/_build build dist *.egg-info .coverage

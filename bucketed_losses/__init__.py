@@ -19,6 +19,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .deprecation import Deprecation
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -27,7 +28,18 @@ if TYPE_CHECKING:
 
 __all__ = ['RankSort', '__version__', 'compat', 'functional', 'modules']
 
-_PARTS_OF_THE_PLUGIN = ('datasets', 'engine', 'evaluation', 'models', 'swap_here', 'swap_loss')
+_IN_CONFIGS = ('swap_here', 'swap_loss')  # a config can call them without an import statement
+# Until version 0.1, the plug-in was the package itself.
+_OLD_PARTS = {
+    name: Deprecation(f'bucketed_losses.{name}', f'use bucketed_losses.mmdet.{name}', since='0.2.0', removal='0.4.0')
+    for name in ('datasets', 'engine', 'evaluation', 'models')
+}
+_CUSTOM_IMPORT = Deprecation(
+    "custom_imports = dict(imports=['bucketed_losses'])",
+    "write custom_imports = dict(imports=['bucketed_losses.mmdet']) in the config",
+    since='0.2.0',
+    removal='0.4.0',
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -36,7 +48,9 @@ def __getattr__(name: str) -> Any:
         return import_module(f'{__name__}.{name}')
     if name == 'RankSort':
         return import_module(f'{__name__}.functional').RankSort
-    if name in _PARTS_OF_THE_PLUGIN:
+    if name in _OLD_PARTS:
+        _OLD_PARTS[name].warn()
+    if name in _IN_CONFIGS or name in _OLD_PARTS:
         return getattr(import_module(f'{__name__}.mmdet'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
@@ -57,13 +71,5 @@ def _is_custom_import_of_a_config() -> bool:
 
 
 if 'mmengine.utils.misc' in sys.modules and _is_custom_import_of_a_config():
-    # Until version 0.1, configs registered the plug-in by the name of the whole package.
-    import warnings
-
-    warnings.warn(
-        "custom_imports = dict(imports=['bucketed_losses']) is deprecated: write "
-        "custom_imports = dict(imports=['bucketed_losses.mmdet']) in the config",
-        FutureWarning,
-        stacklevel=2,
-    )
+    _CUSTOM_IMPORT.warn()
     import_module(f'{__name__}.mmdet')

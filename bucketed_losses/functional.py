@@ -79,6 +79,20 @@ def ap_loss(
             ``positives`` are not distinct indices of positives. What needs the values of tensors is checked on the CPU
             only: on an accelerator it would cost a host synchronisation.
 
+    Example:
+        The first positive is second, behind one negative; the second one is fourth, behind two:
+
+        >>> import torch
+        >>> from bucketed_losses import functional as F
+        >>> logits = torch.tensor([3.0, 2.0, 1.0, 0.0, -1.0], requires_grad=True)
+        >>> targets = torch.tensor([0.0, 0.6, 0.0, 0.9, 0.0])
+        >>> loss = F.ap_loss(logits, targets, delta=0.0)
+        >>> loss.item()  # (1/2 + 2/4) / 2
+        0.5
+        >>> loss.backward()
+        >>> logits.grad.tolist()
+        [0.375, -0.25, 0.125, -0.25, 0.0]
+
     Note:
         The gradient is the Identity Update (Eq. 8). It is not the derivative of the value, which is zero almost
         everywhere for ``delta = 0``, so ``torch.autograd.gradcheck`` does not apply. On an accelerator, a call
@@ -101,6 +115,18 @@ def bucketed_ap_loss(
 
     Negatives between two neighbouring positives count as one, at their mean, and share its gradient equally (S.22).
     Equals :func:`ap_loss` for ``delta = 0`` (Theorem 1) and approximates it otherwise.
+
+    Example:
+        One positive at 0, two negatives above it. The exact loss counts H(0.5) + H(3) = 0.75 + 1 negatives in front of
+        the positive, the bucketed one counts 2 H(1.75) = 2:
+
+        >>> import torch
+        >>> from bucketed_losses import functional as F
+        >>> logits, targets = torch.tensor([0.0, 0.5, 3.0]), torch.tensor([1.0, 0.0, 0.0])
+        >>> round(F.ap_loss(logits, targets).item(), 4)  # 1.75 / (H(0) + 1.75)
+        0.7778
+        >>> round(F.bucketed_ap_loss(logits, targets).item(), 4)  # 2 / (H(0) + 2)
+        0.8
     """
     check_arguments(logits, targets, delta, positives)
     return rank_and_sort(logits, targets, delta, positives, group, exact=False, sort=False).ranking
@@ -129,6 +155,20 @@ def rs_loss(
     Raises:
         TypeError: As :func:`ap_loss`.
         ValueError: As :func:`ap_loss`.
+
+    Example:
+        As in :func:`ap_loss`; in addition, the positive with the lower IoU is in front of the other one:
+
+        >>> import torch
+        >>> from bucketed_losses import functional as F
+        >>> logits = torch.tensor([3.0, 2.0, 1.0, 0.0, -1.0], requires_grad=True)
+        >>> targets = torch.tensor([0.0, 0.6, 0.0, 0.9, 0.0])
+        >>> loss = F.rs_loss(logits, targets, delta=0.0)
+        >>> loss.ranking.item()
+        0.5
+        >>> round(loss.sorting.item(), 4)  # (0 + (0.4 + 0.1) / 2 - 0.1) / 2
+        0.075
+        >>> loss.total.backward()
     """
     check_arguments(logits, targets, delta, positives)
     return rank_and_sort(logits, targets, delta, positives, group, exact=True, sort=True)
@@ -145,6 +185,17 @@ def bucketed_rs_loss(
     """Bucketed RS Loss (Sec. 4.2.2) as published; arguments, result and errors as in :func:`rs_loss`.
 
     The ranking part is bucketed as in :func:`bucketed_ap_loss`; the sorting part involves no negatives and is exact.
+
+    Example:
+        >>> import torch
+        >>> from bucketed_losses import functional as F
+        >>> logits = torch.randn(1000, 80, requires_grad=True)  # (predictions, classes)
+        >>> targets = torch.zeros(1000, 80)
+        >>> targets[:20, 3] = torch.linspace(0.5, 1.0, 20)  # the IoUs of twenty positives of class 3
+        >>> ranking, sorting = F.bucketed_rs_loss(logits, targets)
+        >>> (ranking + sorting).backward()
+        >>> logits.grad.shape
+        torch.Size([1000, 80])
     """
     check_arguments(logits, targets, delta, positives)
     return rank_and_sort(logits, targets, delta, positives, group, exact=False, sort=True)
@@ -186,6 +237,16 @@ def alrp_loss(
     Raises:
         TypeError: As :func:`ap_loss`, or ``box_errors`` are not a floating-point tensor.
         ValueError: As :func:`ap_loss`, or there is not one box error for each positive.
+
+    Example:
+        >>> import torch
+        >>> from bucketed_losses import functional as F
+        >>> logits, targets = torch.tensor([3.0, 2.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])
+        >>> loss = F.alrp_loss(logits, targets, box_errors=torch.tensor([0.2, 0.4]), delta=0.0)
+        >>> loss.classification.item()  # (1/2 + 2/4) / 2
+        0.5
+        >>> round(loss.localization.item(), 4)  # (0.2 / 2 + (0.2 + 0.4) / 4) / 2
+        0.125
     """
     check_arguments(logits, targets, delta, positives)
     return alrp(logits, targets, box_errors, delta, positives, group)
@@ -224,6 +285,14 @@ def dr_loss(
     Raises:
         TypeError: As :func:`ap_loss`.
         ValueError: As :func:`ap_loss`, or a temperature or the smoothness is not above 0.
+
+    Example:
+        >>> import torch
+        >>> from bucketed_losses import functional as F
+        >>> targets = torch.tensor([1.0, 0.0, 0.0])
+        >>> wrong_order, right_order = torch.tensor([-2.0, 1.0, 0.0]), torch.tensor([3.0, -3.0, -4.0])
+        >>> bool(F.dr_loss(wrong_order, targets) > F.dr_loss(right_order, targets))
+        True
     """
     check_arguments(logits, targets, 0.0, None)
     check_positive(

@@ -52,7 +52,17 @@ class _RankingLoss(nn.Module):
 
 
 class APLoss(_RankingLoss):
-    """Exact AP Loss, :func:`bucketed_losses.functional.ap_loss`."""
+    """Exact AP Loss, :func:`bucketed_losses.functional.ap_loss`.
+
+    Example:
+        >>> import torch
+        >>> from bucketed_losses.modules import APLoss
+        >>> loss = APLoss(delta=0.0)
+        >>> loss
+        APLoss(delta=0.0)
+        >>> loss(torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0])).item()  # one negative in front of the positive
+        0.5
+    """
 
     def __init__(self, delta: float = 1.0, group: Group = 'local') -> None:
         super().__init__(delta, group)
@@ -81,14 +91,31 @@ class RSLoss(_RankingLoss):
 
 
 class BucketedRSLoss(RSLoss):
-    """The paper's Bucketed RS Loss, :func:`bucketed_losses.functional.bucketed_rs_loss`."""
+    """The paper's Bucketed RS Loss, :func:`bucketed_losses.functional.bucketed_rs_loss`.
+
+    Example:
+        >>> import torch
+        >>> from bucketed_losses.modules import BucketedRSLoss
+        >>> loss = BucketedRSLoss()
+        >>> logits = torch.tensor([3.0, 2.0, 1.0, 0.0, -1.0], requires_grad=True)
+        >>> loss(logits, torch.tensor([0.0, 0.6, 0.0, 0.9, 0.0])).total.backward()
+    """
 
     def forward(self, logits: Tensor, targets: Tensor, *, positives: Tensor | None = None) -> RankSort:
         return functional.bucketed_rs_loss(logits, targets, self.delta, positives=positives, group=self.group)
 
 
 class aLRPLoss(_RankingLoss):  # noqa: N801
-    """aLRP Loss, :func:`bucketed_losses.functional.alrp_loss`."""
+    """aLRP Loss, :func:`bucketed_losses.functional.alrp_loss`.
+
+    Example:
+        >>> import torch
+        >>> from bucketed_losses.modules import aLRPLoss
+        >>> logits, targets = torch.tensor([3.0, 2.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])
+        >>> classification, localization = aLRPLoss(delta=0.0)(logits, targets, torch.tensor([0.2, 0.4]))
+        >>> classification.item()
+        0.5
+    """
 
     def __init__(self, delta: float = 1.0, group: Group = 'local') -> None:
         super().__init__(delta, group)

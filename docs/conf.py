@@ -31,7 +31,7 @@ napoleon_use_ivar = True
 
 
 def read_source(app: object, docname: str, source: list[str]) -> None:
-    """The list of configs lives beside the configs; the site shows it as a page of its own."""
+    """The list of configs is next to the configs; the site shows it as a page of its own."""
     if docname == 'configs':
         text = (Path(__file__).resolve().parents[1] / 'configs/README.md').read_text()
         text = re.sub(r'\]\(\.\./docs/', '](', text)

@@ -1,6 +1,6 @@
 """Set up a virtual environment with pinned versions, mmcv's compiled operators, and this package (editable).
 
-    tools/setup_env.sh [--stack NAME] [--groups run test docs lint] [--python python3.12]
+    tools/setup_env.sh [--stack NAME] [--groups run test docs lint release] [--python python3.12]
 
 The stacks are in requirements/stacks.ini. The default one goes to .venv, another one to .venv-NAME. A second call with
 nothing changed returns at once; after a pin has changed, only its group is installed again. A step that was interrupted
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = ('run', 'test', 'docs', 'lint')
+GROUPS = ('run', 'test', 'docs', 'lint', 'release')
 
 
 class SetupError(Exception):

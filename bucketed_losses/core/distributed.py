@@ -91,7 +91,7 @@ class GatheredPositives(NamedTuple):
     logits: Tensor
     """``(P,)``."""
     values: Tensor
-    """``(P,)``, what each process passed beside its logits."""
+    """``(P,)``, what each process passed together with its logits."""
     start: int
     """Index of the first positive of this process."""
     nonfinite: Tensor

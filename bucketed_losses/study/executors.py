@@ -25,7 +25,7 @@ class Executor(Protocol):
     """Runs commands; ``call`` may be used by several threads at once."""
 
     jobs: int | None
-    """Trainings at once; None: as many as there are."""
+    """The number of jobs at once; None: no limit."""
     stopping: threading.Event
     """Set when the study is to stop."""
 

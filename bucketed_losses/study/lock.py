@@ -16,7 +16,7 @@ from .plan import Refusal
 def only_study(folder: Path) -> Iterator[TextIO]:
     """Hold the lock of a study's folder, which is created if it is missing.
 
-    Trainings on this machine inherit the lock: one that outlives a killed study still holds it.
+    Training processes on this machine inherit the lock: one that outlives a killed study still holds it.
 
     Raises:
         Refusal: another process holds it.

@@ -69,7 +69,7 @@ def test_two_studies_in_one_folder_are_refused(tmp_path):
         pass
 
 
-def test_trainings_run_on_this_machine_one_by_one_by_default(tmp_path):
+def test_configs_are_trained_on_this_machine_one_by_one_by_default(tmp_path):
     args = parse('compare', [tmp_path, '--detectors', ATSS])
     with only_study(tmp_path) as lock:
         assert executor_from(args, plan(tmp_path), lock).jobs == 1

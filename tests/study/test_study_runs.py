@@ -21,7 +21,7 @@ from studies import (
     detector,
     make_up,
     study_command,
-    trainings_in,
+    training_processes,
     wait_for,
     write_small_config,
 )
@@ -130,7 +130,7 @@ def test_a_killed_study_loses_nothing_and_its_orphan_keeps_others_out(small, tmp
         process.wait()
         code, output = call(command)
         assert code == 2 and 'a training that it left behind' in output
-        for orphan in trainings_in(folder):
+        for orphan in training_processes(folder):
             os.kill(orphan, signal.SIGKILL)
         assert (folder / 'runs/ATSS/stock_0/result.json').is_file()
         assert not (folder / 'runs/ATSS/brs_0/result.json').is_file()

@@ -109,7 +109,7 @@ def wait_for(condition, process):
         time.sleep(0.02)
 
 
-def trainings_in(folder):
-    """Process ids of the trainings in a folder, by Linux's /proc."""
+def training_processes(folder):
+    """Process ids of the training runs in a folder, by Linux's /proc."""
     lines = {p.parent.name: p.read_bytes() for p in Path('/proc').glob('[0-9]*/cmdline')}
     return [int(pid) for pid, line in lines.items() if b'study.child\0train' in line and str(folder).encode() in line]

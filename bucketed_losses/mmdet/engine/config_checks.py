@@ -22,7 +22,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import get_local_path
 from mmengine.runner import Runner
-from mmengine.utils import get_installed_path, is_installed
+from mmengine.utils import get_installed_path, import_modules_from_strings, is_installed
 
 from ...errors import UserError
 from ..suggestions import nearest
@@ -90,11 +90,18 @@ def read_editable_config(file: Path) -> tuple[Config, bool]:
     """A config to be changed and written, and whether text can inherit it.
 
     A config of MMEngine's lazy kind cannot be inherited by text; it is returned as a text config with all its settings.
+    The modules in ``custom_imports`` are imported, because they may register heads with a recipe. A module that is not
+    installed causes a warning only: most changes do not need it.
 
     Raises:
         UserError: as for :func:`read_config`.
     """
     cfg = read_config(file, import_custom_modules=False)
+    try:
+        import_modules_from_strings((cfg.get('custom_imports') or {}).get('imports'), allow_failed_imports=True)
+    except Exception as error:  # a module is user code and may raise any exception
+        cause = f'{type(error).__name__}: {error}'
+        raise UserError(f'{file}: custom_imports: {cause}; --debug shows the traceback') from error
     if file.suffix == '.py' and Config._is_lazy_import(str(file)):
         return Config.fromstring(cfg.pretty_text, '.py'), False
     return cfg, True

@@ -18,10 +18,11 @@ class ObserverGuard:
     Args:
         observer: The name of the hook or the tool, for the warnings.
 
-    Example:
-        >>> guard = ObserverGuard('MyHook')
-        >>> with guard('draw the logits'):
-        ...     draw()
+    Example::
+
+        guard = ObserverGuard('MyHook')
+        with guard('draw the logits'):
+            draw()
     """
 
     def __init__(self, observer: str) -> None:

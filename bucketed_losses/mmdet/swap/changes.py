@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
 
+from ...deprecation import Deprecation
 from ...errors import UserError
 from ..models.recipes import Path
 
@@ -22,6 +22,8 @@ class _Absent(Enum):
 
 
 ABSENT = _Absent.ABSENT
+
+_DELTA = Deprecation('Swap.delta', 'read Swap.overrides', since='0.2.0', removal='0.4.0')
 
 
 class SwapError(UserError):
@@ -67,7 +69,7 @@ class Swap:
     @property
     def delta(self) -> dict[str, Any]:
         """Deprecated name of ``overrides``: delta is the half-width of the smoothed step."""
-        warnings.warn('Swap.delta is deprecated: read Swap.overrides', FutureWarning, stacklevel=2)
+        _DELTA.warn()
         return self.overrides
 
     def diff(self) -> str:

@@ -71,6 +71,15 @@ def swap_loss(cfg: Config | MutableMapping, loss: str = 'brs') -> Swap:
 
     Raises:
         SwapError: The detector cannot be trained with a ranking loss, or already has one; or ``loss`` is not known.
+
+    Example:
+        >>> from mmengine.hub import get_config
+        >>> from bucketed_losses.mmdet.swap import swap_loss
+        >>> swap = swap_loss(get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'), 'brs')
+        >>> swap.cfg.model.bbox_head.type, swap.cfg.model.bbox_head.loss_cls.type
+        ('RankBasedRetinaHead', 'BucketedRSLoss')
+        >>> [change.new for change in swap.changes if change.path == 'optim_wrapper.optimizer.lr']
+        [0.008]
     """
     name = LOSSES.get(loss, loss)
     known = registered_class(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from mmengine.config import Config
 import bucketed_losses
 from bucketed_losses.cli import swap as tool
 from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.engine.config_checks import read_editable_config
 from bucketed_losses.mmdet.swap import LOSSES, SwapError, swap_loss
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -243,6 +245,22 @@ def test_tool_names_wrong_files(tmp_path, capsys):
 
 
 @pytest.mark.stack
+def test_modules_of_a_config_are_imported_before_it_is_edited(tmp_path, monkeypatch):
+    """They may register heads with a recipe. One that is not installed is no obstacle."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'module_of_a_user.py').write_text('')
+    monkeypatch.delitem(sys.modules, 'module_of_a_user', raising=False)
+    config = tmp_path / 'config.py'
+    config.write_text("custom_imports = dict(imports=['module_of_a_user', 'no_such_module'])\n")
+    with pytest.warns(UserWarning, match='no_such_module failed to import and is ignored'):
+        cfg, inherits = read_editable_config(config)
+    assert inherits and 'module_of_a_user' in sys.modules
+    assert cfg.custom_imports.imports == ['module_of_a_user', 'no_such_module']
+    config.write_text('custom_imports = dict(imports=3)\n')
+    with pytest.raises(UserError, match=r'config\.py: custom_imports: TypeError: custom_imports must be a list'):
+        read_editable_config(config)
+
+
 def test_one_line_in_a_config(tmp_path):
     file = tmp_path / 'own.py'
     line = "__import__('bucketed_losses').swap_here(globals(), 'brs')\n"
