@@ -152,7 +152,10 @@ def test_what_cannot_be_exported_nms(name, tmp_path):
 def test_what_cannot_be_exported_onnx(tmp_path):
     with pytest.raises(ModuleNotFoundError, match=r'mmdet\.core'):
         torch.onnx.export(
-            Prediction(detector('atss')), (torch.randn(1, 3, 128, 160),), str(tmp_path / 'prediction.onnx'), dynamo=False
+            Prediction(detector('atss')),
+            (torch.randn(1, 3, 128, 160),),
+            str(tmp_path / 'prediction.onnx'),
+            dynamo=False,
         )
 
 

@@ -11,8 +11,8 @@ ROWS = re.findall(r'^\| `(.+?)` \| (.+) \|$', (ROOT / 'docs/messages.md').read_t
 TEXTS = list(messages())
 # Raised for what a user can correct, whatever else a class derives from.
 TO_USERS = (
-    'UserError', 'SwapError', 'Refusal', 'StackError', 'MissingFileError', 'MissingAnnotationsError', 'UnknownNameError',
-    'NoLogsError', 'DataRootError', 'CheckpointError', 'UnreadableCheckpointError', 'FloatingPointError', 'warning',
+    'UserError', 'SwapError', 'Refusal', 'StackError', 'MissingFileError', 'MissingAnnotationsError',
+    'UnknownNameError', 'NoLogsError', 'DataRootError', 'CheckpointError', 'UnreadableCheckpointError', 'FloatingPointError', 'warning',
 )  # fmt: skip
 
 

@@ -18,12 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-VIEWS = {
-    'wide, light': dict(viewport=dict(width=1440, height=900), color_scheme='light'),
-    'phone, light': dict(viewport=dict(width=390, height=844), color_scheme='light'),
-    'wide, dark': dict(viewport=dict(width=1440, height=900), color_scheme='dark'),
-    'phone, dark': dict(viewport=dict(width=390, height=844), color_scheme='dark'),
-}
+WIDE, PHONE = dict(width=1440, height=900), dict(width=390, height=844)
 FLAGS = [
     '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
     '--disable-component-update', '--disable-sync',
@@ -103,56 +98,78 @@ def browser(tmp_path_factory):
         browser.close()
 
 
-def open_page(context, address, path):
-    """The page, and what went wrong with it."""
-    page = context.new_page()
-    faults: list[str] = []
-    page.on('console', lambda message: message.type == 'error' and faults.append(f'console: {message.text}'))
-    page.on('pageerror', lambda error: faults.append(f'script: {error}'))
-    page.on('response', lambda response: response.status >= 400 and faults.append(f'{response.status} {response.url}'))
+class Visit:
+    """A page in the browser, and what went wrong with it."""
 
-    def allow_local(route):
-        if route.request.url.startswith((address, 'data:', 'blob:')):
+    def __init__(self, context, address: str, path: str) -> None:
+        self.faults: list[str] = []
+        self.address = address
+        self.page = page = context.new_page()
+        page.on('console', lambda message: message.type == 'error' and self.note(f'console: {message.text}'))
+        page.on('pageerror', lambda error: self.note(f'script: {error}'))
+        page.on('response', lambda answer: answer.status >= 400 and self.note(f'{answer.status} {answer.url}'))
+        page.route('**/*', self.only_local)
+        page.goto(f'{address}/{path}', wait_until='load')
+
+    def note(self, *faults: str) -> None:
+        self.faults += [fault for fault in faults if fault not in self.faults]
+
+    def only_local(self, route) -> None:
+        if route.request.url.startswith((self.address, 'data:', 'blob:')):
             route.continue_()
         else:
-            faults.append(f'request to {route.request.url}')
+            self.note(f'request to {route.request.url}')
             route.abort()
 
-    page.route('**/*', allow_local)
-    page.goto(f'{address}/{path}', wait_until='load')
-    faults += page.evaluate(FAULTS)
-    # Tables that a click opens must fit, too.
-    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
-    faults += [f'with all details open: {fault}' for fault in page.evaluate(FAULTS) if fault not in faults]
-    page.evaluate("document.querySelectorAll('article details').forEach(part => { part.open = false; })")
-    return page, faults
+    def look(self, viewport: dict) -> None:
+        """Note the faults at a size of the window, also in the parts that a click opens."""
+        self.page.set_viewport_size(viewport)
+        for opened in (False, True):
+            self.page.evaluate(
+                'opened => document.querySelectorAll("article details").forEach(part => { part.open = opened; })',
+                opened,
+            )
+            self.note(*(f'{viewport["width"]} wide: {fault}' for fault in self.page.evaluate(FAULTS)))
+
+    def photograph(self, stem: str, viewport: dict) -> None:
+        self.page.set_viewport_size(viewport)
+        self.page.evaluate('document.querySelectorAll("article details").forEach(part => { part.open = false; })')
+        for scheme in ('light', 'dark'):
+            self.page.emulate_media(color_scheme=scheme)
+            self.page.screenshot(path=f'{stem}_{viewport["width"]}_{scheme}.png', full_page=True)
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize('view', VIEWS)
-def test_every_page_in_a_browser(site, address, browser, view):
+@pytest.fixture(scope='module')
+def context(browser):
+    context = browser.new_context(viewport=WIDE)
+    yield context
+    context.close()
+
+
+@pytest.mark.timeout(1200)
+def test_every_page_in_a_browser(site, address, context):
     paths = sorted(str(path.relative_to(site)) for path in site.rglob('*.html') if '_static' not in path.parts)
     assert len(paths) > 40
     pictures = os.environ.get('SITE_SCREENSHOTS')
-    context = browser.new_context(**VIEWS[view])
     wrong = {}
     for path in paths:
-        page, faults = open_page(context, address, path)
-        if faults:
-            wrong[path] = faults
-        if pictures:
-            name = f'{path.removesuffix(".html").replace("/", "_")}_{view.replace(", ", "_")}.png'
-            page.screenshot(path=Path(pictures, name), full_page=True)
-        page.close()
-    context.close()
-    assert not wrong
+        visit = Visit(context, address, path)
+        for viewport in (WIDE, PHONE):
+            visit.look(viewport)
+            if pictures:
+                visit.photograph(str(Path(pictures, path.removesuffix('.html').replace('/', '_'))), viewport)
+        if visit.faults:
+            wrong[path] = visit.faults
+        visit.page.close()
+    assert not wrong, '\n'.join(f'{path}: {fault}' for path, faults in wrong.items() for fault in faults)
 
 
-def test_formulas_are_looked_at(site, address, browser):
-    """The page of formulas has many, and the check would find one that is not set."""
-    context = browser.new_context()
-    page, faults = open_page(context, address, 'mathematics.html')
-    assert not faults
+def test_the_checks_find_faults(address, context):
+    """The page of formulas has many; a formula that is not set, a wide part and a broken image are found."""
+    visit = Visit(context, address, 'mathematics.html')
+    visit.look(WIDE)
+    assert not visit.faults
+    page = visit.page
     assert page.locator('mjx-container').count() > 50
     page.evaluate("document.querySelector('mjx-container').remove()")
     assert any('formula not set' in fault for fault in page.evaluate(FAULTS))
@@ -160,12 +177,13 @@ def test_formulas_are_looked_at(site, address, browser):
     assert any('scrolls sideways' in fault for fault in page.evaluate(FAULTS))
     page.evaluate("document.querySelector('article').append(Object.assign(new Image(), {src: 'none.png', alt: 'x'}))")
     assert any('broken image' in fault for fault in page.evaluate(FAULTS))
-    context.close()
+    page.evaluate("fetch('https://example.com/x.js').catch(() => null)")
+    assert any('request to https://example.com' in fault for fault in visit.faults)
+    page.close()
 
 
-def test_search_finds_a_function(site, address, browser):
-    context = browser.new_context()
-    page, faults = open_page(context, address, 'search.html?q=bucketed_rs_loss')
-    page.wait_for_selector('#search-results li')
-    assert page.locator('#search-results li').count() > 0 and not faults
-    context.close()
+def test_search_finds_a_function(address, context):
+    visit = Visit(context, address, 'search.html?q=bucketed_rs_loss')
+    visit.page.wait_for_selector('#search-results li')
+    assert 'bucketed_rs_loss' in visit.page.locator('#search-results').inner_text() and not visit.faults
+    visit.page.close()

@@ -32,9 +32,17 @@ def text_of(node: ast.AST) -> str:
     return GAP
 
 
+def is_warning(call: ast.Call) -> bool:
+    """Whether a call logs or issues a warning."""
+    function = ast.unparse(call.func)
+    return function.endswith(('.warning', 'warnings.warn')) or (
+        function == 'print_log' and 'WARNING' in ast.unparse(call)
+    )
+
+
 def messages() -> Iterator[Message]:
     """Every text that is raised or given to a warning in the package and in tools/train.py and tools/test.py."""
-    files = sorted((ROOT / 'bucketed_losses').rglob('*.py')) + [ROOT / 'tools/train.py', ROOT / 'tools/test.py']
+    files = [*sorted((ROOT / 'bucketed_losses').rglob('*.py')), ROOT / 'tools/train.py', ROOT / 'tools/test.py']
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
             call = kind = None
@@ -44,9 +52,7 @@ def messages() -> Iterator[Message]:
                 call, kind = node.value, ast.unparse(node.value.func)
                 if kind not in ('UserError', 'SwapError', 'Refusal'):
                     continue
-            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(('.warning', 'warnings.warn')):
-                call, kind = node, 'warning'
-            elif isinstance(node, ast.Call) and ast.unparse(node.func) == 'print_log' and 'WARNING' in ast.unparse(node):
+            elif isinstance(node, ast.Call) and is_warning(node):
                 call, kind = node, 'warning'
             if call is None or not call.args:
                 continue
