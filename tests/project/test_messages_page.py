@@ -10,10 +10,11 @@ from messages import GAP, ROOT, messages
 ROWS = re.findall(r'^\| `(.+?)` \| (.+) \|$', (ROOT / 'docs/messages.md').read_text(), re.MULTILINE)
 TEXTS = list(messages())
 # Raised for what a user can correct, whatever else a class derives from.
-TO_USERS = (
+TO_USERS = {
     'UserError', 'SwapError', 'Refusal', 'StackError', 'MissingFileError', 'MissingAnnotationsError',
-    'UnknownNameError', 'NoLogsError', 'DataRootError', 'CheckpointError', 'UnreadableCheckpointError', 'FloatingPointError', 'warning',
-)  # fmt: skip
+    'UnknownNameError', 'NoLogsError', 'DataRootError', 'CheckpointError', 'UnreadableCheckpointError',
+    'FloatingPointError', 'warning',
+}  # fmt: skip
 
 
 def matches(row: str, text: str) -> bool:

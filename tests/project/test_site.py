@@ -40,6 +40,9 @@ FAULTS = """async () => {
     for (const error of document.querySelectorAll('mjx-merror'))
         faults.push('formula with an error: ' + (error.title || error.textContent));
     const page = document.documentElement;
+    for (const formula of document.querySelectorAll('span.math mjx-container'))
+        if (!formula.closest('.table-wrapper') && formula.getBoundingClientRect().right > page.clientWidth)
+            faults.push('formula cut off: ' + formula.parentElement.title + formula.textContent);
     if (page.scrollWidth > page.clientWidth) {
         const wide = [...document.querySelectorAll('article *')].filter(
             node => node.getBoundingClientRect().right > page.clientWidth + 1);
@@ -105,6 +108,7 @@ class Visit:
         self.faults: list[str] = []
         self.address = address
         self.page = page = context.new_page()
+        page.set_default_timeout(180_000)  # a busy machine
         page.on('console', lambda message: message.type == 'error' and self.note(f'console: {message.text}'))
         page.on('pageerror', lambda error: self.note(f'script: {error}'))
         page.on('response', lambda answer: answer.status >= 400 and self.note(f'{answer.status} {answer.url}'))
@@ -173,7 +177,7 @@ def test_the_checks_find_faults(address, context):
     assert page.locator('mjx-container').count() > 50
     page.evaluate("document.querySelector('mjx-container').remove()")
     assert any('formula not set' in fault for fault in page.evaluate(FAULTS))
-    page.evaluate("document.querySelector('article').style.width = '5000px'")
+    page.evaluate("document.body.append(Object.assign(document.createElement('p'), {style: 'width: 5000px'}))")
     assert any('scrolls sideways' in fault for fault in page.evaluate(FAULTS))
     page.evaluate("document.querySelector('article').append(Object.assign(new Image(), {src: 'none.png', alt: 'x'}))")
     assert any('broken image' in fault for fault in page.evaluate(FAULTS))
