@@ -15,7 +15,13 @@ author = 'the bucketed_losses authors'
 copyright = author  # noqa: A001  (Sphinx's name)
 version = release = __version__
 
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.mathjax', 'sphinx.ext.napoleon']
+extensions = [
+    'myst_parser',
+    'sphinx.ext.autodoc',
+    'sphinx.ext.mathjax',
+    'sphinx.ext.napoleon',
+    'sphinx-mathjax-offline',  # MathJax is part of the site: formulas render without a network
+]
 exclude_patterns = ['_build']
 html_theme = 'furo'
 html_title = 'bucketed_losses'

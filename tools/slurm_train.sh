@@ -17,7 +17,7 @@
 #   SRUN_ARGS="--signal=TERM@300" tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR --resume
 #
 # In a batch script, `#SBATCH --requeue`, `#SBATCH --signal=TERM@300` and PreemptionHook(requeue=True) put the job
-# back into the queue by themselves; docs/scale.md has such a script.
+# back into the queue by themselves; docs/slurm.md has such a script.
 set -euo pipefail
 usage="usage: $0 PARTITION JOB_NAME CONFIG WORK_DIR [ARGUMENTS OF tools/train.py ...]"
 partition=${1:?$usage}

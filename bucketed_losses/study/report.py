@@ -86,12 +86,12 @@ def accuracy_sections(table: pd.DataFrame) -> list[str]:
         ),
         *_FIGURES['ap_against_time.png'],
         '## Accuracy in full',
-        _spreads(table, AP_COLUMNS),
+        _collapsed('AP, AP50, AP75 and AP by size', _spreads(table, AP_COLUMNS)),
         *_FIGURES['ap_over_epochs.png'],
     ]
     classes = [column for column in table if column not in COLUMNS]
     if classes:
-        parts += ['## AP per class', _spreads(table, classes)]
+        parts += ['## AP per class', _collapsed('AP of every class', _spreads(table, classes))]
     return parts
 
 
@@ -126,6 +126,11 @@ def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         text.append('| ' + ' | '.join(['' if first == above else first, *others]) + ' |')
         above = first
     return '\n'.join(text)
+
+
+def _collapsed(summary: str, content: str) -> str:
+    """A part of the page that a click opens, on a site and on a code host."""
+    return f'<details>\n<summary>{summary}</summary>\n\n{content}\n\n</details>'
 
 
 def _equal_time(study: Study, table: pd.DataFrame) -> list[str]:
@@ -168,8 +173,11 @@ def _gradients(gradients: pd.DataFrame) -> list[str]:
         'Every loss on the same logits: those of a run after its first, middle and last epoch, on training images. The '
         'numbers are the share of the gradient (sum of absolute values over logits) that falls on positives. At 0.5, '
         'the positives together weigh as much as the negatives together.',
-        markdown_table(['Head', 'logits of', 'moment', 'positives : negatives', *losses], lines),
         *_FIGURES['gradients.png'],
+        _collapsed(
+            'The shares in numbers',
+            markdown_table(['Head', 'logits of', 'moment', 'positives : negatives', *losses], lines),
+        ),
     ]
 
 

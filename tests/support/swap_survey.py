@@ -153,17 +153,17 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 def heads_table() -> str:
-    """What every registered recipe replaces and changes, as a table of a page."""
-    lines = [
-        "| role | MMDetection's head | ranking head | settings that change where needed | settings without effect |",
-        '|---|---|---|---|---|',
-    ]
+    """What every registered recipe replaces and changes: a table of a page, and one that a click opens."""
+    heads = ["| role | MMDetection's head | ranking head |", '|---|---|---|']
+    settings = ['| ranking head | settings that change where needed | settings without effect |', '|---|---|---|']
     order = sorted(recipes().items(), key=lambda item: (list(Role).index(item[1].role), item[0].__name__))
     for stock, recipe in order:
         changes = dict.fromkeys(change for rule in recipe.rules for change in rule.changes)
-        cells = (recipe.role.value, _code([stock.__name__]), _code([recipe.head.__name__]), _code(changes))
-        lines.append(f'| {" | ".join((*cells, _code(recipe.unused)))} |')
-    return '\n'.join(lines)
+        ranking = _code([recipe.head.__name__])
+        heads.append(f'| {recipe.role.value} | {_code([stock.__name__])} | {ranking} |')
+        settings.append(f'| {ranking} | {_code(changes)} | {_code(recipe.unused)} |')
+    summary = '<summary>Settings that a swap changes, head by head</summary>'
+    return '\n'.join([*heads, '', '<details>', summary, '', *settings, '', '</details>'])
 
 
 def _code(names: Iterable[str]) -> str:

@@ -65,15 +65,15 @@ def test_mim_train(cluster, mim, shapes_root, tmp_path):
 
 
 def test_a_preempted_job_is_requeued_and_goes_on(cluster, shapes_root, tmp_path):
-    """The batch script of docs/scale.md: Slurm's warning, one checkpoint, the queue, and the rest of the run."""
-    (template,) = re.findall(r'```bash\n(#!/bin/bash\n#SBATCH.*?)```', (ROOT / 'docs/scale.md').read_text(), re.DOTALL)
+    """The batch script of docs/slurm.md: Slurm's warning, one checkpoint, the queue, and the rest of the run."""
+    (template,) = re.findall(r'```bash\n(#!/bin/bash\n#SBATCH.*?)```', (ROOT / 'docs/slurm.md').read_text(), re.DOTALL)
     more = "train_cfg = dict(max_epochs=3)\ncustom_hooks = [dict(type='EpochSeedHook'), dict(type='RecordWeights'), "
     config = write_config(tmp_path, more + "dict(type='PreemptionHook', requeue=True)]\n")
     work_dir = tmp_path / 'run'
     for old, new in (
         ('PARTITION', PARTITION),
-        ('configs/atss/atss_r50_fpn_brs_4xb4-1x_coco.py', str(config)),
-        ('work_dirs/brs_atss', str(work_dir)),
+        ('configs/mine/atss_slurm.py', str(config)),
+        ('work_dirs/atss_slurm', str(work_dir)),
         ('--ntasks=8', '--ntasks=2'),
         ('--gres=gpu:8', '--gres=gpu:2'),
         ('--cpus-per-task=5', '--cpus-per-task=1'),

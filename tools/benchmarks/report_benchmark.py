@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -114,9 +114,15 @@ def table(rows: Iterable[Row]) -> str:
     return '\n'.join(lines)
 
 
-def overview(rows: list[Row]) -> str:
-    """Time over that of focal loss, a line per case."""
+def collapsed(summary: str, content: str) -> str:
+    """A part of a page that a click opens, on the site and on a code host."""
+    return f'<details>\n<summary>{summary}</summary>\n\n{content}\n\n</details>'
+
+
+def overview(rows: list[Row], losses: Collection[str] = ()) -> str:
+    """Time over that of focal loss, a line per case; of these losses only, or of all."""
     names = list(dict.fromkeys(row['loss'] for row in rows if row['loss'] != 'focal'))
+    names = [name for name in names if not losses or name in losses]
     lines = ['| data | logits | positives | focal | ' + ' | '.join(names) + ' |', '|---' * (4 + len(names)) + '|']
     for case, group in groupby(rows, key=lambda row: (row['data'], row['logits'], row['positives'])):
         by_loss = {row['loss']: row for row in group}
@@ -200,16 +206,20 @@ def page(rows: list[Row], curve_rows: Sequence[Row] = ()) -> str:
     parts = [
         f'Machine: {machine["device"]}, {machine["threads"]} threads, torch {machine["torch"]}, '
         f'MMDetection {machine["mmdet"]}. Time of forward and backward, divided by that of focal loss:',
-        overview(grid),
     ]
     largest = max(int(r['logits']) for r in grid if r['data'] == 'synthetic')
+    parts += [
+        overview([r for r in grid if r['logits'] == str(largest) or r['data'] == 'captured'], (*OURS, *OTHERS)),
+        collapsed('Every size and every alternative', overview(grid)),
+    ]
     for data, positives in (('synthetic', largest // 1000), ('synthetic', largest // 20), ('captured', None)):
         size = (str(largest), str(positives))
         chosen = [r for r in grid if r['data'] == data and (positives is None or (r['logits'], r['positives']) == size)]
         if chosen:
             share = percent(int(chosen[0]['positives']) / int(chosen[0]['logits']))
             logits, number = short(float(chosen[0]['logits'])), chosen[0]['positives']
-            parts += [f'In full for {data} data, {logits} logits, {number} positives ({share}):', table(chosen)]
+            title = f'In full for {data} data, {logits} logits, {number} positives ({share})'
+            parts.append(collapsed(title, table(chosen)))
     reached = goals(grid)
     if reached.count('\n') > 1:
         parts += ['What we hold ourselves to, in times of focal loss; what misses it is bold:', reached]
