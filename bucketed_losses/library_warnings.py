@@ -19,5 +19,4 @@ def hide_harmless_warnings() -> None:
     Commands call it before they import other libraries. Importing this package hides nothing.
     """
     for message in HARMLESS:
-        warnings.filterwarnings('ignore', message=message, category=UserWarning, append=True)
-        warnings.filterwarnings('ignore', message=message, category=DeprecationWarning, append=True)
+        warnings.filterwarnings('ignore', message=message, append=True)

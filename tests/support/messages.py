@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 GAP = '…'  # stands for what an f-string fills in
+DEPRECATED = f'{{}} is deprecated since version {GAP} and will be removed in version {GAP}: {{}}'
 
 
 class Message(NamedTuple):
@@ -54,6 +55,9 @@ def messages() -> Iterator[Message]:
                     continue
             elif isinstance(node, ast.Call) and is_warning(node):
                 call, kind = node, 'warning'
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == 'Deprecation':
+                name, instead = map(text_of, node.args)
+                yield Message('warning', DEPRECATED.format(name, instead), f'{file.relative_to(ROOT)}:{node.lineno}')
             if call is None or not call.args:
                 continue
             text = text_of(call.args[0])
