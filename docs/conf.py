@@ -24,6 +24,8 @@ extensions = [
 ]
 exclude_patterns = ['_build']
 html_theme = 'furo'
+html_static_path = ['_static']
+html_css_files = ['site.css']
 html_title = 'bucketed_losses'
 
 # The pages are read on a code host as well: its dollar maths, and anchors made from headings as it makes them.

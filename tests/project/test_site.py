@@ -177,7 +177,8 @@ def test_the_checks_find_faults(address, context):
     assert page.locator('mjx-container').count() > 50
     page.evaluate("document.querySelector('mjx-container').remove()")
     assert any('formula not set' in fault for fault in page.evaluate(FAULTS))
-    page.evaluate("document.body.append(Object.assign(document.createElement('p'), {style: 'width: 5000px'}))")
+    wide = "<p style='width: 5000px'>wide</p>"
+    page.evaluate(f'document.querySelector("article").innerHTML += `{wide}`')
     assert any('scrolls sideways' in fault for fault in page.evaluate(FAULTS))
     page.evaluate("document.querySelector('article').append(Object.assign(new Image(), {src: 'none.png', alt: 'x'}))")
     assert any('broken image' in fault for fault in page.evaluate(FAULTS))
