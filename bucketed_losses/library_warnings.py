@@ -8,6 +8,7 @@ HARMLESS = {
     'pkg_resources is deprecated as an API': 'MMEngine imports it',
     r'.*`num_anchors` is deprecated': "MMDetection's own heads use it",
     r'.*is out of bounds, the drawn .* may not be in the image': 'a predicted box reaches over the edge of an image',
+    'faster_coco_eval is not installed': "OneDL's MMDetection looks for it, and it is optional",
     r'torch\.meshgrid: in an upcoming release': 'MMDetection calls it so',
 }
 """The beginning of each warning as a regular expression, and where it comes from."""
@@ -20,3 +21,5 @@ def hide_harmless_warnings() -> None:
     """
     for message in HARMLESS:
         warnings.filterwarnings('ignore', message=message, append=True)
+    # Python shows it when it compiles MMDetection for the first time.
+    warnings.filterwarnings('ignore', 'invalid escape sequence', module=r'.*[/\\]mmdet[/\\]', append=True)

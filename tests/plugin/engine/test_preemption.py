@@ -248,7 +248,8 @@ def test_a_parent_does_not_wait_for_a_worker_whose_signal_was_merged(kind):
     program = f'import signalled_workers; signalled_workers.merge_signals({kind!r})'
     env = {**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT}/tests/support', 'OMP_NUM_THREADS': '1'}
     result = subprocess.run([sys.executable, '-c', program], env=env, capture_output=True, text=True, timeout=180)
-    assert result.returncode == 0 and result.stdout == 'exits\n' and 'Traceback' not in result.stderr, result.stderr
+    assert result.returncode == 0 and 'Traceback' not in result.stderr, result.stderr
+    assert result.stdout.splitlines()[-1] == 'exits'  # OneDL's MMDetection prints lines of its own when it is imported
 
 
 @pytest.mark.parametrize('proof', [False, True])
