@@ -81,6 +81,7 @@ def test_brs_detr_on_your_data(clone, monkeypatch):
         model = MODELS.build(cfg.model)
         scopes = [module.scope for module in model.modules() if isinstance(module, RankingLoss)]
         assert len(scopes) == 4 and set(scopes) == {scope}
+    model.init_weights()  # MMDetection allocates some parameters without a value
     inputs = demo_mm_inputs(2, [[3, 96, 128], [3, 128, 96]], num_items=[3, 2], num_classes=len(classes))
     losses = model.train()(**model.data_preprocessor(inputs, True), mode='loss')
     assert 'loss_rank' in losses
