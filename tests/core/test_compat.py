@@ -6,12 +6,13 @@ import copy
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cases import DELTAS, random_case
+from cases import DELTAS, close_in_float64, random_case
 from hypothesis import given
 from hypothesis import strategies as st
 from published_reference import loop_alrp_parts, loop_interpolated_ap, loop_rank_sort
@@ -62,13 +63,7 @@ def outputs_and_gradient(loss, logits, targets, *args):
     return [output.detach() for output in outputs], gradient
 
 
-def close(actual, expected, rtol=1e-9, atol=1e-11):
-    torch.testing.assert_close(
-        torch.as_tensor(actual, dtype=torch.float64),
-        torch.as_tensor(expected, dtype=torch.float64),
-        rtol=rtol,
-        atol=atol,
-    )
+close = partial(close_in_float64, rtol=1e-9, atol=1e-11)
 
 
 def expect_loops(loss, logits, targets, delta, *eps):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cases import DELTAS, LOSSES, random_case, value_and_grad
+from cases import DELTAS, LOSSES, close_in_float64, random_case, value_and_grad
 from published_algorithms.loop_over_positives import loop_over_positives
 from reference import loop_bucketed_ranking, loop_rs_loss
 
@@ -23,13 +24,7 @@ GOLDEN_CASES = sorted({key.split('/')[0] for key in GOLDEN.files})
 SIZES = [(1, 40, 0), (7, 60, 5), (25, 100, 10), (40, 0, 3), (60, 12, 0)]
 
 
-def close(actual, expected, rtol=1e-6, atol=1e-12):
-    torch.testing.assert_close(
-        torch.as_tensor(actual, dtype=torch.float64),
-        torch.as_tensor(expected, dtype=torch.float64),
-        rtol=rtol,
-        atol=atol,
-    )
+close = partial(close_in_float64, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize('tied', [False, True], ids=['distinct', 'tied'])

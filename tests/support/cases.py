@@ -47,3 +47,13 @@ def value_and_grad(loss, logits: Tensor, targets: Tensor, delta: float) -> tuple
     value = sum(value) if isinstance(value, tuple) else value
     (grad,) = torch.autograd.grad(value, logits)
     return value.detach(), grad
+
+
+def close_in_float64(actual: object, expected: object, rtol: float, atol: float) -> None:
+    """Compare numbers, lists or tensors as float64."""
+    torch.testing.assert_close(
+        torch.as_tensor(actual, dtype=torch.float64),
+        torch.as_tensor(expected, dtype=torch.float64),
+        rtol=rtol,
+        atol=atol,
+    )
