@@ -24,7 +24,7 @@ def table(records: list[dict]) -> str:
     stacks = read_stacks()
     lines = [
         '| stack | what it is | versions | tests | passed | failed | skipped | date |',
-        '|---|---|---|---|---:|---:|---:|---|',
+        '|---|---|---|---|---:|---:|---:|---:|',
     ]
     order = {name: number for number, name in enumerate(stacks.sections())}
     for record in sorted(records, key=lambda record: (order[record['stack']], record['versions']['Python'])):
