@@ -22,6 +22,11 @@ def is_quiet() -> bool:
     return _quiet
 
 
+def shows_progress() -> bool:
+    """Whether progress bars are shown: without ``--quiet``, and only if stderr is a terminal."""
+    return not _quiet and sys.stderr.isatty()
+
+
 def say(text: str) -> None:
     """Print one line about the progress of the work."""
     if not _quiet:
@@ -36,7 +41,7 @@ def progress_bar(items: Iterable[T], what: str, total: int | None = None) -> Ite
         what: What is done with them, e.g. ``'drawing images'``.
         total: Their number, if ``items`` has no length.
     """
-    if _quiet or not sys.stderr.isatty():
+    if not shows_progress():
         yield from items
         return
     from rich.console import Console  # MMEngine needs it, the core does not

@@ -39,6 +39,7 @@ from bucketed_losses.mmdet.models.detectors import ScoreCalibration, take_score_
 from bucketed_losses.new_files import check_folder, new_files
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
+from ._progress import hide_log_lines, test_progress
 from ._runner import add_common_arguments, load_config, refuse_unusable_data, runner_from
 
 HELP = 'Map the scores of a trained detector to precisions, on its validation set.'
@@ -77,8 +78,10 @@ def detect(cfg: Config) -> tuple[list[dict], Any]:
     take_score_threshold(cfg.model.get('test_cfg'), 'roi_head' in cfg.model)
     cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, dict(type='TestLoop')
     cfg.test_evaluator = dict(type='CollectDetections')
+    hide_log_lines(cfg)
     runner = refuse_unusable_data(runner_from(cfg, ['test_dataloader']), ['test'])
-    runner.test()
+    with test_progress(runner, f'detecting objects in {len(runner.test_loop.dataloader.dataset)} images'):
+        runner.test()
     return runner.test_evaluator.metrics[0].detections, runner.test_dataloader.dataset
 
 

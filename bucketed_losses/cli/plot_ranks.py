@@ -18,6 +18,7 @@ from bucketed_losses.mmdet.evaluation.ranked_batch import RankedBatch, watch_ran
 from bucketed_losses.new_files import check_folder
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
+from ._progress import hide_log_lines
 from ._runner import add_common_arguments, load_config, runner_from
 
 _ERRORS = {'loss_rank': 'ranking error', 'loss_sort': 'sorting error'}
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
     check_checkpoint(args.checkpoint)
     check_folder('folder of the picture', Path(args.out).parent)
     cfg.load_from = args.checkpoint
+    hide_log_lines(cfg)
     runner = runner_from(cfg, ['train_dataloader'])
     batches: list[RankedBatch] = []
     with watch_ranking_losses(runner.model, batches.append) as names:

@@ -172,6 +172,29 @@ def test_calibrated_checkpoint(trained, shapes_root, tmp_path):
     assert 'is calibrated already' in again
 
 
+def test_a_terminal_sees_a_bar_in_place_of_log_lines(trained, shapes_root, tmp_path):
+    config, work_dir, _ = trained
+    arguments = [config, work_dir / 'epoch_3.pth', '--out', tmp_path, '--work-dir', tmp_path, '--iou-thr', '0.1']
+    images = ['--cfg-options', 'val_dataloader.dataset.ann_file=annotations/train.json']
+    images.append('val_dataloader.dataset.data_prefix.img=train/')
+    ours, terminal = os.openpty()
+    result = subprocess.run(
+        command('calibrate', *arguments, *images),
+        cwd=ROOT,
+        env={**os.environ, 'SHAPES_ROOT': str(shapes_root)},
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+    )
+    os.close(terminal)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert result.returncode == 0, shown
+    assert 'detecting objects in' in shown and '100%' in shown, shown
+    assert 'System environment' not in result.stdout + shown and 'Epoch(test)' not in result.stdout + shown
+    assert result.stdout.endswith('_calibrated.png\n')
+
+
 def test_the_detector_applies_maps_and_threshold(shapes_root):
     """In one process: the same boxes, mapped scores, and those under the threshold left out."""
     from mmdet.registry import MODELS
