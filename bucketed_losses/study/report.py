@@ -15,14 +15,14 @@ from .store import AP_COLUMNS, COLUMNS, Study, gradients_table, groups, results_
 _FIGURES = {
     'ap_against_time.png': (
         '![For each detector, AP over the seconds of one iteration, one point for each loss](ap_against_time.png)',
-        '*Up is more accurate, left is faster. Time starts at zero, so that losses of equal cost lie above each other; '
-        'bars are the range of the seeds. Made by `bucketed-losses compare`.*',
+        '*Higher is more accurate, further left is faster. The time axis starts at zero, so that losses of equal cost '
+        'lie above each other. Bars show the range of the seeds. Made by `bucketed-losses compare`.*',
     ),
     'ap_over_epochs.png': (
         '![For each detector, AP on the validation images over the training, one line for each loss]'
         '(ap_over_epochs.png)',
-        '*Which loss learns fastest, and which one ends highest: lines are means over the seeds, shades their range. '
-        'Made by `bucketed-losses compare`.*',
+        '*Which loss learns fastest, and which one ends highest. Lines are means over the seeds, and shaded areas are '
+        'their range. Made by `bucketed-losses compare`.*',
     ),
     'gradients.png': (
         '![Share of the gradient that falls on positives, one row for each loss, one panel for each source of logits]'
@@ -62,12 +62,12 @@ def accuracy_sections(table: pd.DataFrame) -> list[str]:
     budgets = sorted(set(main.detector + ': ' + main.budget))
     parts = [
         '# Comparison of losses',
-        f'The same data, schedule and seeds for every loss of a detector; budget: {"; ".join(budgets)}. AP of the last '
-        'validation; over several seeds the mean ± the sample standard deviation.',
+        f'All losses of a detector have the same data, schedule and seeds. Budget: {"; ".join(budgets)}. AP is that of '
+        'the last validation; for several seeds, it is the mean ± the sample standard deviation.',
         '## Accuracy, time and hyper-parameters',
-        'T_iter: seconds of one iteration. In the losses: seconds of its classification losses, forward and backward. '
-        'Both are medians; the losses of a detector take turns. #H: number of hyper-parameters, where the paper counts '
-        'them. Memory: the most that a training held.',
+        'T_iter is the time of one iteration. In the losses: the time of its classification losses, forward and '
+        'backward. Both are medians; the losses of a detector take turns. #H is the number of hyper-parameters, where '
+        'the paper counts them. Memory is the peak of a run.',
         markdown_table(
             ['Detector', 'Loss', 'T_iter (s) ↓', 'in the losses (s)', 'AP ↑', '#H', 'memory (MB)', 'seeds'],
             [
@@ -170,9 +170,9 @@ def _gradients(gradients: pd.DataFrame) -> list[str]:
     ]
     return [
         '## Gradients on positives and on negatives',
-        'Every loss on the same logits: those of a run after its first, middle and last epoch, on training images. The '
-        'numbers are the share of the gradient (sum of absolute values over logits) that falls on positives. At 0.5, '
-        'the positives together weigh as much as the negatives together.',
+        'Every loss is computed on the same logits: those of a run after its first, middle and last epoch, on training '
+        'images. The numbers are the share of the gradient (sum of absolute values over logits) that falls on '
+        'positives. At 0.5, all positives together have as much gradient as all negatives together.',
         *_FIGURES['gradients.png'],
         _collapsed(
             'The shares in numbers',
