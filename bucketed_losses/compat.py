@@ -9,13 +9,13 @@ O(N + P) memory. torch is the only import. In a copy, replace the three classes 
 
 New code should use :mod:`bucketed_losses.functional`, whose gradients follow the usual rules of autograd.
 
-What the published code does, and these do too:
+What is the same as in the published code:
 
 * ``X.apply(...)`` and ``X().apply(...)`` are the same call.
 * ``logits`` have any shape and are ranked together. A negative is an entry whose target is 0; every entry that is
   neither negative nor positive is ignored, -1 by convention. A positive has a target above 0 in ``RankSort``, and a
   target equal to 1 in ``APLoss`` and ``aLRPLoss``, which ignore an IoU of 0.7.
-* Values are means over the positives, and so are gradients; the caller scales neither.
+* Values and gradients are means over the positives, so the caller does not scale them.
 * One gradient belongs to the whole call. Backward multiplies it by the upstream gradient of the *first* output and
   ignores those of the others. So ``(ranking + sorting).backward()`` of ``RankSort`` is right, ``sorting.backward()``
   alone gives zeros, and in ``a * ranking + b * sorting`` only ``a`` counts.

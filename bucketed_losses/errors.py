@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and how command lines report them."""
+"""Errors that a user can correct, and how command lines report them."""
 
 from __future__ import annotations
 

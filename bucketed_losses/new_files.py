@@ -26,7 +26,7 @@ def check_folder(what: str, folder: str | Path) -> None:
     if not path.is_dir():
         raise UserError(f'{what} {folder}: {path} is a file, not a folder')
     if not os.access(path, os.W_OK | os.X_OK):
-        raise UserError(f'{what} {folder}: no files can be written to {path}')
+        raise UserError(f'{what} {folder}: cannot write files to {path}')
 
 
 @contextmanager

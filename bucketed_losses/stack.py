@@ -12,7 +12,7 @@ INSTALL = (
     'install an mmcv for your torch (docs/getting_started.md#install), then, in a clone of this project, '
     'pip install -e ".[mmdet]" for OpenMMLab\'s MMDetection or pip install -e ".[onedl]" for OneDL\'s'
 )
-DOCTOR = 'The command python -m bucketed_losses.doctor checks the environment and prints what mends it'
+DOCTOR = 'The command python -m bucketed_losses.doctor checks the environment and prints the commands that fix it'
 
 
 class StackError(ImportError):

@@ -1,4 +1,4 @@
-"""torchrun for the launching scripts: no traceback of its own where the processes have said what is wrong.
+"""torchrun for the launching scripts: it prints no traceback if a process has already reported an error of the user.
 
 The arguments are those of ``python -m torch.distributed.run``. If the process that failed first has ended with the
 status of an error of the user or of Ctrl-C, this command ends with the same status; otherwise as torchrun does.

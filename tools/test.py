@@ -25,13 +25,15 @@ from bucketed_losses.new_files import check_folder
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test (and evaluate) a model')
-    parser.add_argument('config', help='test config file path')
+    parser.add_argument('config', help='a config file, or a name such as mmdet::atss/atss_r50_fpn_1x_coco.py')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', help='dump predictions to this pickle file (.pkl or .pickle)')
     parser.add_argument('--show', action='store_true', help='show predictions in windows')
     parser.add_argument('--show-dir', help='save painted predictions to WORK_DIR/TIMESTAMP/SHOW_DIR')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds between windows')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline')
+    parser.add_argument('--wait-time', type=float, default=2, help='show each window for this many seconds')
+    parser.add_argument(
+        '--tta', action='store_true', help='use test-time augmentation (tta_model and tta_pipeline of the config)'
+    )
     add_common_arguments(parser)
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     args = parser.parse_args(argv)

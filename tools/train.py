@@ -25,10 +25,12 @@ from bucketed_losses.mmdet.engine import check_checkpoint, newest_complete_check
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a detector')
-    parser.add_argument('config', help='train config file path')
+    parser.add_argument('config', help='a config file, or a name such as mmdet::atss/atss_r50_fpn_1x_coco.py')
     parser.add_argument('--amp', action='store_true', help='enable automatic mixed precision')
     parser.add_argument(
-        '--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size, by auto_scale_lr'
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate to the batch size, relative to auto_scale_lr.base_batch_size of the config',
     )
     parser.add_argument(
         '--resume',
@@ -49,8 +51,8 @@ def build_runner(args: argparse.Namespace) -> Runner:
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError(
-                f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size, '
-                'the batch size that its learning rate was chosen for'
+                f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size; set it to the batch size that '
+                'its learning rate is for'
             )
         cfg.auto_scale_lr.enable = True
     resumes = args.resume is not None and _resume(cfg, args.resume)
@@ -98,7 +100,7 @@ def train(runner: Runner) -> None:
     """Train; Ctrl-C is reported with the place where the training has stopped.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed; says where, and what ``--resume`` goes on from.
+        KeyboardInterrupt: Ctrl-C was pressed. The message says where, and from which checkpoint ``--resume`` continues.
     """
     try:
         runner.train()
@@ -114,7 +116,7 @@ def _where_stopped(runner: Runner) -> str:
     pointer = Path(runner.work_dir, 'last_checkpoint')
     if not pointer.is_file():
         return f'Stopped at {where}; no checkpoint is written yet, so --resume starts from the beginning'
-    return f'Stopped at {where}; go on with --resume (from {pointer.read_text().strip()})'
+    return f'Stopped at {where}; continue with --resume (from {pointer.read_text().strip()})'
 
 
 @record  # torchrun reports the traceback of the process that failed first

@@ -47,7 +47,9 @@ class Options(DictAction):
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--work-dir', help='directory for logs and checkpoints; work_dirs/CONFIG_NAME by default')
+    parser.add_argument(
+        '--work-dir', help='write logs and checkpoints to this directory (default: work_dirs/CONFIG_NAME)'
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -55,7 +57,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='override settings of the config, as KEY=VALUE with dots in KEY; lists as KEY="[a,b]" or KEY=a,b. '
         'data_root=FOLDER moves the data of every loader and evaluator',
     )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='name the launcher that started the processes (default: none)',
+    )
     # torch.distributed.launch passes it in one of these spellings.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
@@ -92,6 +99,6 @@ def check_launcher(launcher: str) -> None:
     missing = [name for name in variables if name not in os.environ]
     if missing:
         raise UserError(
-            f'--launcher {launcher}: this process was not started by it ({", ".join(missing)} not set). Start it with '
-            f'{how}; without --launcher, one process runs'
+            f'--launcher {launcher}: this process was not started by {launcher} ({", ".join(missing)} not set). Start '
+            f'it with {how}, or leave out --launcher to run one process'
         )

@@ -1,11 +1,11 @@
-"""Give a detector scores that mean something: map them to precisions, on its validation set.
+"""Map the scores of a trained detector to precisions, on its validation set.
 
 bucketed-losses calibrate CONFIG CHECKPOINT [--out DIR] [--force] [--method isotonic|platt] [--iou-thr 0.5]
                           [--min-matches 50] [--cfg-options KEY=VALUE ...] [--launcher none|pytorch|slurm|mpi]
 
-Any detector of MMDetection on COCO-style annotations, with whatever loss. Writes CONFIG's name with _calibrated to DIR
-(the checkpoint's folder by default): a config, a checkpoint that contains the maps and the weights, and a reliability
-diagram. AP stays the same; score_thr in the new config is a precision.
+The detector may be any detector of MMDetection on COCO-style annotations, with any loss. The command writes three files
+to DIR (by default the folder of the checkpoint), with the name of CONFIG and _calibrated: a config, a checkpoint with
+the weights and the maps, and a reliability diagram. AP stays the same. score_thr in the new config is a precision.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='choose the regression from score to precision (default: isotonic)',
     )
     parser.add_argument(
-        '--iou-thr', type=float, default=0.5, help='set the IoU from which a detection is right (default: 0.5)'
+        '--iou-thr', type=float, default=0.5, help='set the lowest IoU of a right detection (default: 0.5)'
     )
     parser.add_argument(
         '--min-matches',
         type=int,
         default=50,
-        help='set how many right and how many wrong detections a class needs for a map of its own (default: 50)',
+        help='set how many right and how many wrong detections a class needs for its own map (default: 50)',
     )
     add_common_arguments(parser)
 
@@ -94,7 +94,7 @@ def annotations_of(dataset: Any) -> Any:
     try:
         return load_annotations(coco_file(dataset))
     except ValueError as error:
-        raise UserError(f'the validation set is needed for the fit: {error}') from error
+        raise UserError(f'the maps cannot be fitted on the validation set: {error}') from error
 
 
 def write_config(config: str, detector: str, two_stage: bool, calibration: ScoreCalibration, out: Path) -> None:
@@ -121,9 +121,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = load_safely(path)
     state = checkpoint.get('state_dict', checkpoint)
     if not state:
-        raise UserError(f'{path} is no checkpoint: it holds no state_dict')
+        raise UserError(f'{path} is not a checkpoint: it contains no state_dict')
     if any(key.startswith('calibration.') for key in state):
-        raise UserError(f'{path} is calibrated already; start from the checkpoint of the training')
+        raise UserError(f'{path} is already calibrated; give the checkpoint that was trained')
     return checkpoint if 'state_dict' in checkpoint else {'meta': {}, 'state_dict': checkpoint}
 
 
@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
     check_keys(cfg, ['val_dataloader'])
     detector = cfg.model.type
     if detector == 'CalibratedDetector':
-        raise UserError(f'{args.config} is calibrated already; give the config of the training')
+        raise UserError(f'{args.config} is already calibrated; give the config that was trained')
     two_stage = 'roi_head' in cfg.model
     cfg.load_from = str(args.checkpoint)
     detections, dataset = detect(cfg)
@@ -166,7 +166,9 @@ def run(args: argparse.Namespace) -> None:
         weights.write_bytes(content.getvalue())
         draw_reliability(panels, args.iou_thr, diagram)
 
-    print(f'{len(detections)} detections of {len(dataset)} images, right from IoU {args.iou_thr:g}; {args.method} maps')
+    print(
+        f'{len(detections)} detections on {len(dataset)} images, right if IoU >= {args.iou_thr:g}; {args.method} maps'
+    )
     for class_name, m, mine in zip(classes, matches, own, strict=True):
         few = min(m.correct.sum(), (~m.correct).sum()) < args.min_matches
         why = f'fewer than {args.min_matches} right or wrong' if few else 'its precision does not rise with its score'

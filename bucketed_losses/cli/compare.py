@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from bucketed_losses.study.executors import Executor
     from bucketed_losses.study.plan import Plan
 
-HELP = "Train one detector, or several, with one loss after another, and compare them as the paper's tables do."
+HELP = "Train one or more detectors with one loss after another, and compare the losses as the paper's tables do."
 DESCRIPTION = """
 A CONFIG has the detector's own losses ('stock'). It is a file or a name such as
-mmdet::atss/atss_r50_fpn_1x_coco.py. All other losses are put into it as 'swap' does, and nothing else differs: data,
-budget, schedule and seed are the same. A study has four steps:
+mmdet::atss/atss_r50_fpn_1x_coco.py. The other losses are put into it as 'swap' does. Data, budget, schedule and seed
+are the same for all losses. A study has four steps:
 
     1. measure the time of an iteration and of the losses; the losses of a detector take turns
     2. train all runs; the first seed of every loss comes first
     3. measure the gradient of every loss on the same logits, early, middle and late in the training
     4. write STUDY/study.csv, study.md and figures, which are also updated after every run
 
-A study can be stopped or killed at any time. The same command goes on where it was, and nothing that is finished runs
-again. Other commands with the same STUDY add to it, for example other losses for another detector. A run that
-diverges is recorded as diverged, and the study goes on. A run that fails for another reason is tried again by the next
-command. The exit status is 0 if every run finished or diverged, 1 if a run failed, 130 if the study was stopped.
+A study can be stopped or killed at any time. The same command continues it and does not repeat finished runs. Other
+commands with the same STUDY add to it, for example other losses for another detector. A run that diverges is recorded
+as diverged, and the study continues. If a run fails for another reason, the next command tries it again. The exit
+status is 0 if every run finished or diverged, 1 if a run failed, and 130 if the study was stopped.
 """
 
 
@@ -36,27 +36,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('study', type=Path, metavar='STUDY', help='folder of the study; it is created if it is missing')
     parser.add_argument(
-        '--detectors', nargs='+', metavar='[NAME=]CONFIG', required=True, help='configs of the detectors to compare'
+        '--detectors', nargs='+', metavar='[NAME=]CONFIG', required=True, help='train the detectors of these configs'
     )
     parser.add_argument(
         '--data',
         type=Path,
         metavar='DATA_CONFIG',
-        help='a config whose data set, loaders, evaluators and number of classes replace those of the detectors',
+        help='replace the data set, loaders, evaluators and number of classes of the detectors by those of this config',
     )
     parser.add_argument(
         '--losses',
         nargs='+',
         default=['stock', 'rs', 'brs'],
         metavar='LOSS',
-        help='the losses to compare: stock, ap, bap, rs, brs, alrp, dr (default: stock rs brs)',
+        help='compare these losses: stock, ap, bap, rs, brs, alrp, dr (default: stock rs brs)',
     )
     parser.add_argument(
         '--seeds',
         nargs='+',
         default=['0'],
         metavar='[LOSS=]SEED[,SEED...]',
-        help='seeds of all losses, or of one loss: 0 stock=0,1,2 brs=0,1,2 (default: 0)',
+        help='set the seeds of all losses, or of one loss: 0 stock=0,1,2 brs=0,1,2 (default: 0)',
     )
     parser.add_argument(
         '--equal-time',
@@ -68,40 +68,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar='N',
-        help='processes of each training, started by torchrun. With more than 1, the learning rate is multiplied by '
-        '(N x images per process) / auto_scale_lr.base_batch_size; without this setting in the config it is not '
-        'scaled, and a message says so',
+        help='train each run on N processes, started by torchrun (default: 1). If N is above 1, the learning rate is '
+        'multiplied by (N x images per process) / auto_scale_lr.base_batch_size. If the config lacks this setting, '
+        'the learning rate is not scaled, and a message says so',
     )
     parser.add_argument(
         '--executor',
         choices=['local', 'slurm'],
         default='local',
-        help='where to train: on this machine, or as Slurm jobs, submitted by submitit (default: local)',
+        help='train on this machine (local), or in Slurm jobs that submitit submits (default: local)',
     )
     parser.add_argument(
         '--jobs',
         type=int,
         metavar='N',
-        help='train N runs at once (default: 1 on this machine, all on Slurm); times are measured before, alone',
+        help='train N runs at once (default: 1 on this machine, all on Slurm). Times are measured before, one by one',
     )
     parser.add_argument(
         '--slurm',
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help="parameters of the Slurm jobs, with submitit's names: partition=gpu time=240 (minutes) account=NAME "
-        'cpus_per_task=8 mem_gb=32. gpus_per_node is the N of --gpus unless it is given. A training that needs more '
-        'time saves a checkpoint and is put back into the queue',
+        help="set parameters of the Slurm jobs, with submitit's names: partition=gpu time=240 (minutes) account=NAME "
+        'cpus_per_task=8 mem_gb=32. The default of gpus_per_node is the N of --gpus. If a run needs more time, it '
+        'saves a checkpoint and is put back into the queue',
     )
     parser.add_argument(
         '--time-iterations',
         type=int,
         default=10,
         metavar='N',
-        help='iterations whose median time is reported (default: 10)',
+        help='report the median time of N iterations (default: 10)',
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings of all configs to change'
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='override settings of all configs'
     )
 
 

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('source', type=Path, help='the original checkpoint')
     add_out(parser, 'write the converted checkpoint to this file', required=True, metavar='OURS.pth')
     add_force(parser)
-    parser.add_argument('--partial', action='store_true', help='write it even if names are missing or left over')
+    parser.add_argument('--partial', action='store_true', help='write the file even if names are missing or left over')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> None:
     print(conversion.report())
     if not (conversion.complete or args.partial):
         raise UserError(
-            f'{args.source} and {args.config} do not belong together, name by name (see above); '
-            'nothing was written. --partial writes what fits'
+            f'the names in {args.source} do not match those of {args.config} (see above), so no file was written; '
+            '--partial writes the names that match'
         )
     meta: dict[str, Any] = {}
     if classes := checkpoint.get('meta', {}).get('CLASSES'):

@@ -248,7 +248,7 @@ def run(args: argparse.Namespace) -> None:
     if log:
         print(f'AP {progress.ap:.3f} on {len(samples)} validation images')
     print(f'Detections (right) next to the ground truth (left): {work_dir}/detections/*.png')
-    print(f'  Drawn are those above the score of best F1 of their class: {drawn}')
+    print(f'  Only detections above the score of best F1 of their class are drawn: {drawn}')
     print(f'Curves of the losses and of AP: {work_dir}/curves.png')
     print('Try next: put a ranking loss into a config of MMDetection and see what changes:')
     print(

@@ -11,7 +11,7 @@ import argparse
 
 from .. import doctor
 
-HELP = 'Check the environment and print the command that mends each problem.'
+HELP = 'Check the environment and print a command that fixes each problem.'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

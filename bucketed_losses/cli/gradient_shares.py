@@ -17,14 +17,14 @@ classifier has the same shape.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     parser.description = f'{HELP} {DESCRIPTION}'
-    parser.add_argument('config', help="a config with a ranking loss; 'swap' makes one of any other")
+    parser.add_argument('config', help="a config with a ranking loss; 'swap' puts one into any other config")
     parser.add_argument(
-        'checkpoints', nargs='+', metavar='CHECKPOINT', help='weights, e.g. early, middle and late in a training'
+        'checkpoints', nargs='+', metavar='CHECKPOINT', help='checkpoints, e.g. early, middle and late in a run'
     )
-    parser.add_argument('--batches', type=int, default=4, metavar='N', help='training batches to take (default: 4)')
+    parser.add_argument('--batches', type=int, default=4, metavar='N', help='read N training batches (default: 4)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write the results to this file')
     parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings of the config to change'
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='override settings of the config'
     )
 
 

@@ -40,12 +40,12 @@ VERBS = {
     'plot-curves': Verb('plot_curves', 'draw the losses and the AP of training runs', TABLES),
     'plot-ranks': Verb('plot_ranks', 'draw how a detector ranks the predictions of one training batch', MMDET),
     'gradient-shares': Verb(
-        'gradient_shares', 'print how losses share their gradient among positives and negatives', STUDY
+        'gradient_shares', 'print how each loss divides its gradient between positives and negatives', STUDY
     ),
     'calibrate': Verb('calibrate', 'map the scores of a trained detector to precisions', MMDET),
     'convert': Verb('convert', 'convert a checkpoint of the published code or of Co-DETR', MMDET),
     'shapes': Verb('shapes', 'make the data set of drawn shapes', MMDET),
-    'doctor': Verb('doctor', 'check the environment and print the commands that mend it', NOTHING),
+    'doctor': Verb('doctor', 'check the environment and print the commands that fix it', NOTHING),
 }
 
 
@@ -80,8 +80,8 @@ def build_parser(called: str | None = None) -> argparse.ArgumentParser:
         chosen.set_defaults(run_verb=module.run)
     if some_lack:
         parser.epilog += (
-            ' Verbs with the name of an extra in brackets need packages that are not installed; when such a verb is '
-            'called, it says what to install.'
+            ' Verbs with the name of an extra in brackets need packages that are not installed. If you call such a '
+            'verb, it says what to install.'
         )
     return parser
 

@@ -11,14 +11,14 @@ HELP = "Draw training curves from MMEngine's logs: losses over iterations, AP ov
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     parser.description = HELP
-    parser.add_argument('out', type=Path, help='PNG file to write')
+    parser.add_argument('out', type=Path, help='the PNG file to write the figure to')
     parser.add_argument(
         'runs',
         nargs='+',
         metavar='NAME=WORK_DIR[,WORK_DIR...]',
         help='a name for the curve, and the work directory of each seed',
     )
-    parser.add_argument('--ap-only', action='store_true', help='draw AP only, without the losses')
+    parser.add_argument('--ap-only', action='store_true', help='draw only the AP, without the losses')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     batches: list[RankedBatch] = []
     with watch_ranking_losses(runner.model, batches.append) as names:
         if not names:
-            raise UserError(f'{args.config} has no ranking loss; "bucketed-losses swap" puts one in')
+            raise UserError(f'{args.config} has no ranking loss; add one with bucketed-losses swap')
         loader = runner.build_dataloader(cfg.train_dataloader, seed=cfg.get('randomness', {}).get('seed', 0))
         runner.load_or_resume()
         runner.model.train()
@@ -99,6 +99,6 @@ def run(args: argparse.Namespace) -> None:
             runner.model(**data, mode='loss')
     batches = [batch for batch in batches if (batch.targets > 0).any()]
     if not batches:
-        raise UserError('the batch has no positives; choose a batch with objects, e.g. by randomness.seed')
+        raise UserError('the batch has no positives; choose another batch, e.g. with --cfg-options randomness.seed=1')
     draw(batches, args.out)
     print(f'{len(batches)} rankings are in {args.out}')

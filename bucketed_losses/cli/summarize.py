@@ -10,8 +10,8 @@ HELP = 'Print a table of finished runs: AP, AP50 and AP75 of the last epoch, and
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     parser.description = (
-        f'{HELP} The table is written in Markdown. Runs with masks have the same columns for masks; their AP per class '
-        'is that of the masks, which is all that MMDetection logs.'
+        f'{HELP} The table is written in Markdown. Runs with masks have the same columns for masks. Their AP per class '
+        'is that of the masks, because MMDetection logs no other.'
     )
     parser.add_argument(
         'runs',

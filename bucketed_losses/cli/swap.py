@@ -42,7 +42,7 @@ def write(swap: Swap, name: str, file: Path, inherits: bool, out: Path, force: b
     """
     refuse_to_overwrite(out, force=force)
     if out.suffix != '.py':
-        raise UserError(f'the new config must end in .py, got {out}')
+        raise UserError(f'the name of the new config must end in .py, got {out}')
     base = None
     if inherits:
         base = name if '::' in name else os.path.relpath(file.resolve(), out.resolve().parent)
@@ -50,7 +50,9 @@ def write(swap: Swap, name: str, file: Path, inherits: bool, out: Path, force: b
         temporary.write_text(text_of(swap, base))
         written = Config.fromfile(temporary, import_custom_modules=False)
         if _without_scope(written.model.to_dict()) != _without_scope(swap.cfg.model.to_dict()):
-            raise UserError(f'{out} does not read back as it was meant; please report {name}')
+            raise UserError(
+                f'{out} was not written, because it would differ from the converted config; please report {name}'
+            )
 
 
 def _without_scope(part: Any) -> Any:

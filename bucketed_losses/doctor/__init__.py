@@ -5,7 +5,7 @@
     python bucketed_losses/doctor               # in a clone, also where nothing is installed
 
 The exit code is 0 without problems and 1 with problems; notes do not count. Every problem comes with a command that
-mends it; commands with tools/ or with pip install -e need a clone of this project. This package imports the standard
+fixes it; commands with tools/ or with pip install -e need a clone of this project. This package imports the standard
 library alone. Versions come from the metadata of the installed distributions. torch and mmcv are imported in another
 process only, so that a crash there becomes part of the report.
 

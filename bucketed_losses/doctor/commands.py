@@ -46,7 +46,7 @@ def compile_commands(facts: Facts, onedl: bool = False) -> tuple[str, ...]:
     install = f'{_uninstall(facts)}pip install --no-deps wheels/{name.replace("-", "_")}-*.whl'
     options = f'--no-cache-dir --no-build-isolation --no-binary {name}'
     script = f'{tools}{force}python tools/build_mmcv.py {source} --out wheels/ && {install}'
-    if not onedl and facts.holds('python>=3.13'):  # there setup.py of mmcv fails, and only the script mends it
+    if not onedl and facts.holds('python>=3.13'):  # setup.py of mmcv fails there, and only the script works around it
         return (script,)
     return script, f'{_uninstall(facts)}{tools}MMCV_WITH_OPS=1 {force}pip install {options} {source}'
 

@@ -18,7 +18,7 @@ class Finding:
     Attributes:
         what: What is wrong.
         why: Why it matters, one sentence.
-        commands: Commands that mend it, the best one first; each of them is enough. Only notes may have none.
+        commands: Commands that fix it, the best one first; each of them is enough. Only notes may have none.
         problem: False for a note, which does not change the exit code.
     """
 
@@ -58,21 +58,23 @@ def _of_stack(facts: Facts) -> Iterator[Finding]:
         yield Finding(f'The module mmcv comes from {" and ".join(providers)}.', why, install_mmcv)
     for module in OPENMMLAB:
         distribution, (lowest, end) = ONEDL[module] if onedl else module, LIMITS[module]
-        demand, version = f'{distribution}>={lowest},<{end}', facts.version(distribution)
-        commands = install_mmcv if module == 'mmcv' else (f'pip install "{demand}"',)
+        requirement, version = f'{distribution}>={lowest},<{end}', facts.version(distribution)
+        commands = install_mmcv if module == 'mmcv' else (f'pip install "{requirement}"',)
         if module == 'mmcv' and facts.has(*TRAPS):
             continue
         if not version:
             yield Finding(f'{distribution} is not installed.', 'MMDetection imports it.', commands)
         elif not facts.holds(f'{distribution}>={lowest} {distribution}<{end}'):
-            yield Finding(f'{distribution} {version} is not supported.', f'bucketed_losses needs {demand}.', commands)
+            yield Finding(
+                f'{distribution} {version} is not supported.', f'bucketed_losses needs {requirement}.', commands
+            )
     cap, mmcv = facts.mmdet_cap, facts.version('mmcv')
     if not onedl and cap and mmcv and not facts.holds(f'mmcv{cap}'):
         lower = wheel_commands(facts) if torch_release(facts) == (2, 1) else ()
         edit = (edit_command(facts),) if numbers(mmcv) == numbers(cap.strip('<=')) else ()
         yield Finding(
-            f'mmdet {facts.version("mmdet")} refuses mmcv {mmcv}: it demands mmcv {cap}.',
-            'import mmdet ends with an AssertionError; with mmcv 2.2.0 MMDetection works once that line is edited.',
+            f'mmdet {facts.version("mmdet")} refuses mmcv {mmcv}: it requires mmcv {cap}.',
+            'import mmdet ends with an AssertionError; with mmcv 2.2.0 MMDetection works after an edit of one line.',
             (*lower, *edit, *compile_commands(facts)),
         )
 
@@ -108,17 +110,17 @@ def _of_checks(facts: Facts, known: bool) -> Iterator[Finding]:
         follows = known or seen if check == 'plug-in' else operators and (facts.has(*TRAPS) or stack(facts) == 'mixed')
         if error == 'ok' or follows:
             continue
-        what, why, mend = f'The check "{check}" fails.', 'Training needs it.', of_mmcv[INSTALL_MMCV]
+        what, why, fix = f'The check "{check}" fails.', 'Training needs it.', of_mmcv[INSTALL_MMCV]
         if not operators:
             again = '-e .' if check == 'plug-in' else '--force-reinstall torch=={torch}'
-            mend = (_fill(f'pip install {again}', facts),)
+            fix = (_fill(f'pip install {again}', facts),)
         missing = re.search(r"No module named '(\w+)", error)
         if missing:
-            mend = (f'pip install {IMPORT_NAMES.get(missing[1], missing[1])}',)
+            fix = (f'pip install {IMPORT_NAMES.get(missing[1], missing[1])}',)
         for cause in CAUSES:
             if re.search(cause.error, error) and (operators or cause.command not in of_mmcv):
                 what, why = cause.what, cause.why
-                mend = of_mmcv.get(cause.command) or (_fill(cause.command, facts),)
+                fix = of_mmcv.get(cause.command) or (_fill(cause.command, facts),)
         if what not in seen:
             seen.add(what)
-            yield Finding(_fill(what, facts), f'{why} {check}: {error}', mend)
+            yield Finding(_fill(what, facts), f'{why} {check}: {error}', fix)

@@ -1,4 +1,4 @@
-"""The known problems of environments, as tables: when there is one, why it matters, and what mends it.
+"""The known problems of environments, as tables: when there is one, why it matters, and what fixes it.
 
 In the texts, ``{name}`` stands for the version of a distribution or of ``python``, ``{gpu}`` for the name of the GPU.
 """
@@ -22,7 +22,7 @@ class Trap(NamedTuple):
         when: Conditions that must all hold (:meth:`~bucketed_losses.doctor.facts.Facts.holds`).
         what: What is wrong.
         why: Why it matters.
-        commands: Commands that mend it, the best one first; each of them is enough.
+        commands: Commands that fix it, the best one first; each of them is enough.
     """
 
     when: str
@@ -38,7 +38,7 @@ class Cause(NamedTuple):
         error: A regular expression that is found in the message.
         what: What is wrong.
         why: Why it matters.
-        command: The command that mends it, :data:`INSTALL_MMCV` or :data:`COMPILE_MMCV`.
+        command: The command that fixes it, :data:`INSTALL_MMCV` or :data:`COMPILE_MMCV`.
     """
 
     error: str
@@ -57,7 +57,7 @@ PROBLEMS = (
     Trap(
         '!torch',
         'torch is not installed.',
-        'The losses are functions of its tensors.',
+        'The losses need it.',
         ('pip install "torch>=2.1"',),
     ),
     Trap(
@@ -90,20 +90,20 @@ PROBLEMS = (
     Trap(
         'mmengine<0.10.8 python>=3.12 !setuptools',
         'setuptools is not installed.',
-        'mmengine {mmengine} imports the module distutils, which Python {python} lacks and setuptools brings.',
+        'mmengine {mmengine} imports the module distutils, which setuptools provides for Python {python}.',
         (SETUPTOOLS,),
     ),
     Trap(
         'setuptools<66.1 python>=3.12',
         'setuptools {setuptools} does not work with Python {python}.',
-        'It cannot build packages, and pkg_resources cannot be imported; openmim 0.3.9 brings setuptools 60.',
+        'It cannot build packages, and pkg_resources cannot be imported; openmim 0.3.9 installs setuptools 60.',
         (SETUPTOOLS,),
     ),
 )
-"""Each of them makes the exit code 1."""
+"""If one of them applies, the exit code is 1."""
 
-MENDED = (
-    'You need to do nothing: importing bucketed_losses.mmdet works around it. MMDetection fails without that import.'
+WORKED_AROUND = (
+    'Nothing to do: importing bucketed_losses.mmdet works around it. Without that import, MMDetection fails.'
 )
 NOTES = (
     Trap(
@@ -117,21 +117,21 @@ NOTES = (
         'Python {python} is newer than the tested versions.',
         'The tested versions are Python 3.10 to 3.13.',
     ),
-    Trap('lvis numpy>=1.24', 'lvis {lvis} uses np.float, which numpy {numpy} does not have.', MENDED),
+    Trap('lvis numpy>=1.24', 'lvis {lvis} uses np.float, which numpy {numpy} does not have.', WORKED_AROUND),
     Trap(
         'cityscapesscripts numpy>=2.4',
         'cityscapesscripts {cityscapesscripts} uses np.in1d, which numpy {numpy} does not have.',
-        MENDED,
+        WORKED_AROUND,
     ),
     Trap(
         'mmengine<0.10.8 torch>=2.6',
         'mmengine {mmengine} cannot load its checkpoints with torch {torch}.',
-        MENDED,
+        WORKED_AROUND,
     ),
     Trap(
         'MMDetection torch<2.4',
         'torch {torch} cannot load the checkpoints of MMEngine safely.',
-        'You need to do nothing: bucketed_losses.mmdet loads them with a restricted unpickler of its own.',
+        'Nothing to do: bucketed_losses.mmdet loads them with its own restricted unpickler.',
     ),
     Trap(
         'opencv-python opencv-python-headless',
@@ -147,7 +147,7 @@ NOTES = (
     ),
     Trap(
         'onedl-mim click<8.3',
-        'onedl-mim {onedl-mim} demands click 8.3 or newer; click {click} is installed.',
+        'onedl-mim {onedl-mim} requires click 8.3 or newer, but click {click} is installed.',
         'The command mim may fail.',
         ('pip install "click>=8.3"',),
     ),
@@ -160,11 +160,11 @@ NOTES = (
     Trap(
         'setuptools<77',
         'setuptools {setuptools} cannot build bucketed_losses without build isolation.',
-        'pyproject.toml demands setuptools 77; openmim 0.3.9 brings setuptools 60.',
+        'pyproject.toml requires setuptools 77; openmim 0.3.9 installs setuptools 60.',
         (SETUPTOOLS,),
     ),
 )
-"""None of them changes the exit code."""
+"""They do not change the exit code."""
 
 CAUSES = (
     Cause(

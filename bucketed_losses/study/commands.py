@@ -35,7 +35,7 @@ class Command:
 
     @property
     def job_file(self) -> Path:
-        """Where the number of the Slurm job is kept that runs the command."""
+        """The file that contains the number of the Slurm job that runs the command."""
         return self.log.with_suffix('.job.json')
 
     def start(

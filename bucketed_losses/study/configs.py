@@ -29,14 +29,15 @@ def make_config(run: Run, data: Path | None = None, options: Mapping[str, Any] |
         gpus: Processes of the training. With more than one, the learning rate is scaled if the config says how.
 
     Raises:
-        Refusal: the config does not train a detector, the data name no classes, or the detector cannot carry the loss.
+        Refusal: the config does not train a detector, the data name no classes, or the detector cannot be trained with
+            the loss.
     """
     cfg = _stock_config(run.detector, data, options or {})
     if run.loss != STOCK:
         try:
             swap = swap_loss(cfg, run.loss)
         except SwapError as error:
-            raise Refusal(f'{run.detector.config} cannot carry {run.loss}: {error}') from error
+            raise Refusal(f'{run.detector.config} cannot be trained with {run.loss}: {error}') from error
         cfg = swap.cfg
         for note in swap.notes:
             if 'renew_interval' in note:
@@ -188,7 +189,7 @@ def write_config(cfg: Config, path: Path) -> None:
         key = differing[0]
         raise Refusal(
             f'{path} was made with other settings: {key} was {before.get(key)!r} and is {now.get(key)!r} now'
-            f'{f" ({len(differing)} differ)" if len(differing) > 1 else ""}; take another STUDY, or remove this file '
+            f'{f" ({len(differing)} differ)" if len(differing) > 1 else ""}; use another STUDY, or remove this file '
             'and the run'
         )
 

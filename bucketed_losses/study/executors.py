@@ -1,7 +1,7 @@
 """Run the commands of a study on this machine.
 
-Commands on this machine are started here and not by submitit's own local executor, which starts all of them at once,
-on the same GPUs, and without the lock of the study: a training that outlives a killed study could not be noticed.
+The local executor of submitit is not used: it starts all commands at once, on the same GPUs, and without the lock of
+the study. Without the lock, a run that outlives a killed study would not be noticed.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class LocalExecutor:
         if command.job_file.is_file():
             number = json.loads(command.job_file.read_text())['job']
             raise Refusal(
-                f'{command.job_file} says that Slurm job {number} does this already; use --executor slurm, or remove '
-                'the file if that job is gone'
+                f'{command.job_file} says that Slurm job {number} already does this run; use --executor slurm, or '
+                'remove the file if that job no longer exists'
             )
 
     def call(self, command: Command, alone: bool = False) -> Ended:

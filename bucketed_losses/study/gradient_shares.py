@@ -96,7 +96,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> list[str]:
     if shared or len(left_out) == len(heads):
         key = (shared or missing)[0]
         there = f'has the shape {tuple(weights[key].shape)} there' if key in weights else 'is not there'
-        raise UserError(f'{checkpoint} is of another model: {key} of shape {tuple(own[key].shape)} {there}')
+        raise UserError(f'{checkpoint} belongs to another model: {key} of shape {tuple(own[key].shape)} {there}')
     model.load_state_dict(fitting, strict=False)
     return left_out
 
@@ -158,7 +158,7 @@ def measure_shares(
     cfg.work_dir = work_dir
     runner = runner_from(cfg, ['train_dataloader'])
     if not any(isinstance(module, RankingLoss) for module in runner.model.modules()):
-        raise UserError(f'{config} has no ranking loss; bucketed-losses swap gives it one')
+        raise UserError(f'{config} has no ranking loss; add one with bucketed-losses swap')
     loader = runner.build_dataloader(cfg.train_dataloader)
     taken = [batch for batch, _ in zip(loader, range(batches), strict=False)]
     for checkpoint in checkpoints:

@@ -28,8 +28,8 @@ def only_study(folder: Path) -> Iterator[TextIO]:
         except OSError as error:
             lock.seek(0)
             raise Refusal(
-                f'another study writes into {folder} (process {lock.read().strip()}, or a training that it left behind '
-                'when it was killed); wait for it, stop it, or take another folder'
+                f'another study writes into {folder} (process {lock.read().strip()}, or a run that it started before '
+                'it was killed); wait until it ends, stop it, or use another folder'
             ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))

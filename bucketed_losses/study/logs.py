@@ -16,7 +16,7 @@ class NoLogsError(UserError, FileNotFoundError):
 
 
 def parse_run(text: str) -> tuple[str, list[str]]:
-    """``NAME=DIR,DIR`` as a name and the work directories of its seeds; a bare directory is named after itself.
+    """``NAME=DIR,DIR`` as a name and the work directories of its seeds; a directory without NAME has its own name.
 
     Raises:
         UserError: the name or the directories are missing.
@@ -25,7 +25,7 @@ def parse_run(text: str) -> tuple[str, list[str]]:
     if not separator:
         return Path(text).name, [text]
     if not name or not work_dirs:
-        raise UserError(f'a run is given as {RUN_METAVAR}, got {text}')
+        raise UserError(f'a run must have the form {RUN_METAVAR}, got {text}')
     return name, work_dirs.split(',')
 
 
@@ -39,7 +39,7 @@ def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
     """
     files = sorted(Path(work_dir).glob('**/vis_data/scalars.json'))
     if not files:
-        raise NoLogsError(f'no vis_data/scalars.json in {work_dir}: not a work directory of a training run')
+        raise NoLogsError(f'there is no vis_data/scalars.json in {work_dir}; give the work directory of a training run')
     train: dict[int, dict] = {}
     val: dict[int, dict] = {}
     for file in files:

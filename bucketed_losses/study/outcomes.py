@@ -12,7 +12,7 @@ NOTHING_DETECTED = 'testing results of the whole dataset is empty'  # in the log
 
 
 def outcome_of(code: int, output: str, work_dir: Path, budget: int) -> dict[str, str]:
-    """The outcome of a training and, where there is something to tell, a detail in one line.
+    """The outcome of a training and, if there is one, a detail in one line.
 
     Args:
         code: Exit code of the training.

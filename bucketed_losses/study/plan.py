@@ -75,12 +75,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.equal_time and not {'rs', 'brs'} <= set(self.losses):
-            raise Refusal('--equal-time compares rs and brs: name both among the losses')
+            raise Refusal('--equal-time compares rs and brs; add both to --losses')
         if min(self.gpus, self.time_iterations) < 1:
             raise Refusal('--gpus and --time-iterations must be 1 or more')
         names = [detector.name for detector in self.detectors]
         if len(set(names)) < len(names):
-            raise Refusal(f'two detectors have one name, of {", ".join(names)}: give NAME=CONFIG')
+            raise Refusal(f'two detectors have the same name ({", ".join(names)}); name them by NAME=CONFIG')
 
     def runs(self) -> list[Run]:
         """All runs, first seeds first, so that a table has all its rows before a row has a standard deviation."""
@@ -106,7 +106,7 @@ def parse_detector(text: str) -> Detector:
     name, separator, path = text.partition('=')
     config = path if separator else text
     if not re.fullmatch(r'[\w.+() -]+', name := name if separator else Path(config.rpartition('::')[2]).stem):
-        raise Refusal(f'--detectors: a detector is named by letters, digits and spaces, got {name!r}')
+        raise Refusal(f'--detectors: the name of a detector may contain letters, digits and spaces, got {name!r}')
     return Detector(name, config)
 
 

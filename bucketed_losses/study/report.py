@@ -34,7 +34,7 @@ _FIGURES = {
 
 
 def write_report(study: Study) -> None:
-    """Write the CSV files, the page and the figures. Without any result, nothing is written."""
+    """Write the CSV files, the page and the figures. If there is no result, write nothing."""
     table = results_table(study)
     if table.empty:
         return

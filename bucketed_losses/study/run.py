@@ -1,7 +1,6 @@
 """The steps of a study: configs, times, training runs, gradients, report.
 
-A study may be stopped or killed at any time. The same steps go on where it was, and nothing that is finished runs
-again.
+A study may be stopped or killed at any time. The same steps continue it and do not repeat finished runs.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def run_study(plan: Plan, make_executor: Callable[[TextIO], Executor]) -> int:
             measurements.gradients()
         write_report(runner.study)
         if executor.stopping.is_set():
-            print(f'Stopped; the same command goes on. What is finished: {plan.folder / "study.md"}')
+            print(f'Stopped; the same command continues. The finished runs are in {plan.folder / "study.md"}')
             return STOPPED
         failed = [run for run in runs if not runner.study.is_done(run)]
         for run in failed:
@@ -125,7 +124,9 @@ class StudyRunner:
             _, budget = budget_of(Config.fromfile(self.study.config(*first.key)))
             longer = int(budget * by_loop / fast)
             if longer <= budget:
-                print(f'{detector.name}: RS takes no longer with its loop over positives; no run in equal time')
+                print(
+                    f'{detector.name}: RS with its loop over positives is not slower, so there is no run in equal time'
+                )
                 continue
             runs.append(Run(detector, 'brs', first.seed, longer))
             self._write_config(runs[-1])

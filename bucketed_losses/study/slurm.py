@@ -19,8 +19,8 @@ LOST = 'the Slurm job ended without a result: it was cancelled, had too little m
 class SlurmExecutor:
     """Runs each command as a Slurm job, by submitit.
 
-    The number of a job is kept in a file next to the log of the command. If this process is killed, its jobs go on; a
-    later call with the same command waits for its job instead of submitting it again.
+    The number of a job is kept in a file next to the log of the command. If this process is killed, its jobs continue.
+    A later call with the same command waits for its job instead of submitting it again.
 
     Args:
         folder: Where submitit keeps its files; all nodes must see it.

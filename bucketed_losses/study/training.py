@@ -10,7 +10,7 @@ from bucketed_losses.mmdet.engine.runner import refuse_unusable_data, runner_fro
 
 
 def train(config: str, work_dir: str, launcher: str = 'none') -> None:
-    """Train; if the work directory has a complete checkpoint, go on from there.
+    """Train; if the work directory has a complete checkpoint, continue from it.
 
     Args:
         config: File of the config.

@@ -80,7 +80,9 @@ def test_wrapped_data_sets(where, data, tmp_path):
         checked(few)
     none = changed(data / 'val.json', tmp_path / 'none.json', lambda content: content.update(images=[], annotations=[]))
     for serialize_data in (True, False):
-        with pytest.raises(UserError, match=rf'train_dataloader\.{where}: CocoDataset has no images: in .*none\.json'):
+        with pytest.raises(
+            UserError, match=rf'train_dataloader\.{where}: CocoDataset has no images: .*none\.json contains none'
+        ):
             checked(none, serialize_data=serialize_data)
 
 
@@ -122,7 +124,7 @@ def test_what_works_is_not_refused(data, tmp_path):
 
 def test_an_empty_validation_set(data, tmp_path, refused):
     path = changed(data / 'val.json', tmp_path / 'none.json', lambda c: c.update(images=[], annotations=[]))
-    words = (r'val_dataloader\.dataset: CheckedCocoDataset has no images: in .*none\.json', 'filter_cfg')
+    words = (r'val_dataloader\.dataset: CheckedCocoDataset has no images: .*none\.json contains none', 'filter_cfg')
     refused('train', training(data, tmp_path, *on_file('val', path)), *words)
 
 
@@ -134,7 +136,7 @@ def test_the_empty_one_of_several_data_sets_is_named(data, tmp_path, refused):
         'train_dataloader = dict(dataset=dict(_delete_=True, type="ConcatDataset", datasets=[\n'
         f'    dict(ann_file="train.json", **_base_.common), dict(ann_file="{path}", **_base_.common)]))\n'
     )
-    words = r'train_dataloader\.dataset\.datasets\.1: CheckedCocoDataset has no images: in .*none\.json'
+    words = r'train_dataloader\.dataset\.datasets\.1: CheckedCocoDataset has no images: .*none\.json contains none'
     refused('train', [config, '--work-dir', tmp_path / 'run'], words)
 
 
@@ -147,7 +149,7 @@ def small_images(content):
 
 def test_all_boxes_of_a_file_are_left_out(data, tmp_path, refused):
     path = changed(data / 'train.json', tmp_path / 'bad.json', small_images)
-    words = r'bad\.json: no usable box is left of its boxes: 8 outside the image \(annotation ids 1, 2, 3, 4, 5, …\)'
+    words = r'bad\.json: none of its boxes can be used: 8 outside the image \(annotation ids 1, 2, 3, 4, 5, …\)'
     refused('train', training(data, tmp_path, *on_file('train', path)), words)
 
 

@@ -183,7 +183,7 @@ def unwritable(tmp_path):
 def test_an_output_folder_that_cannot_be_written_to(data, trained, unwritable, tmp_path, refused):
     config = data / 'config.py'
     for path in unwritable:
-        words = r'a_file is a file' if 'a_file' in str(path) else r'no files can be written to .*locked'
+        words = r'a_file is a file' if 'a_file' in str(path) else r'cannot write files to .*locked'
         refused('train', [config, '--work-dir', path], rf'--work-dir\) {path}: .*{words}')
         refused('test', [config, trained, '--work-dir', path], rf'--work-dir\) {path}: .*{words}')
         refused('calibrate', [config, trained, '--out', path], rf'--out\) {path}: .*{words}')
@@ -251,7 +251,7 @@ DAMAGES = {
         'is not a complete checkpoint',
     ),
     'text': (lambda path, content: path.write_text('epoch_1 is elsewhere\n'), 'not a checkpoint'),
-    'tensor': (lambda path, content: torch.save(torch.zeros(2), path), 'holds a Tensor, not a checkpoint'),
+    'tensor': (lambda path, content: torch.save(torch.zeros(2), path), 'contains a Tensor, not a checkpoint'),
     'folder': (lambda path, content: (path.unlink(), path.mkdir()), 'directory'),
 }
 
@@ -293,7 +293,7 @@ def test_ctrl_c_in_training(loop, where, data, tmp_path, command):
     (line,) = [line for line in err.splitlines() if 'Stopped at' in line]
     assert line.startswith(f'train.py: Stopped at {where}; '), line
     if loop == 'epoch':
-        assert line.endswith(f'go on with --resume (from {work_dir}/epoch_1.pth)'), line
+        assert line.endswith(f'continue with --resume (from {work_dir}/epoch_1.pth)'), line
     else:
         assert 'no checkpoint is written yet, so --resume starts from the beginning' in line
     (work_dir / 'last_checkpoint').unlink(missing_ok=True)
@@ -347,4 +347,4 @@ def test_ctrl_c_in_training_with_workers(data, tmp_path):
     finally:
         process.kill()
     assert 'Traceback' not in log.read_text(), log.read_text()[-3000:]
-    assert 'go on with --resume (from ' in log.read_text()
+    assert 'continue with --resume (from ' in log.read_text()

@@ -102,7 +102,7 @@ def test_empty_data_sets_are_named(shapes_root, tmp_path):
     options = ['--work-dir', str(tmp_path), '--cfg-options', f'train_dataloader.dataset.ann_file={file}']
     result = run('tools/train.py', str(SHAPES), *options, SHAPES_ROOT=str(shapes_root))
     assert result.returncode == 2 and 'Traceback' not in result.stderr
-    assert 'train_dataloader.dataset: ShapesDataset has no images: in ' in result.stderr
+    assert 'train_dataloader.dataset: ShapesDataset has no images: ' in result.stderr
     assert 'empty.json' in result.stderr and 'filter_cfg' in result.stderr
 
 

@@ -62,7 +62,7 @@ SYMBOL = 'ImportError: /site-packages/mmcv/_ext.so: undefined symbol: _ZN3c106de
 CAP = dict(mmdet_cap='<2.2.0', mmdet_init='/site-packages/mmdet/__init__.py')
 SED = 'sed -i '
 
-# Facts, words of the problem, words of the first command that mends it.
+# Facts, words of the problem, words of the first command that fixes it.
 TRAPS = {
     'python': (environment('torch=2.4.1', python='3.9.18'), 'Python 3.9.18 is too old', 'python3.11'),
     'no torch': (environment(''), 'torch is not installed', 'pip install "torch>=2.1"'),
@@ -112,7 +112,7 @@ TRAPS = {
     'old mmdet': (environment(f'{OPENMMLAB} mmdet=3.2.0'), 'mmdet 3.2.0 is not supported', '"mmdet>=3.3,<4"'),
     'refused, wheel of 2.1.0': (
         environment(f'{OPENMMLAB} mmcv=2.2.0', **CAP),
-        'mmdet 3.3.0 refuses mmcv 2.2.0: it demands mmcv <2.2.0',
+        'mmdet 3.3.0 refuses mmcv 2.2.0: it requires mmcv <2.2.0',
         'mim install mmcv==2.1.0 --only-binary mmcv',
     ),
     'refused, no wheel of 2.1.0': (
@@ -197,7 +197,7 @@ TRAPS = {
 
 
 @pytest.mark.parametrize(('facts', 'what', 'command'), TRAPS.values(), ids=TRAPS)
-def test_problem_is_found_once_with_the_command_that_mends_it(facts, what, command):
+def test_problem_is_found_once_with_the_command_that_fixes_it(facts, what, command):
     (finding,) = of_kind(facts, problem=True)
     assert what in finding.what
     assert command in finding.commands[0]
@@ -216,7 +216,7 @@ def test_problem_is_found_once_with_the_command_that_mends_it(facts, what, comma
         (environment(OPENMMLAB), 'torch 2.1.2 cannot load the checkpoints of MMEngine safely', None),
         (environment('opencv-python=4.11.0.86 opencv-python-headless=4.11.0.86'), 'are both installed', 'headless'),
         (environment('openmim=0.3.9 click=8.3.0'), 'Slurm launcher of openmim 0.3.9 breaks', 'click<8.3'),
-        (environment('onedl-mim=0.5.1 click=8.1.8'), 'onedl-mim 0.5.1 demands click 8.3', 'click>=8.3'),
+        (environment('onedl-mim=0.5.1 click=8.1.8'), 'onedl-mim 0.5.1 requires click 8.3', 'click>=8.3'),
         (environment(OPENMMLAB, pkg_resources=False), 'There is no module pkg_resources', 'setuptools>=77,<81'),
         (environment('torch=2.4.1 setuptools=60.2.0'), 'setuptools 60.2.0 cannot build', 'setuptools>=77,<81'),
     ],

@@ -127,7 +127,7 @@ def test_printed_edit_makes_mmdet_accept_mmcv(bare, tmp_path):
         (tmp_path / 'a folder' / name / '__init__.py').write_text(MMDET_INIT if name == 'mmdet' else '')
     done = run(bare, FILE, PYTHONPATH=str(tmp_path / 'a folder'))
     assert 'stack                   openmmlab + mmcv 2.2\n' in done.stdout
-    assert 'refuses mmcv 2.2.0: it demands mmcv <2.2.0' in done.stdout
+    assert 'refuses mmcv 2.2.0: it requires mmcv <2.2.0' in done.stdout
     (edit,) = (line.split(': ', 1)[1] for line in done.stdout.splitlines() if line.strip().startswith('fix: sed'))
     subprocess.run(['bash', '-c', edit], check=True)
     report = json.loads(run(bare, FILE, '--json', PYTHONPATH=str(tmp_path / 'a folder')).stdout)

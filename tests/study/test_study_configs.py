@@ -119,20 +119,20 @@ def test_other_settings_in_the_same_study_are_refused(tmp_path):
     file = tmp_path / 'configs/brs_0.py'
     write_config(config('brs'), file)
     write_config(config('brs'), file)
-    with pytest.raises(Refusal, match=r'other settings: train_cfg\.max_epochs was 12 and is 3 now; take another'):
+    with pytest.raises(Refusal, match=r'other settings: train_cfg\.max_epochs was 12 and is 3 now; use another'):
         write_config(config('brs', options={'train_cfg.max_epochs': 3}), file)
 
 
 def test_a_loss_that_a_detector_cannot_carry_is_refused(tmp_path):
     ranked = ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_rs_1xb8-12e_bccd.py'
-    with pytest.raises(Refusal, match=r'rs_1xb8-12e_bccd\.py cannot carry brs: the config has a ranking loss already'):
+    with pytest.raises(Refusal, match=r'rs_1xb8-12e_bccd\.py cannot be trained with brs: the config already has'):
         config('brs', path=ranked)
     no_head = tmp_path / 'yolo.py'
     no_head.write_text(
         "model = dict(type='YOLOV3', bbox_head=dict(type='YOLOV3Head', num_classes=3))\n"
         "train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)\n"
     )
-    with pytest.raises(Refusal, match=r'cannot carry dr: .*YOLOV3Head'):
+    with pytest.raises(Refusal, match=r'cannot be trained with dr: .*YOLOV3Head'):
         config('dr', path=no_head)
 
 

@@ -96,7 +96,7 @@ def test_the_lock_is_inherited(tmp_path):
     with only_study(tmp_path) as lock:
         command = python(OBEYS, tmp_path / 'log')
         command.start(keep_open=[lock.fileno()])
-    with pytest.raises(Refusal, match='a training that it left behind'), only_study(tmp_path):
+    with pytest.raises(Refusal, match='a run that it started before'), only_study(tmp_path):
         pass
     command.send(signal.SIGKILL)
     command.wait()
@@ -109,7 +109,7 @@ def test_a_job_of_slurm_is_not_started_a_second_time_here(tmp_path):
     command.job_file.write_text(json.dumps({'job': '17'}))
     with only_study(tmp_path) as lock:
         executor = LocalExecutor(lock)
-        with pytest.raises(Refusal, match='Slurm job 17 does this already; use --executor slurm'):
+        with pytest.raises(Refusal, match='Slurm job 17 already does this run; use --executor slurm'):
             executor.call(command)
 
 

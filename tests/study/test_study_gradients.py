@@ -90,7 +90,7 @@ def test_wrong_arguments_are_named(tmp_path, shapes_root, monkeypatch):
         (['nowhere.py', checkpoint], 'nowhere.py does not exist'),
         ([MASK, 'nowhere.pth'], 'nowhere.pth does not exist'),
         ([MASK, checkpoint, '--batches', '0'], '--batches must be 1 or more, got 0'),
-        ([MASK, checkpoint], 'has no ranking loss; bucketed-losses swap gives it one'),
+        ([MASK, checkpoint], 'has no ranking loss; add one with bucketed-losses swap'),
     ):
         with pytest.raises(UserError, match=message):
             run_verb('gradient-shares', *arguments, '--json', tmp_path / 'out.json')

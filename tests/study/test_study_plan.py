@@ -32,11 +32,11 @@ def test_first_seeds_of_all_losses_come_first(tmp_path):
         (['--losses', 'focal'], 'invalid choice'),
         (['--seeds', 'brs=x'], r'expected 0,1,2 or LOSS=0,1,2 with one of stock, rs, brs, got .brs=x'),
         (['--seeds', 'dr=1'], 'got .dr=1'),
-        (['--losses', 'brs', '--equal-time'], 'name both among the losses'),
+        (['--losses', 'brs', '--equal-time'], 'add both to --losses'),
         (['--jobs', '0'], 'must be 1 or more'),
         (['--gpus', '0'], 'must be 1 or more'),
-        (['--detectors', f'a/b={ATSS}'], 'named by letters'),
-        (['--detectors', f'A={ATSS}', f'A={FASTER}'], 'two detectors have one name, of A, A'),
+        (['--detectors', f'a/b={ATSS}'], 'may contain letters'),
+        (['--detectors', f'A={ATSS}', f'A={FASTER}'], r'two detectors have the same name \(A, A\)'),
         (['--slurm', 'partition=gpu'], '--slurm needs --executor slurm'),
     ],
 )
@@ -54,7 +54,7 @@ def test_wrong_configs_are_refused_before_anything_is_trained(tmp_path):
 def test_a_plan_can_be_made_without_a_command_line(tmp_path):
     made = Plan(tmp_path, [detector()], ['stock'], {'stock': [3]})
     assert [str(run) for run in made.runs()] == ['ATSS stock seed 3']
-    with pytest.raises(Refusal, match='name both'):
+    with pytest.raises(Refusal, match='add both'):
         Plan(tmp_path, [detector()], ['brs'], {'brs': [0]}, equal_time=True)
 
 

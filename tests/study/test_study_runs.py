@@ -52,7 +52,7 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(small, tmp_path):
         output, _ = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == 130 and 'the same command goes on' in output
+    assert process.returncode == 130 and 'the same command continues' in output
     assert re.search(r'ATSS stock seed 0: finished, AP \d', output)
     assert 'left of the study' in output
     first = folder / 'runs/ATSS/stock_0/result.json'
@@ -129,7 +129,7 @@ def test_a_killed_study_loses_nothing_and_its_orphan_keeps_others_out(small, tmp
         process.kill()
         process.wait()
         code, output = call(command)
-        assert code == 2 and 'a training that it left behind' in output
+        assert code == 2 and 'a run that it started before' in output
         for orphan in training_processes(folder):
             os.kill(orphan, signal.SIGKILL)
         assert (folder / 'runs/ATSS/stock_0/result.json').is_file()

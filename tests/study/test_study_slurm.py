@@ -76,7 +76,7 @@ def test_a_study_stopped_and_killed_goes_on_as_jobs(cluster, environment, tmp_pa
     wait_for(lambda: (run / 'last_checkpoint').is_file(), process)
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
-    assert code == 130 and 'the same command goes on' in output
+    assert code == 130 and 'the same command continues' in output
     assert cluster.run('squeue', '-h').stdout == '' and not (run / 'train.job.json').exists()
     assert not (run / 'result.json').is_file()
 

@@ -2,7 +2,7 @@
 
 python tools/benchmarks/benchmark_compat.py [--out FILE.csv] [--page docs/compat.md] [--report]
 
-Forward and backward of RankSort, APLoss and aLRPLoss, and of the published algorithms written plainly
+Measures forward and backward of RankSort, APLoss and aLRPLoss, and of the published algorithms
 (published_algorithms/), which compute the gradient together with the value. They take turns; medians are reported. The
 data are the paper's (S.3.2) and what a detector sees after its first epochs (synthetic_data.py). A loop that would take
 longer than --max-seconds is left out, and the CSV says so.

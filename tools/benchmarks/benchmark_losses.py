@@ -4,7 +4,7 @@ python tools/benchmarks/benchmark_losses.py [--out DIR] [--large] [--scaling] [-
                                             [--threads N] [--config CONFIG [--checkpoint FILE]]
 python tools/benchmarks/benchmark_losses.py --curve [--out DIR] [--threads N] [--sizes N ...]
 
-Forward and backward of ours (AP, BAP, RS, BRS, aLRP and DR Loss), of the published algorithms written plainly (the
+Measures forward and backward of our losses (AP, BAP, RS, BRS, aLRP and DR Loss), of the published algorithms (the
 loop over positives and the P x B matrices of published_algorithms/), of MMDetection's focal, quality focal and
 cross-entropy losses; for comparison a sort of the logits and one read and write of
 them. Data:
@@ -15,8 +15,8 @@ them. Data:
     more negatives, more positives
                   with --scaling: synthetic data with the number of the other one fixed
 
-Losses take turns, each (but for the loops) after a call that is not timed, so that a drifting machine hits all alike;
-medians are reported.
+Losses take turns, so that a change in the speed of the machine affects all of them; medians are reported. Except for
+the loops, a call that is not timed comes before each timed call.
 Peak memory is what a call allocates on top of its inputs, gradient included (CUDA's allocator, the profiler on a CPU).
 Operations: every ATen operation that is neither a view nor an allocation counts the elements of its largest tensor, a
 sort n log2 n, a search log2 of the length per value. Writes benchmark.csv and benchmark.png; what would not fit into
@@ -367,19 +367,21 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark_losses'), help='folder to write to')
     names = [loss.name for loss in losses()]
-    parser.add_argument('--losses', nargs='+', choices=names, metavar='NAME', help='these and focal loss alone')
+    parser.add_argument(
+        '--losses', nargs='+', choices=names, metavar='NAME', help='measure only these losses and focal loss'
+    )
     parser.add_argument('--sizes', nargs='+', type=int, help='numbers of logits')
-    parser.add_argument('--curve', action='store_true', help='growth up to 100 million logits, instead of all else')
+    parser.add_argument('--curve', action='store_true', help='measure only the growth up to 100 million logits')
     parser.add_argument('--shares', nargs='+', type=float, default=SHARES, help='shares of positives')
-    parser.add_argument('--large', action='store_true', help='10 million logits, too')
-    parser.add_argument('--scaling', action='store_true', help='growth with the negatives and with the positives, too')
-    parser.add_argument('--config', help='a training config of ours, of which one step is captured')
+    parser.add_argument('--large', action='store_true', help='also measure 10 million logits')
+    parser.add_argument('--scaling', action='store_true', help='also measure the growth with negatives and positives')
+    parser.add_argument('--config', help='capture the inputs of one training step of this config')
     parser.add_argument('--checkpoint', help='weights for --config, e.g. of a trained detector')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=int, help='threads of torch on the CPU; default: 1 with --curve, else all')
     parser.add_argument('--repeats', type=int, default=15, help='timed calls per loss and case')
-    parser.add_argument('--profile', action='store_true', help='also print which operations the time of ours goes to')
-    parser.add_argument('--max-seconds', type=float, default=30, help='leave out what a single call takes longer')
+    parser.add_argument('--profile', action='store_true', help='also print the time of each operation of our losses')
+    parser.add_argument('--max-seconds', type=float, default=30, help='leave out losses whose call takes longer')
     args = parser.parse_args(argv)
     device = torch.device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)

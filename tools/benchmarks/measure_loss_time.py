@@ -3,11 +3,11 @@
 python tools/benchmarks/measure_loss_time.py CONFIG [CONFIG ...] [--iterations 20] [--with-loop] [--json FILE]
                                              [--cfg-options KEY=VALUE ...]
 
-Configs take turns, iteration by iteration, so that a machine that drifts hits all alike; medians are printed. The
-losses of all heads (RPN and every stage included) are timed on the very inputs of each iteration, right after it, on
-their own. ``--with-loop`` times the loop over positives of published_algorithms/ on the same inputs, and adds what an
-iteration would take with it; that is for configs whose losses are AP, BAP, RS or BRS Loss. ``--json`` also writes what
-was measured to a file.
+Configs take turns, iteration by iteration, so that a change in the speed of the machine affects all of them; medians
+are printed. The losses of all heads, including RPN and every stage, are timed on their own after each iteration, on
+the inputs of this iteration. ``--with-loop`` also times the loop over positives of published_algorithms/ on the same
+inputs, and prints the time of an iteration with it; the losses of the config must be AP, BAP, RS or BRS Loss.
+``--json`` also writes the measurements to a file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
     parser.add_argument('--iterations', type=int, default=20, help='measured iterations; 2 more warm up')
     parser.add_argument('--with-loop', action='store_true', help='also time the published loop over positives')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the medians there, in seconds')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the medians to this file, in seconds')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     args = parser.parse_args(argv)
     medians = measure_times(args.configs, args.iterations, args.with_loop, args.cfg_options)

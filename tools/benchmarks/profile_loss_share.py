@@ -3,9 +3,8 @@
 python tools/benchmarks/profile_loss_share.py CONFIG [CONFIG ...] [--coco-size] [--iterations 3]
                                               [--cfg-options KEY=VALUE ...]
 
-A step is what the optimiser wrapper does with a batch of the config's own data: forward, backward, update. With
-``--coco-size`` no data is needed: 4 images of 800 x 1333 with 7 objects each, whose features are random, so that heads
-are all that runs.
+A step is forward, backward and update with a batch of the config's own data. ``--coco-size`` needs no data: only the
+heads run, on random features of 4 images of 800 x 1333 with 7 objects each.
 """
 
 from __future__ import annotations
@@ -112,7 +111,9 @@ def shares(run: HeadsOnCOCOSize | WholeSteps, iterations: int) -> tuple[float, f
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
-    parser.add_argument('--coco-size', action='store_true', help='heads on random features of 4 images of COCO size')
+    parser.add_argument(
+        '--coco-size', action='store_true', help='run only the heads, on random features of 4 images of COCO size'
+    )
     parser.add_argument('--iterations', type=int, default=3, help='profiled steps; 1 more warms up')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     args = parser.parse_args(argv)

@@ -3,9 +3,9 @@
 python tools/benchmarks/report_benchmark.py BENCHMARK.csv [MORE.csv ...] [--figure OUT.png] [--curve SCALING.csv]
                                            [--page docs/speed.md]
 
-MORE.csv are runs with other losses (``--losses``); what they divide by is the focal loss of their own run. The
-figure, which shows times, is of the first file alone.
-``--page`` rewrites what lies between the markers ``<!-- benchmark -->`` and ``<!-- end of benchmark -->``.
+MORE.csv are runs with other losses (``--losses``). Their times are relative to the focal loss of their own run. The
+figure shows the times of the first file only.
+``--page`` rewrites the part between the markers ``<!-- benchmark -->`` and ``<!-- end of benchmark -->``.
 """
 
 from __future__ import annotations
@@ -312,7 +312,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('csv', type=Path, nargs='+', metavar='BENCHMARK.csv')
     parser.add_argument('--figure', type=Path, help='PNG to write')
-    parser.add_argument('--curve', type=Path, metavar='SCALING.csv', help='a file of benchmark_losses.py --curve, too')
+    parser.add_argument(
+        '--curve', type=Path, metavar='SCALING.csv', help='also report this file of benchmark_losses.py --curve'
+    )
     parser.add_argument('--page', type=Path, help='Markdown page to rewrite between its markers')
     args = parser.parse_args(argv)
     text = page(read(*args.csv), read(args.curve) if args.curve else [])

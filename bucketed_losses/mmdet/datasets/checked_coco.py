@@ -71,8 +71,10 @@ class CheckedAnnotationsMixin(_Host):
         if self._left_out:
             kinds = [f'{len(ids)} {kind} (annotation ids {_examples(ids)})' for kind, ids in self._left_out.items()]
             if not any(image['instances'] for image in data_list):
-                raise UserError(f'{name}: {self.ann_file}: no usable box is left of its boxes: {"; ".join(kinds)}')
-            print_log(f'{name}: {self.ann_file}: left out boxes: {"; ".join(kinds)}.', 'current', logging.WARNING)
+                raise UserError(f'{name}: {self.ann_file}: none of its boxes can be used: {"; ".join(kinds)}')
+            print_log(
+                f'{name}: {self.ann_file}: boxes that are not used: {"; ".join(kinds)}.', 'current', logging.WARNING
+            )
         return data_list
 
     def parse_data_info(self, raw_data_info: dict) -> dict | list[dict]:

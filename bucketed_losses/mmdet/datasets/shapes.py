@@ -55,11 +55,11 @@ def make_shapes(root: str | Path, spec: ShapesSpec | None = None) -> Path:
     root, spec = Path(root), spec or ShapesSpec()
     if root.exists() and any(root.iterdir()):
         if not is_shapes(root):
-            raise FileExistsError(f'root {root} is not empty and is not a set of shapes; name another folder')
+            raise FileExistsError(f'root {root} is not empty and is not a set of shapes; give another folder')
         if (there := _spec_of(root)) != asdict(spec):
             raise FileExistsError(
-                f'root {root} holds shapes of another spec, {there}, not {asdict(spec)}; '
-                'delete it or name another folder'
+                f'root {root} contains shapes of another spec, {there}, not {asdict(spec)}; '
+                'delete it or give another folder'
             )
         return root
     root.parent.mkdir(parents=True, exist_ok=True)

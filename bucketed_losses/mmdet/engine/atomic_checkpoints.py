@@ -43,7 +43,7 @@ class AtomicLocalBackend(LocalBackend):
             temporary.replace(path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            reason = f'{error.strerror}; it was not written, and the checkpoints before it are as they were'
+            reason = f'{error.strerror}; it was not written, and earlier checkpoints are unchanged'
             raise OSError(error.errno, reason, str(path)) from error
 
 

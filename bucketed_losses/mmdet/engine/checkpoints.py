@@ -41,7 +41,7 @@ def _without_progress(path: str | Path) -> str | None:
     except UnreadableCheckpointError as error:
         return str(error).removeprefix(f'{path}: ')
     if not isinstance(content, dict):
-        return f'it holds a {type(content).__name__}, not a checkpoint'
+        return f'it contains a {type(content).__name__}, not a checkpoint'
     missing = [key for key in ('epoch', 'iter') if not isinstance(_meta(content).get(key), int)]
     if missing:
         return (
@@ -84,12 +84,12 @@ def load_safely(path: str | Path, mmap: bool | None = None) -> dict[str, Any]:
     try:
         checkpoint = safe_load(path, map_location='cpu', mmap=mmap)
     except FileNotFoundError as error:
-        raise UserError(f'{path} cannot be loaded safely: there is no such file') from error
+        raise UserError(f'{path} cannot be loaded: there is no such file') from error
     except (OSError, CheckpointError) as error:
         why = 'it is truncated' if _lacks_directory(path) else str(error)
         raise UserError(f'{path} cannot be loaded safely: {why}') from error
     if not isinstance(checkpoint, dict):
-        raise UserError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
+        raise UserError(f'{path} contains a {type(checkpoint).__name__}, not a checkpoint')
     return checkpoint
 
 
@@ -129,7 +129,7 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
             damaged.append((path, why or str(error).removeprefix(f'{path}: ')))
             continue
         if not isinstance(content, dict):
-            damaged.append((path, f'it holds a {type(content).__name__}'))
+            damaged.append((path, f'it contains a {type(content).__name__}'))
             continue
         iteration = _meta(content).get('iter')
         if isinstance(iteration, int):  # otherwise published weights, or a file of another program

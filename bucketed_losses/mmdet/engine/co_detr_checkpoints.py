@@ -66,10 +66,12 @@ def convert_co_detr(source: Mapping[str, Tensor], model: Mapping[str, Tensor]) -
             "it cannot be converted: MMDetection's projects/CO-DETR has that detector"
         )
     if 'memory_trans_fc.weight' in source:
-        raise ValueError("this checkpoint has this package's names already (memory_trans_fc.weight); load it as it is")
+        raise ValueError(
+            "this checkpoint already has this package's names (memory_trans_fc.weight); load it without conversion"
+        )
     if not any(name.startswith('query_head.transformer.') for name in source):
         raise ValueError(
-            'this is no Co-DETR checkpoint: no name begins with query_head.transformer; the names begin with '
+            'this is not a Co-DETR checkpoint: no name begins with query_head.transformer; the names begin with '
             f'{sorted({name.split(".")[0] for name in source})}'
         )
     conversion = Conversion()

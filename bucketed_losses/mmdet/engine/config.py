@@ -31,7 +31,9 @@ def replace_data_root(cfg: Config, new_root: str) -> None:
     old_root = cfg.get('data_root')
     if not old_root:
         what = 'no top-level' if old_root is None else 'an empty'
-        raise DataRootError(f"the config has {what} data_root to replace; name the data loaders' data_root one by one")
+        raise DataRootError(
+            f'the config has {what} data_root to replace; set the data_root of each data loader instead'
+        )
     old_root = old_root.rstrip('/') + '/'
     new_root = new_root.rstrip('/') + '/' if new_root else ''
 

@@ -139,8 +139,8 @@ def check_keys(cfg: Config, keys: Sequence[str]) -> None:
     missing = [key for key in keys if cfg.get(key) is None]
     if missing:
         raise UserError(
-            f'{cfg.filename or "the config"} has no {", ".join(missing)}; this command needs a config that sets or '
-            'inherits all of its keys'
+            f'{cfg.filename or "the config"} has no {", ".join(missing)}; give a complete config, which sets or '
+            'inherits these keys'
         )
 
 
@@ -162,8 +162,8 @@ def check_names(cfg: Config) -> None:
         if isinstance(name, str) and '.' not in name and MODELS.get(name) is None:
             suggestion = nearest(name, MODELS.module_dict) or '.'
             raise UnknownNameError(
-                f'{path}.type: no module is registered as {name!r}{suggestion} A module of your own '
-                'is registered by the import of its file: name it in custom_imports'
+                f'{path}.type: no module is registered as {name!r}{suggestion} To register your own module, '
+                'name its file in custom_imports'
             )
 
 
@@ -208,7 +208,7 @@ def check_files(cfg: Config, loaders: Sequence[str]) -> None:
             if not full.is_file() and not own:
                 raise MissingFileError(
                     f'{path}.ann_file: {full.resolve()} {"is a folder" if full.is_dir() else "does not exist"}; put '
-                    'the data there, or move all of it with --cfg-options data_root=FOLDER'
+                    'the file there, or set the folder of all data with --cfg-options data_root=FOLDER'
                 )
 
 
@@ -275,7 +275,7 @@ def _no_images(path: str, dataset: dict) -> UserError:
     if not file.is_file():
         file = Path(dataset.get('data_root') or '', file)
     return UserError(
-        f'{path}: {dataset.get("type")} has no images: in {file} there is none, none has objects of the classes, or '
+        f'{path}: {dataset.get("type")} has no images: {file} contains none, none has objects of the classes, or '
         f'filter_cfg={dataset.get("filter_cfg")} removes all of them'
     )
 
@@ -343,7 +343,7 @@ def check_classes(runner: Runner, loops: Sequence[str]) -> None:
                 raise UserError(
                     f'{path}: {dataset.ann_file} has no category for {len(missing)} of the {len(classes)} classes of '
                     f'the config: {_some(missing)}; it has {_some(list(names))}. Set metainfo.classes of all data sets '
-                    'to the classes of the file, and num_classes of the model to their number, or take another file'
+                    'to the classes of the file, and num_classes of the model to their number, or give another file'
                 )
             if twice and not takes_all:
                 raise UserError(f'{path}: {dataset.ann_file} has two categories of the same name: {_some(twice)}')

@@ -45,7 +45,8 @@ class InvalidLossHook(CheckInvalidLossHook):
             images = image_files(data_batch)
             raise FloatingPointError(
                 f'iteration {runner.iter + 1}: {what}; the batch on this process was {", ".join(images) or "unnamed"}. '
-                'Look at their annotations, lower the learning rate, or clip gradients (optim_wrapper.clip_grad).'
+                'Check the annotations of these images, lower the learning rate, or clip gradients '
+                '(optim_wrapper.clip_grad).'
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -54,7 +55,7 @@ class InvalidLossHook(CheckInvalidLossHook):
         if invalid:
             raise FloatingPointError(
                 f'iteration {runner.iter + 1}: {len(invalid)} parameters are infinite or NaN, {invalid[0]} among '
-                'them; no checkpoint is written, and those before are as they were'
+                'them; no checkpoint is written, and earlier checkpoints are unchanged'
             )
 
 

@@ -39,7 +39,7 @@ class ObserverGuard:
                 self._warned.add(task)
                 reason = f'{type(error).__name__}: {error}'
                 print_log(
-                    f'{self.observer} could not {task}: {reason}. The run goes on; this warning is not repeated.',
+                    f'{self.observer} could not {task}: {reason}. The run continues; this warning is not repeated.',
                     'current',
                     logging.WARNING,
                 )

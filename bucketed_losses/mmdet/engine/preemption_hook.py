@@ -80,8 +80,8 @@ class PreemptionHook(Hook):
             loader = runner.train_loop.dataloader
             if isinstance(loader, DataLoader) and loader.num_workers and not is_signal_proof(loader):
                 print_log(
-                    'PreemptionHook: a signal that reaches the workers of the data loader, as those of Slurm do, ends '
-                    'this iteration-based run before it can save. Set train_dataloader.worker_init_fn='
+                    'PreemptionHook: a signal that reaches the workers of the data loader, as signals of Slurm do, '
+                    'ends this iteration-based run before it can save. Set train_dataloader.worker_init_fn='
                     "dict(type='signal_proof_worker_init_fn').",
                     'current',
                     logging.WARNING,
@@ -98,12 +98,12 @@ class PreemptionHook(Hook):
         epoch, done, length = place
         if (epoch, length) != (runner.epoch, len(loop.dataloader)):
             runner.logger.warning(
-                f'The run was stopped after {done} of {length} iterations of epoch {epoch + 1}; the data loader has '
-                f'{len(loop.dataloader)} now, so this epoch starts again from the beginning.'
+                f'The run was stopped after {done} of {length} iterations of epoch {epoch + 1}. The data loader now '
+                f'has {len(loop.dataloader)} iterations per epoch, so this epoch starts again from the beginning.'
             )
             loop._iter = runner.epoch * len(loop.dataloader)
             return
-        runner.logger.info(f'Passing over the {done} batches of epoch {epoch + 1} that were already trained on.')
+        runner.logger.info(f'Skipping the {done} batches of epoch {epoch + 1} that were already used in training.')
         loop.passed_over = done
 
     def after_train_iter(
@@ -117,7 +117,8 @@ class PreemptionHook(Hook):
             self._stop(runner)
         elif runner.iter - self._stops_since >= _PATIENCE * iterations_between_updates(runner.optim_wrapper):
             print_log(
-                'PreemptionHook: the optimizers did not update in the same iteration; gradients are lost.',
+                'PreemptionHook: the optimizers never update in the same iteration, so accumulated gradients are lost. '
+                'To resume exactly, give all optimizers the same accumulative_counts.',
                 'current',
                 logging.WARNING,
             )

@@ -134,7 +134,7 @@ def _load(file: Any, map_location: Any = None, **_: Any) -> Any:
     content = safe_load(file, map_location)
     name = file if isinstance(file, (str, Path)) else getattr(file, 'name', 'the file')
     if not isinstance(content, dict):
-        raise UnreadableCheckpointError(f'{name}: the file holds a {type(content).__name__}, not a checkpoint')
+        raise UnreadableCheckpointError(f'{name}: the file contains a {type(content).__name__}, not a checkpoint')
     if not isinstance(content.get('state_dict', content), dict):
         kind = type(content['state_dict']).__name__
         raise UnreadableCheckpointError(f'{name}: the file is not a checkpoint: its state_dict is a {kind}')

@@ -13,7 +13,7 @@ def requeue() -> None:
     """Put the job of this process back into the queue (``scontrol requeue``), or log a warning if this fails."""
     job = os.environ.get('SLURM_JOB_ID')
     if job is None:
-        print_log('requeue=True, but this is no Slurm job: SLURM_JOB_ID is not set.', 'current', logging.WARNING)
+        print_log('requeue=True, but this is not a Slurm job: SLURM_JOB_ID is not set.', 'current', logging.WARNING)
         return
     try:
         subprocess.run(['scontrol', 'requeue', job], check=True, capture_output=True, text=True)

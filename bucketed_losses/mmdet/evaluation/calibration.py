@@ -63,13 +63,13 @@ def fit_calibration(
     correct = np.concatenate([m.correct for m in matches])
     if correct.all() or not correct.any():
         raise UserError(
-            f'{int(correct.sum())} of {len(correct)} detections are right: a map from score to precision needs both '
-            'right and wrong ones; is this the checkpoint of this config?'
+            f'{int(correct.sum())} of {len(correct)} detections are right, but the fit needs both right and wrong '
+            'detections; check that the checkpoint belongs to the config'
         )
     fit = _isotonic if method == 'isotonic' else _platt
     pooled = fit(scores, correct)
     if pooled is None:
-        raise UserError('the precision does not rise with the score; is this the checkpoint of this config?')
+        raise UserError('the precision does not rise with the score; check that the checkpoint belongs to the config')
     by_class = [
         fit(m.scores, m.correct) if min(m.correct.sum(), (~m.correct).sum()) >= min_matches else None for m in matches
     ]

@@ -79,7 +79,7 @@ def coco_file(dataset: Any) -> str:
         dataset = dataset.dataset
     file = str(getattr(dataset, 'ann_file', ''))
     if not file.endswith('.json'):
-        raise UserError(f'{type(dataset).__name__} has no COCO-style annotations, a .json file, but {file or "none"}')
+        raise UserError(f'{type(dataset).__name__} needs COCO-style annotations in a .json file, got {file or "none"}')
     return file
 
 
@@ -105,7 +105,7 @@ def _evaluated(
         dict(image_id=d['image_id'], category_id=ids[d['label']], bbox=d['bbox'], score=d['score']) for d in detections
     ]
     if not found:
-        raise UserError('there are no detections: is the score threshold too high, or the checkpoint untrained?')
+        raise UserError('there are no detections; lower score_thr, or check that the checkpoint is trained')
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(annotations, annotations.loadRes(found), 'bbox')
         evaluation.params.catIds = ids

@@ -31,10 +31,10 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
         what = (
             'IoUs of the predicted boxes'
             if isinstance(head, BBoxHead)
-            else 'all levels, nor IoUs of their boxes, at once'
+            else 'the predictions of all levels at once, nor the IoUs of their boxes,'
         )
         raise ValueError(
-            f'{head_name} cannot train {loss_name}: it does not give its loss {what}; '
+            f'{head_name} cannot train {loss_name}: it does not pass {what} to its loss; '
             + (
                 f"use type='{recipe.head.__name__}'"
                 if recipe

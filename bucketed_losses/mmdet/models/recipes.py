@@ -217,7 +217,7 @@ def ranking_head(
         for stock in replaces:
             if stock in _RECIPES:
                 raise ValueError(
-                    f'{head.__name__}: {stock.__name__} is replaced by {_RECIPES[stock].head.__name__} already'
+                    f'{head.__name__}: {stock.__name__} is already replaced by {_RECIPES[stock].head.__name__}'
                 )
             _RECIPES[stock] = recipe
         for stock in suggested_for:

@@ -138,7 +138,7 @@ class _Swapper:
         """
         model = self.edited.get('model')
         if not isinstance(model, dict) or 'type' not in model:
-            raise SwapError('the config has no model with a type: it is no detector')
+            raise SwapError('the config has no model with a type, so it is not the config of a detector')
         self._refuse_if_ranked('model', model)
         layout = self._layout(model)
         for slot in layout.slots:
@@ -158,7 +158,7 @@ class _Swapper:
             found = self._class(part, part) if 'head' in key or key.startswith('loss') else None
             if found is not None and (is_ranking_head(found) or issubclass(found, RankingLoss)):
                 raise SwapError(
-                    f'the config has a ranking loss already: {path}.type is {found.__name__}; to use another one, set '
+                    f'the config already has a ranking loss: {path}.type is {found.__name__}; to use another one, set '
                     'the type of each loss_cls'
                 )
             for name, value in part.items():
@@ -176,7 +176,7 @@ class _Swapper:
         if not any(model.get(key) for key in keys):
             others = [key for key in model if key.endswith(('_head', 'heads', 'detector'))] or ['none']
             raise SwapError(
-                f'{name} has no classification loss that could rank boxes: neither of {", ".join(keys)} is in its '
+                f'{name} has no classification loss that could rank boxes: none of {", ".join(keys)} is in its '
                 f'config (heads it has: {", ".join(others)})'
             )
         layout = layout_of(self._class(model, model))
@@ -189,7 +189,7 @@ class _Swapper:
         if layout is None:
             held = [key for key in keys if model.get(key)]
             raise SwapError(
-                f'{name} holds {" and ".join(held)}, which only a CoDETR has in addition to its bbox_head; a detector '
+                f'{name} has {" and ".join(held)}, which only a CoDETR has in addition to its bbox_head; a detector '
                 'with a ranking loss needs a bbox_head, an rpn_head or a roi_head'
             )
         missing = [slot.key for slot in layout.slots if slot.required and not model.get(slot.key)]
@@ -235,7 +235,7 @@ class _Swapper:
         )
         self.edited.set((*path, 'type'), self._scoped(recipe.head.__name__), recipe.reason)
         self.notes += [
-            f'{part.path}.{key} is left in place and not used any more' for key in recipe.unused if key in config
+            f'{part.path}.{key} stays in the config but has no effect' for key in recipe.unused if key in config
         ]
         for rule in recipe.rules:
             for step in rule.apply(part):
@@ -306,7 +306,7 @@ class _Swapper:
         if not isinstance(optimizer, dict) or 'lr' not in optimizer:
             return
         if _name(optimizer.get('type', '')) != 'SGD':
-            self.notes.append(f'the learning rate of {_name(optimizer.get("type", "?"))} is left alone')
+            self.notes.append(f'the learning rate of {_name(optimizer.get("type", "?"))} is not changed')
             return
         lr = float(f'{optimizer["lr"] * rates.paper / rates.stock:.6g}')
         reason = f'the paper trains {rates.kind} detectors at {rates.paper} where MMDetection does at {rates.stock}'

@@ -47,7 +47,7 @@ def test_boxes_that_train_nothing_are_counted(tmp_path, logged):
     data = dataset(coco(tmp_path, boxes))
     assert [instance['bbox'] for instance in data.get_data_info(0)['instances']] == [[5, 5, 15, 15], [-5, -5, 15, 15]]
     warning = logged.pop()
-    assert f'CheckedCocoDataset: {tmp_path}/annotations.json: left out boxes:' in warning
+    assert f'CheckedCocoDataset: {tmp_path}/annotations.json: boxes that are not used:' in warning
     for text in ('2 not finite (annotation ids 11, 12)', '2 of zero or negative size (annotation ids 13, 14)'):
         assert text in warning
     assert '1 outside the image (annotation ids 15)' in warning and '1 not four numbers (annotation ids 16)' in warning

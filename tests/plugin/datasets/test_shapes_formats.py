@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools import mask as mask_utils
 
-import bucketed_losses.mmdet  # noqa: F401  (mends the toolkits)
+import bucketed_losses.mmdet  # noqa: F401  (fixes the toolkits)
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.datasets.shapes_formats import CITYSCAPES_IDS, shapes_to_cityscapes, shapes_to_lvis
 

@@ -41,8 +41,8 @@ def not_checkpoints(folder):
     import zipfile
 
     contents = {
-        'tensor': (torch.ones(3), 'it holds a Tensor'),
-        'list': ([1, 2], 'it holds a list'),
+        'tensor': (torch.ones(3), 'it contains a Tensor'),
+        'list': ([1, 2], 'it contains a list'),
         'no_meta': (dict(state_dict={}, meta=None), 'no meta.epoch and no meta.iter'),
         'weights': ({'weight': torch.ones(2)}, 'load_from starts a training from those'),
         'odd_iter': (dict(state_dict={}, meta=dict(epoch=1, iter='x')), 'no meta.iter'),
@@ -156,7 +156,7 @@ def test_a_full_disk(two_epochs, shapes_root, tmp_path):
         pytest.skip('cannot mount a small file system here')
     try:
         output = run(train(config, disk / 'run'), shapes_root, check=False)
-        assert 'No space left on device; it was not written, and the checkpoints before it are as they were' in output
+        assert 'No space left on device; it was not written, and earlier checkpoints are unchanged' in output
         assert newest_complete_checkpoint(disk / 'run') == str(disk / 'run/epoch_1.pth')
         assert not list((disk / 'run').glob('.*'))
         subprocess.run(['mount', '-o', f'remount,size={8 * size}', disk], check=True)

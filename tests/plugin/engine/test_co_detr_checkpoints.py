@@ -268,7 +268,7 @@ def test_a_brs_detr_checkpoint_has_no_centerness(r50):
         (['query_head.transformer.query_embed.weight', 'query_head.label_embedding.weight'], 'Co-DINO'),
         (['query_head.transformer.decoder.ref_point_head.0.weight'], 'Co-DINO'),
         (['backbone.conv1.weight', 'bbox_head.atss_cls.weight'], r"no Co-DETR.*\['backbone', 'bbox_head'\]"),
-        (['memory_trans_fc.weight'], 'names already'),
+        (['memory_trans_fc.weight'], 'already has this package'),
     ],
 )
 def test_other_checkpoints_are_refused(names, words, state):

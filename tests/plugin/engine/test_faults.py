@@ -162,7 +162,7 @@ def test_requeue(tmp_path, monkeypatch, logged):
 
     monkeypatch.delenv('SLURM_JOB_ID', raising=False)
     requeue()
-    assert 'this is no Slurm job' in logged[-1]
+    assert 'this is not a Slurm job' in logged[-1]
     monkeypatch.setenv('SLURM_JOB_ID', '77')
     monkeypatch.setenv('PATH', str(tmp_path))
     requeue()

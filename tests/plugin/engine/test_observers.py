@@ -94,7 +94,7 @@ def test_a_full_disk_costs_the_pictures_alone(warned):
         train_epoch(hook, runner)
     assert len(warned) == 2, 'one for the image, one for the scalars, and no repetition'
     assert 'RankingVisualizationHook could not draw the logits: OSError' in warned[0]
-    assert 'No space left on device' in warned[0] and 'The run goes on' in warned[0]
+    assert 'No space left on device' in warned[0] and 'The run continues' in warned[0]
     runner.visualizer.full = False
     train_epoch(hook, runner)
     assert runner.visualizer.images == ['logits'] and len(warned) == 2
@@ -195,7 +195,7 @@ def test_what_prevents_curves_is_a_warning(categories, outputs, reason, stage, t
 def test_an_annotation_file_of_another_format(tmp_path, warned):
     hook, runner = RankingVisualizationHook(), runner_for(dataset=Dataset(tmp_path / 'val.xml'))
     evaluate(hook, runner, [sample()])
-    assert 'no COCO-style annotations' in warned[0]
+    assert 'needs COCO-style annotations' in warned[0]
 
 
 def collect_on_two(folder):

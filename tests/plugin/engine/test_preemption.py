@@ -191,8 +191,8 @@ def test_logs_and_hooks_count_on_after_a_resume(tmp_path):
     batches = Batches()
     build(tmp_path, [batches], resume=True).train()
     assert batches.seen == [(0, 4), (0, 5), *((1, index) for index in range(6))]
-    (log,) = [text for path in tmp_path.glob('*/*.log') if 'Passing over' in (text := path.read_text())]
-    numbers = re.findall(r'Epoch\(train\) *\[(\d)\]\[(\d)/6\]', log.partition('Passing over')[2])
+    (log,) = [text for path in tmp_path.glob('*/*.log') if 'Skipping the' in (text := path.read_text())]
+    numbers = re.findall(r'Epoch\(train\) *\[(\d)\]\[(\d)/6\]', log.partition('Skipping the')[2])
     assert numbers == [('1', '5'), ('1', '6'), *(('2', str(number)) for number in range(1, 7))]
 
 

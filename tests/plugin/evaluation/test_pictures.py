@@ -169,7 +169,7 @@ def test_calibrated_checkpoint(trained, shapes_root, tmp_path):
     ]
     assert ap[0] == ap[1]
     again = run(shapes_root, 'calibrate', tmp_path / f'{name}.py', tmp_path / f'{name}.pth', check=False)
-    assert 'is calibrated already' in again
+    assert 'is already calibrated' in again
 
 
 def test_a_terminal_sees_a_bar_in_place_of_log_lines(trained, shapes_root, tmp_path):

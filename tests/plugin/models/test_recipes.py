@@ -142,7 +142,7 @@ def test_a_stock_head_has_one_recipe():
     class OwnHead(nn.Module):
         """A second ranking form of RetinaNet's head."""
 
-    with pytest.raises(ValueError, match='OwnHead: RetinaHead is replaced by RankBasedRetinaHead already'):
+    with pytest.raises(ValueError, match='OwnHead: RetinaHead is already replaced by RankBasedRetinaHead'):
         ranking_head(RetinaHead, role=Role.DENSE, rules=())(OwnHead)
 
 
@@ -239,7 +239,7 @@ def test_a_head_that_derives_from_a_ranking_head_ranks_already(registered):
         """A user's own."""
 
     registered(OwnRankingHead)
-    with pytest.raises(SwapError, match=r'ranking loss already: model.bbox_head.type is OwnRankingHead'):
+    with pytest.raises(SwapError, match=r'already has a ranking loss: model.bbox_head.type is OwnRankingHead'):
         swap_loss(retina('OwnRankingHead'))
 
 
@@ -298,7 +298,7 @@ def test_box_losses_on_decoded_boxes_are_the_same_for_swap_and_heads(registered)
 
 def test_heads_that_only_co_detr_holds_are_named():
     head = mmdet_config('atss/atss_r50_fpn_1x_coco.py').model.bbox_head.to_dict()
-    with pytest.raises(SwapError, match='OwnDetector holds dense_heads, which only a CoDETR has'):
+    with pytest.raises(SwapError, match='OwnDetector has dense_heads, which only a CoDETR has'):
         swap_loss(dict(model=dict(type='OwnDetector', dense_heads=[head])))
     cfg = Config.fromfile(CO_DETR)
     del cfg.model['bbox_head']
@@ -334,7 +334,7 @@ def test_vfnet_configs_are_converted(file):
     assert head.type == 'RankBasedVFNetHead' and head.loss_cls == dict(type='BucketedRSLoss')
     assert head.loss_bbox == dict(type='GIoULoss', loss_weight=1.5)
     assert head.loss_bbox_refine == dict(type='GIoULoss', loss_weight=2.0)
-    assert 'model.bbox_head.use_vfl is left in place and not used any more' in swap.notes
+    assert 'model.bbox_head.use_vfl stays in the config but has no effect' in swap.notes
 
 
 def test_the_table_of_heads():

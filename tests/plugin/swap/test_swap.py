@@ -175,7 +175,7 @@ def test_wrong_input_is_named():
         swap_loss(misspelt)
     with pytest.raises(SwapError, match='no model'):
         swap_loss(dict(train_cfg=None))
-    with pytest.raises(SwapError, match=r'ranking loss already: model.bbox_head.type is RankBasedATSSHead'):
+    with pytest.raises(SwapError, match=r'already has a ranking loss: model.bbox_head.type is RankBasedATSSHead'):
         swap_loss(swap_loss(cfg).cfg)
 
 

@@ -1,1 +1,1 @@
-"""The algorithms as they were published: slow references, to compare with, of the tests and of the benchmarks."""
+"""The published algorithms: slow references for the tests and the benchmarks."""

@@ -89,8 +89,8 @@ class CoDETR(DeformableDETR):
         found = len(roi_heads) + len(dense_heads)
         if num_co_heads not in (None, found):
             raise ValueError(
-                f'CoDETR: num_co_heads={num_co_heads}, but {found} auxiliary heads: {len(roi_heads)} in roi_heads and '
-                f'{len(dense_heads)} in dense_heads; leave num_co_heads out, it follows from them'
+                f'CoDETR: num_co_heads={num_co_heads}, but there are {found} auxiliary heads: {len(roi_heads)} in '
+                f'roi_heads and {len(dense_heads)} in dense_heads; leave out num_co_heads'
             )
         if bool(roi_heads) != bool(rpn_head):
             raise ValueError(
