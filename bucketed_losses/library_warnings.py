@@ -9,6 +9,7 @@ HARMLESS = {
     r'.*`num_anchors` is deprecated': "MMDetection's own heads use it",
     r'.*is out of bounds, the drawn .* may not be in the image': 'a predicted box reaches over the edge of an image',
     'faster_coco_eval is not installed': "OneDL's MMDetection looks for it, and it is optional",
+    '`TorchScript` support for functional optimizers is deprecated': 'MMEngine imports one, and torch 2.4 warns',
     r'torch\.meshgrid: in an upcoming release': 'MMDetection calls it so',
 }
 """The beginning of each warning as a regular expression, and where it comes from."""

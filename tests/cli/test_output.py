@@ -65,6 +65,7 @@ def test_harmless_warnings_are_hidden_and_others_are_not():
         warnings.warn('Warning: The bbox is out of bounds, the drawn bbox may not be in the image', stacklevel=1)
         warnings.warn('DeprecationWarning: `num_anchors` is deprecated, for consistency ...', stacklevel=1)
         warnings.warn('faster_coco_eval is not installed, metrics ...', stacklevel=1)
+        warnings.warn('`TorchScript` support for functional optimizers is deprecated and ...', stacklevel=1)
         compile('"\\ "', '/environment/mmdet/models/a.py', 'exec')
         warnings.warn('the loss is NaN', stacklevel=1)
         compile('"\\ "', '/home/user/config.py', 'exec')
