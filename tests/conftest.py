@@ -19,8 +19,9 @@ from command_line import install_wheel
 from bucketed_losses.stack import installed
 
 ROOT = Path(__file__).resolve().parents[1]
-if 'BCCD_ROOT' not in os.environ and (ROOT.parent / 'shared/bccd/train.json').is_file():
-    os.environ['BCCD_ROOT'] = str(ROOT.parent / 'shared/bccd')
+for name in ('bccd', 'cards'):
+    if f'{name.upper()}_ROOT' not in os.environ and (ROOT.parent / f'shared/{name}/train.json').is_file():
+        os.environ[f'{name.upper()}_ROOT'] = str(ROOT.parent / f'shared/{name}')
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,6 +54,15 @@ def bccd_root() -> str:
     root = os.environ.get('BCCD_ROOT')
     if root is None or not Path(root, 'train.json').is_file():
         pytest.skip('BCCD is not here: set BCCD_ROOT to its folder')
+    return root
+
+
+@pytest.fixture(scope='session')
+def cards_root() -> str:
+    """The folder of the playing cards, or a skip."""
+    root = os.environ.get('CARDS_ROOT')
+    if root is None or not Path(root, 'train.json').is_file():
+        pytest.skip('the playing cards are not here: set CARDS_ROOT to their folder')
     return root
 
 

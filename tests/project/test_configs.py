@@ -237,6 +237,10 @@ def test_bccd_configs_differ_in_the_loss_only(name):
             ('bccd/paa', 'focal', '1xb8-12e_bccd'),
             ('bccd/faster-rcnn', 'ce', '1xb8-12e_bccd'),
             ('shapes/mask-rcnn', 'ce', '1xb8-12e_shapes'),
+            ('cards/atss', 'focal', '1xb8-12e_cards'),
+            ('cards/retinanet', 'focal', '1xb8-12e_cards'),
+            ('cards/paa', 'focal', '1xb8-12e_cards'),
+            ('cards/faster-rcnn', 'ce', '1xb8-12e_cards'),
         )
     ]
     + [
@@ -282,6 +286,30 @@ def test_every_bccd_config_says_where_its_data_is(monkeypatch):
             cfg = Config.fromfile(ROOT / config)
             assert cfg.train_dataloader.dataset.data_root == '/somewhere/else/'
             assert cfg.val_evaluator.ann_file == '/somewhere/else/val.json'
+
+
+def test_every_config_of_the_cards_says_where_its_data_is(monkeypatch):
+    monkeypatch.setenv('CARDS_ROOT', '/somewhere/else')
+    found = [config for config in CONFIGS if config.startswith('configs/cards/')]
+    assert len(found) == 8
+    for config in found:
+        cfg = Config.fromfile(ROOT / config)
+        assert cfg.train_dataloader.dataset.data_root == '/somewhere/else/'
+        assert cfg.val_evaluator.ann_file == '/somewhere/else/val.json'
+
+
+def test_the_cards_load_and_are_turned_but_not_mirrored(cards_root):
+    from mmdet.registry import DATASETS
+
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(ROOT / 'configs/cards/atss_efficientnet-lite0_fpn_brs_1xb8-12e_cards.py')
+    train, val = (DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val'))
+    assert (len(train), len(val)) == (296, 67)
+    assert tuple(train.metainfo['classes']) == ('nine', 'ten', 'jack', 'queen', 'king', 'ace')
+    images = [train[0]['inputs'] for _ in range(12)]
+    assert images[0].shape == (3, 320, 240)
+    turned = {torch.equal(image, images[0]): image for image in images}
+    assert set(turned) == {True, False} and torch.equal(turned[False], images[0].flip(1, 2))
 
 
 def test_bccd_loads(bccd_root):

@@ -1,4 +1,4 @@
-"""The two small data sets of the CPU-sized configs, and MMDetection's COCO-format data sets with checks."""
+"""The small data sets of the CPU-sized configs, and MMDetection's COCO-format data sets with checks."""
 
 from .checked_coco import (
     CheckedAnnotationsMixin,
@@ -6,10 +6,11 @@ from .checked_coco import (
     CheckedCocoDataset,
     CheckedLVISV1Dataset,
 )
-from .small_coco import BCCDDataset, ShapesDataset
+from .small_coco import BCCDDataset, CardsDataset, ShapesDataset
 
 __all__ = [
     'BCCDDataset',
+    'CardsDataset',
     'CheckedAnnotationsMixin',
     'CheckedCityscapesDataset',
     'CheckedCocoDataset',

@@ -17,9 +17,25 @@ class BCCDDataset(CheckedCocoDataset):
         'palette': [(220, 20, 60), (0, 114, 189), (237, 177, 32)],
     }
     HOW_TO_GET = (
-        'Get the images from the public BCCD_Dataset repository, convert its official split to COCO JSON '
-        '(train.json, val.json, test.json next to images/), and give its location: set the environment variable '
-        "BCCD_ROOT, or pass --cfg-options data_root=FOLDER to this project's tools."
+        'Clone the public repository github.com/Shenggan/BCCD_Dataset, and convert it with the command '
+        '"bucketed-losses convert-data bccd BCCD_Dataset". For another folder than data/bccd, set the environment '
+        "variable BCCD_ROOT, or pass --cfg-options data_root=FOLDER to this project's tools."
+    )
+
+
+@DATASETS.register_module()
+class CardsDataset(CheckedCocoDataset):
+    """Playing cards: 363 photographs, 670 boxes of six ranks, in COCO format."""
+
+    METAINFO = {
+        'classes': ('nine', 'ten', 'jack', 'queen', 'king', 'ace'),
+        'palette': [(220, 20, 60), (0, 114, 189), (237, 177, 32), (119, 172, 48), (126, 47, 142), (77, 190, 238)],
+    }
+    HOW_TO_GET = (
+        'Clone the public repository github.com/EdjeElectronics/'
+        'TensorFlow-Object-Detection-API-Tutorial-Train-Multiple-Objects-Windows-10, and convert it with the command '
+        '"bucketed-losses convert-data cards FOLDER". For another folder than data/cards, set the environment variable '
+        "CARDS_ROOT, or pass --cfg-options data_root=FOLDER to this project's tools."
     )
 
 

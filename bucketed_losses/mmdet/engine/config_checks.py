@@ -204,7 +204,7 @@ def check_files(cfg: Config, loaders: Sequence[str]) -> None:
                     'set type that reads this file'
                 )
             # This package's data sets check their files themselves, and their errors say how to get the data.
-            own = str(dataset.get('type')).startswith(('Checked', 'BCCD', 'Shapes'))
+            own = str(dataset.get('type')).startswith(('Checked', 'BCCD', 'Cards', 'Shapes'))
             if not full.is_file() and not own:
                 raise MissingFileError(
                     f'{path}.ann_file: {full.resolve()} {"is a folder" if full.is_dir() else "does not exist"}; put '
