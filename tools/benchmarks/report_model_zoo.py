@@ -2,8 +2,9 @@
 
 python tools/benchmarks/report_model_zoo.py
 
-Configs, collections, data and epochs come from model-index.yml; rows and figures of the paper from configs/README.md. A
-model of the index with results of its own fills the column *ours*; all others are not trained by us.
+Configs, collections, data and epochs come from model-index.yml, figures of the paper from
+bucketed_losses/paper/tables.csv, and the name of each row from configs/README.md. A model of the index with results of
+its own fills the column *ours*; all others are not trained by us.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.fileio import load
+from report_paper import ap_cell, seconds_cell
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/model_zoo.md'
@@ -20,14 +22,10 @@ BEGIN, END = '<!-- begin: tools/benchmarks/report_model_zoo.py -->', '<!-- end -
 NOT_TRAINED = 'not trained by us'
 
 
-def rows_of_the_paper() -> dict[str, tuple[str, str, str]]:
-    """Row, AP and seconds per iteration of the paper for every config, by its path; '-' where the paper has none."""
-    rows = re.findall(
-        r'^\| \[\S+\]\((\S+)\) \| (.+?) \| (.+?) \| (.+?) \| .+? \|$',
-        (ROOT / 'configs/README.md').read_text(),
-        re.MULTILINE,
-    )
-    return {f'configs/{target}': (row, ap, seconds) for target, row, ap, seconds in rows}
+def names_of_rows() -> dict[str, str]:
+    """What the list of configs says of the row of every config, by its path."""
+    rows = re.findall(r'^\| \[\S+\]\((\S+)\) \| (.+?) \|', (ROOT / 'configs/README.md').read_text(), re.MULTILINE)
+    return {f'configs/{target}': row for target, row in rows}
 
 
 def collections() -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -49,7 +47,7 @@ def ours(model: dict[str, Any]) -> str:
 
 def tables() -> str:
     """A section with a table for each collection."""
-    paper = rows_of_the_paper()
+    rows = names_of_rows()
     parts = []
     for collection, models in collections():
         data = collection['Metadata']['Training Data']
@@ -60,10 +58,11 @@ def tables() -> str:
             '|---|---|---|---|---|---|',
         ]
         for model in models:
-            row, ap, seconds = paper[model['Config']]
+            config = model['Config'].removeprefix('configs/').removesuffix('.py')
             link = f'[{model["Name"]}](../{model["Config"]})'
             epochs = model.get('Metadata', {}).get('Epochs', '')
-            lines.append(f'| {link} | {epochs} | {row} | {ap} | {seconds} | {ours(model)} |')
+            figures = f'{ap_cell(config)} | {seconds_cell(config)}'
+            lines.append(f'| {link} | {epochs} | {rows[model["Config"]]} | {figures} | {ours(model)} |')
         parts.append('\n'.join(lines))
     return '\n\n'.join(parts)
 
