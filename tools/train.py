@@ -21,6 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from bucketed_losses.cli._runner import add_common_arguments, load_config, refuse_unusable_data, runner_from
 from bucketed_losses.errors import UserError, one_line_errors
 from bucketed_losses.mmdet.engine import check_checkpoint, newest_complete_checkpoint, why_incomplete
+from bucketed_losses.mmdet.engine.batch_size import warn_of_learning_rate
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -58,7 +59,9 @@ def build_runner(args: argparse.Namespace) -> Runner:
     resumes = args.resume is not None and _resume(cfg, args.resume)
     if cfg.get('load_from') and not resumes:
         check_checkpoint(cfg.load_from)
-    return runner_from(cfg, ('train_dataloader', 'val_dataloader'))
+    runner = runner_from(cfg, ('train_dataloader', 'val_dataloader'))
+    warn_of_learning_rate(runner.cfg, runner.world_size)
+    return runner
 
 
 def _resume(cfg: Config, checkpoint: str) -> bool:

@@ -36,11 +36,11 @@ from rich.progress import Progress as RichProgress
 
 from bucketed_losses.mmdet.datasets.shapes import is_shapes, make_shapes
 from bucketed_losses.mmdet.engine.observers import ObserverGuard
+from bucketed_losses.shipped_files import shipped
 from bucketed_losses.study.curves import plot_curves
 from bucketed_losses.terminal import is_quiet
 
 from ._arguments import add_out
-from ._files import shipped
 from ._runner import add_common_arguments, load_config, runner_from
 
 HELP = 'Train BRS-ATSS on drawn shapes on the CPU, and draw its detections and the curves of the training.'

@@ -36,6 +36,7 @@ VERBS = {
     'demo': Verb('demo', 'train a small detector on drawn shapes and draw what it detects', DEMO),
     'swap': Verb('swap', 'put a ranking loss into a config of MMDetection', MMDET),
     'compare': Verb('compare', 'train a detector with one loss after another and compare them', STUDY),
+    'reproduce': Verb('reproduce', 'train a row of the paper and compare the result with it', MMDET),
     'summarize': Verb('summarize', 'print a table of the AP of training runs', TABLES),
     'plot-curves': Verb('plot_curves', 'draw the losses and the AP of training runs', TABLES),
     'plot-ranks': Verb('plot_ranks', 'draw how a detector ranks the predictions of one training batch', MMDET),
@@ -44,6 +45,7 @@ VERBS = {
     ),
     'calibrate': Verb('calibrate', 'map the scores of a trained detector to precisions', MMDET),
     'convert': Verb('convert', 'convert a checkpoint of the published code or of Co-DETR', MMDET),
+    'convert-data': Verb('convert_data', 'convert a public data set to the files that the small configs read', MMDET),
     'shapes': Verb('shapes', 'make the data set of drawn shapes', MMDET),
     'doctor': Verb('doctor', 'check the environment and print the commands that fix it', NOTHING),
 }

@@ -1,7 +1,8 @@
 """Make the embedded data set of drawn shapes.
 
 bucketed-losses shapes [--out data/shapes] [--num-train 320] [--num-val 80] [--size 192] [--seed 0]
-bucketed-losses shapes --out FOLDER --format lvis            # for configs/lvis, --cfg-options data_root=FOLDER
+bucketed-losses shapes --out FOLDER --format coco2017        # for configs on COCO, --cfg-options data_root=FOLDER
+bucketed-losses shapes --out FOLDER --format lvis            # for configs/lvis, likewise
 bucketed-losses shapes --out FOLDER --format cityscapes      # for configs/cityscapes, likewise
 """
 
@@ -14,12 +15,12 @@ from pathlib import Path
 
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.datasets.shapes import ShapesSpec, make_shapes
-from bucketed_losses.mmdet.datasets.shapes_formats import shapes_to_cityscapes, shapes_to_lvis
+from bucketed_losses.mmdet.datasets.shapes_formats import shapes_to_cityscapes, shapes_to_coco, shapes_to_lvis
 
 from ._arguments import add_out
 
 HELP = 'Make the data set of drawn shapes, which the CPU-sized configs train on.'
-CONVERTERS = {'lvis': shapes_to_lvis, 'cityscapes': shapes_to_cityscapes}
+CONVERTERS = {'coco2017': shapes_to_coco, 'lvis': shapes_to_lvis, 'cityscapes': shapes_to_cityscapes}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

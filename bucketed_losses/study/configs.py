@@ -10,6 +10,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
 
 from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.engine.batch_size import base_batch_size
 from bucketed_losses.mmdet.engine.config_checks import find_config, read_editable_config
 from bucketed_losses.mmdet.engine.runner import apply_options
 from bucketed_losses.mmdet.swap import SwapError, swap_loss
@@ -43,7 +44,7 @@ def make_config(run: Run, data: Path | None = None, options: Mapping[str, Any] |
             if 'renew_interval' in note:
                 print(f'{run}: {note}', flush=True)
     cfg.randomness = {**cfg.get('randomness', {}), 'seed': run.seed}
-    if gpus > 1 and 'base_batch_size' in cfg.get('auto_scale_lr', {}):
+    if gpus > 1 and base_batch_size(cfg) is not None:
         cfg.auto_scale_lr.enable = True  # MMEngine's runner scales by processes x images of each / base_batch_size
     if run.epochs:
         stretch(cfg, run.epochs)
@@ -94,7 +95,7 @@ def learning_rate_note(detector: Detector, cfg: Config, gpus: int) -> str | None
     """
     images = cfg.train_dataloader.get('batch_size')
     scaling = cfg.get('auto_scale_lr', {})
-    base = scaling.get('base_batch_size')
+    base = base_batch_size(cfg)
     if base is None:
         return (
             f'{detector.name}: the learning rate is not scaled for {gpus} GPUs, because the config has no '

@@ -10,7 +10,13 @@ from launching import write_config
 def logged(monkeypatch):
     """What is logged, whichever logger other tests have left."""
     messages = []
-    for module in ('datasets.checked_coco', 'engine.preemption_hook', 'engine.slurm', 'engine.checkpoints'):
+    for module in (
+        'datasets.checked_coco',
+        'engine.batch_size',
+        'engine.preemption_hook',
+        'engine.slurm',
+        'engine.checkpoints',
+    ):
         name = f'bucketed_losses.mmdet.{module}.print_log'
         monkeypatch.setattr(name, lambda message, *args: messages.append(message))
     return messages

@@ -74,10 +74,10 @@ def test_a_preempted_job_is_requeued_and_goes_on(cluster, shapes_root, tmp_path)
         ('PARTITION', PARTITION),
         ('configs/mine/atss_slurm.py', str(config)),
         ('work_dirs/atss_slurm', str(work_dir)),
-        ('--ntasks=8', '--ntasks=2'),
-        ('--gres=gpu:8', '--gres=gpu:2'),
+        ('--ntasks=4', '--ntasks=2'),
+        ('--gres=gpu:4', '--gres=gpu:2'),
         ('--cpus-per-task=5', '--cpus-per-task=1'),
-        ('GPUS=8', f'GPUS=2 PORT={free_port()} CPUS_PER_TASK=1'),
+        ('GPUS=4', f'GPUS=2 PORT={free_port()} CPUS_PER_TASK=1'),
         ('tools/slurm_train.sh', str(ROOT / 'tools/slurm_train.sh')),
     ):
         assert old in template, old

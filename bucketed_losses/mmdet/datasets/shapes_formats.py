@@ -1,4 +1,4 @@
-"""Writes drawn shapes in the formats of LVIS v1 and Cityscapes, so that their configs can be tried without the data."""
+"""Writes drawn shapes in the layouts of COCO 2017, LVIS v1 and Cityscapes, to try their configs without their data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import mmcv
 import numpy as np
-from mmdet.datasets import CityscapesDataset, LVISV1Dataset
+from mmdet.datasets import CityscapesDataset, CocoDataset, LVISV1Dataset
 from pycocotools import mask as mask_utils
 
 SPLITS = ('train', 'val')
@@ -23,11 +23,25 @@ LVIS_NAMES = {
     'triangle': 'triangle_(musical_instrument)',
     'star': 'starfish',
 }
+COCO_NAMES = {'disc': 'frisbee', 'square': 'tv', 'triangle': 'pizza', 'star': 'teddy bear'}
 CITYSCAPES_NAMES = {'disc': 'car', 'square': 'truck', 'triangle': 'person', 'star': 'bicycle'}
 # The ids that Cityscapes gives its classes with instances; 7 is road.
 CITYSCAPES_IDS = dict(person=24, rider=25, car=26, truck=27, bus=28, train=31, motorcycle=32, bicycle=33)
 CITYSCAPES_ROAD = 7
 CITY = 'shapes'
+
+
+def shapes_to_coco(shapes: str | Path, root: str | Path) -> Path:
+    """Write a set of shapes as COCO 2017: all of its 80 categories, masks, images in ``{train,val}2017/``.
+
+    Args:
+        shapes: Folder of a set made by ``make_shapes``.
+        root: New folder to write to.
+
+    Raises:
+        FileExistsError: ``root`` exists.
+    """
+    return _write(Path(shapes), Path(root), _coco_split)
 
 
 def shapes_to_lvis(shapes: str | Path, root: str | Path) -> Path:
@@ -68,6 +82,16 @@ def _write(shapes: Path, root: Path, write_split: Callable[[Path, Path, str, dic
             write_split(shapes, made, split, content)
         made.rename(root)
     return root
+
+
+def _coco_split(shapes: Path, root: Path, split: str, content: dict) -> None:
+    shutil.copytree(shapes / split, root / f'{split}2017')
+    ids = {name: index + 1 for index, name in enumerate(CocoDataset.METAINFO['classes'])}
+    new_ids = {category['id']: ids[COCO_NAMES[category['name']]] for category in content['categories']}
+    annotations = [{**each, 'category_id': new_ids[each['category_id']]} for each in content['annotations']]
+    categories = [{'id': index, 'name': name} for name, index in ids.items()]
+    result = {**content, 'annotations': annotations, 'categories': categories}
+    (root / 'annotations' / f'instances_{split}2017.json').write_text(json.dumps(result))
 
 
 def _lvis_split(shapes: Path, root: Path, split: str, content: dict) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import run_verb
+from toy_layouts import toy_options
 
 pytest.importorskip('mmdet')
 
@@ -153,31 +154,7 @@ def test_an_existing_folder_is_not_touched(layout, sets, shapes_root):
 @FORMATS
 def test_config_trains_and_evaluates(layout, sets, tmp_path):
     """tools/train.py on the config at full model size: one epoch on few small images, then MMDetection's evaluation."""
-    repeat = {'lvis': 'oversample_thr=0.001', 'cityscapes': 'times=1'}[layout]
-    resize = {'lvis': 'scales=[(96,96)]', 'cityscapes': 'scale=[(96,96),(96,112)]'}[layout]
-    options = [
-        f'data_root={sets[layout]}',
-        'load_from=None',
-        'model.backbone.init_cfg=None',
-        'model.test_cfg.rcnn.score_thr=0.0',
-        'model.test_cfg.rcnn.max_per_img=20',
-        'model.test_cfg.rpn.max_per_img=20',
-        'model.train_cfg.rpn_proposal.max_per_img=50',
-        f'train_dataloader.dataset.{repeat}',
-        f'train_dataloader.dataset.dataset.pipeline.2.{resize}',
-        'val_dataloader.dataset.pipeline.1.scale=(96,96)',
-        'train_cfg.max_epochs=1',
-        *[
-            f'{split}_dataloader.{key}'
-            for split in ('train', 'val')
-            for key in ('num_workers=0', 'persistent_workers=False')
-        ],
-        'train_dataloader.batch_size=2',
-        'default_hooks.checkpoint.interval=-1',
-        'default_hooks.logger.interval=1',
-    ]
-    if layout == 'cityscapes':
-        options.append(f'val_evaluator.1.outfile_prefix={tmp_path}/predictions')
+    options = toy_options(layout, sets[layout], tmp_path)
     run = subprocess.run(
         [sys.executable, 'tools/train.py', CONFIGS[layout], '--work-dir', tmp_path / 'run', '--cfg-options', *options],
         cwd=ROOT,
