@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 
 from ...errors import UserError
-from .small_coco import BCCDDataset, CardsDataset
+from .small_coco import BCCD_CLASSES, CARDS_CLASSES
 from .voc_to_coco import VocImage, read_voc, to_coco
 
 BCCD_COUNTS = {'train': 205, 'val': 87, 'test': 72}
@@ -47,7 +47,7 @@ def convert_bccd(source: Path, out: Path, counts: Mapping[str, int] | None = BCC
         shutil.copyfile(root / 'JPEGImages' / image.file_name, target / image.file_name)
         return image
 
-    return _convert(out, splits(), copy, BCCDDataset.METAINFO['classes'], counts, first_image_id=0)
+    return _convert(out, splits(), copy, BCCD_CLASSES, counts, first_image_id=0)
 
 
 def convert_cards(
@@ -89,7 +89,7 @@ def convert_cards(
         objects = [(label, tuple(scale * value for value in corners)) for label, corners in image.objects]
         return VocImage(name, *size, objects)  # type: ignore[arg-type]
 
-    return _convert(out, splits(), reduce, CardsDataset.METAINFO['classes'], counts, first_image_id=1)
+    return _convert(out, splits(), reduce, CARDS_CLASSES, counts, first_image_id=1)
 
 
 def _names(root: Path, split: str) -> list[str]:

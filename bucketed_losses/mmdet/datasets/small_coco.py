@@ -7,13 +7,16 @@ from mmdet.registry import DATASETS
 from .checked_coco import CheckedCocoDataset
 from .shapes import CLASSES
 
+BCCD_CLASSES = ('RBC', 'WBC', 'Platelets')
+CARDS_CLASSES = ('nine', 'ten', 'jack', 'queen', 'king', 'ace')
+
 
 @DATASETS.register_module()
 class BCCDDataset(CheckedCocoDataset):
     """Blood Cell Count and Detection: 364 microscope photographs, 4,886 boxes, in COCO format."""
 
     METAINFO = {
-        'classes': ('RBC', 'WBC', 'Platelets'),
+        'classes': BCCD_CLASSES,
         'palette': [(220, 20, 60), (0, 114, 189), (237, 177, 32)],
     }
     HOW_TO_GET = (
@@ -28,7 +31,7 @@ class CardsDataset(CheckedCocoDataset):
     """Playing cards: 363 photographs, 670 boxes of six ranks, in COCO format."""
 
     METAINFO = {
-        'classes': ('nine', 'ten', 'jack', 'queen', 'king', 'ace'),
+        'classes': CARDS_CLASSES,
         'palette': [(220, 20, 60), (0, 114, 189), (237, 177, 32), (119, 172, 48), (126, 47, 142), (77, 190, 238)],
     }
     HOW_TO_GET = (
