@@ -48,7 +48,7 @@ def blood(tmp_path):
     """A checkout like BCCD_Dataset with four images; the lists are not in alphabetical order."""
     root = tmp_path / 'checkout/BCCD'
     objects = {
-        'cell_3': [('WBC', 10, 20, 50, 60), ('RBC', -4, 30, 20, 52)],
+        'cell_3': [('WBC', 10, 10, 50, 40), ('RBC', -4, 30, 20, 52), ('RBC', 63, 10, 80, 30)],
         'cell_1': [('Platelets', 5, 5, 5, 5), ('RBC', 30, 30, 60, 90)],
         'cell_2': [('RBC', 1, 2, 3, 4)],
         'cell_4': [],
@@ -83,7 +83,7 @@ def test_bccd_as_coco(blood, tmp_path):
     # The box that leaves the image is cut; the platelet without a size and what is left below two pixels are not there.
     found = [(a['id'], a['image_id'], a['category_id'], a['bbox'], a['area']) for a in train['annotations']]
     assert found == [
-        (1, 0, 2, [10, 20, 40, 40], 1600),
+        (1, 0, 2, [10, 10, 40, 30], 1200),
         (2, 0, 1, [0, 30, 20, 18], 360),
         (3, 1, 1, [30, 30, 30, 18], 540),
     ]
