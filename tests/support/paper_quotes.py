@@ -15,8 +15,7 @@ QUOTES = {
         '{atss_r50_fpn_dr AP} with DR, {atss_r50_fpn_alrp AP} with aLRP Loss.',
     ],
     'docs/detectors/cascade_rcnn.md': [
-        '{cascade-rcnn_r50_fpn_rs s/iter} s per iteration with RS Loss against '
-        '{cascade-rcnn_r50_fpn_brs s/iter} s with BRS',
+        '{cascade-rcnn_r50_fpn_rs s/iter} s per iteration with RS Loss, and BRS {cascade-rcnn_r50_fpn_brs s/iter} s',
         'AP {cascade-rcnn_r50_fpn_brs AP} with RS and with BRS.',
     ],
     'docs/detectors/faster_rcnn.md': [
@@ -57,9 +56,9 @@ QUOTES = {
         '{atss_r50_fpn_rs AP} AP against {atss_r50_fpn_ap AP};',
     ],
     'docs/results.md': [
-        'the paper has {cascade-rcnn_r50_fpn_rs s/iter} s per iteration for RS and '
+        'the paper reports {cascade-rcnn_r50_fpn_rs s/iter} s per iteration for RS and '
         '{cascade-rcnn_r50_fpn_brs s/iter} s for BRS (Table 1).',
-        'the paper has {rs-detr_r50 s/iter} s per iteration for RS and {brs-detr_r50 s/iter} s for BRS.',
+        'the paper reports {rs-detr_r50 s/iter} s per iteration for RS and {brs-detr_r50 s/iter} s for BRS.',
     ],
     'docs/reproduce.md': [
         'They end at {log bucketed_ranksort_atss box AP}, {log bucketed_ranksort_atss_2 box AP} and '
@@ -72,7 +71,7 @@ QUOTES = {
         '{faster-rcnn_r50_fpn_alrp AP}, BRS {faster-rcnn_r50_fpn_brs AP}; '
         'RetinaNet with DR {retinanet_r50_fpn_dr AP}, BRS '
         '{retinanet_r50_fpn_brs AP})',
-        "The paper's {atss_r50_fpn_ap s/iter} s for AP and aLRP against {atss_r50_fpn_brs s/iter} s for BRS",
+        "The paper's times, {atss_r50_fpn_ap s/iter} s for AP and aLRP against {atss_r50_fpn_brs s/iter} s for BRS,",
     ],
     'configs/README.md': [
         'gives {mask-rcnn_r50_fpn_rs@Cityscapes box AP repository} (RS) and '
