@@ -1,4 +1,4 @@
-"""Files that a command writes: whole or not at all, and one line if their folder does not take them."""
+"""Files that a command writes: completely or not at all, with an error in one line if they cannot be written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_folder(what: str, folder: str | Path) -> None:
 def new_files(*paths: Path) -> Iterator[list[Path]]:
     """Names to write some files to. The files appear at ``paths`` together when the block ends without an error.
 
-    If there is an error, all of them are removed, and files that were at ``paths`` before are as they were. The
+    If there is an error, all of them are removed, and files that were at ``paths`` before are unchanged. The
     temporary names have the folders and the suffixes of ``paths``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where the configs and tools are that come with this package."""
+"""The places of the configs and tools that come with this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imported first by what needs MMDetection: without it, one line says what to install.
+"""Verbs that need MMDetection import this module first. If MMDetection is missing, one line says what to install.
 
 Warnings of other libraries that a user can do nothing about are hidden.
 """

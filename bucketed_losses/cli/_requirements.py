@@ -1,4 +1,4 @@
-"""What the verbs need besides this package, and what to install where it is missing. Standard library only."""
+"""The packages that the verbs need, and what to install if one is missing. Standard library only."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ bucketed-losses convert co-detr CONFIG SOURCE.pth --out OURS.pth [--partial] [--
 
 ``published`` is the paper's own repository (MMDetection 2.25), ``co-detr`` the original Co-Deformable-DETR and the fork
 of it that has BRS-DETR. CONFIG is the detector that will load the result, e.g.
-configs/atss/atss_r50_fpn_brs_4xb4-1x_coco.py or configs/co_detr/co-deformable-detr_r50_8xb2-12e_coco.py. Every name is
-accounted for; unless each finds its place, and each place its name, nothing is written.
+configs/atss/atss_r50_fpn_brs_4xb4-1x_coco.py or configs/co_detr/co-deformable-detr_r50_8xb2-12e_coco.py. The report
+lists every name. Without --partial, a file is written only if the names of both correspond one to one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Train BRS-ATSS on drawn shapes on the CPU, print its AP, and leave pictures of the detections and the training.
+"""Train BRS-ATSS on drawn shapes on the CPU, print its AP, and draw the detections and the training curves.
 
 bucketed-losses demo [--out work_dirs/demo] [--processes N] [--verbose] [--cfg-options KEY=VALUE ...]
 """
@@ -147,7 +147,7 @@ class Progress(Hook):
 
 @contextmanager
 def output_in(log: Path | None) -> Iterator[None]:
-    """Send what libraries print, log and warn to a file; nothing changes without one.
+    """Send what libraries print, log and warn to a file. If no file is given, nothing changes.
 
     If an error occurs, the end of the file is shown.
     """

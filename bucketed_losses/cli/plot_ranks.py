@@ -1,4 +1,4 @@
-"""Draw the ranking of one batch: who stands above whom, and which bucket the negatives fall into (the paper's Fig. 1).
+"""Draw the ranking of one batch: logits over ranks, and the buckets that the negatives fall into (the paper's Fig. 1).
 
 bucketed-losses plot-ranks CONFIG CHECKPOINT --out OUT.png [--force] [--cfg-options KEY=VALUE ...]
 """
@@ -28,7 +28,7 @@ HELP = 'Draw the ranking of one training batch: ranks and logits of the positive
 def rank_order(batch: RankedBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Logits from the highest down, with ignored ones left out; their targets; the bucket of each.
 
-    A bucket is what lies between two neighbouring positives: its number is how many positives are above.
+    A bucket contains the negatives between two neighbouring positives. Its number is the number of positives above it.
     """
     taking_part = batch.targets >= 0
     logits = batch.logits[taking_part].double().cpu()

@@ -37,8 +37,8 @@ def write(swap: Swap, name: str, file: Path, inherits: bool, out: Path, force: b
     """Write the config and read it again.
 
     Raises:
-        UserError: ``out`` exists and ``force`` is False, it cannot be written, or it does not read back as what was
-            meant.
+        UserError: ``out`` exists and ``force`` is False, it cannot be written, or the written file would differ from
+            the converted config.
     """
     refuse_to_overwrite(out, force=force)
     if out.suffix != '.py':
