@@ -267,7 +267,7 @@ def test_a_brs_detr_checkpoint_has_no_centerness(r50):
     [
         (['query_head.transformer.query_embed.weight', 'query_head.label_embedding.weight'], 'Co-DINO'),
         (['query_head.transformer.decoder.ref_point_head.0.weight'], 'Co-DINO'),
-        (['backbone.conv1.weight', 'bbox_head.atss_cls.weight'], r"no Co-DETR.*\['backbone', 'bbox_head'\]"),
+        (['backbone.conv1.weight', 'bbox_head.atss_cls.weight'], r"not a Co-DETR.*\['backbone', 'bbox_head'\]"),
         (['memory_trans_fc.weight'], 'already has this package'),
     ],
 )
@@ -300,7 +300,7 @@ def test_the_tool(r50, tmp_path):
     torch.save(source, theirs)  # a bare state dict
     refused = convert(theirs, tmp_path / 'partial.pth')
     assert refused.returncode == 2 and 'missing: level_embed' in refused.stdout
-    assert 'nothing was written' in refused.stderr and not (tmp_path / 'partial.pth').exists()
+    assert 'no file was written' in refused.stderr and not (tmp_path / 'partial.pth').exists()
     assert convert(theirs, tmp_path / 'partial.pth', '--partial').returncode == 0
     assert 'level_embed' not in safe_load(tmp_path / 'partial.pth')['state_dict']
     (tmp_path / 'broken.pth').write_bytes(b'no checkpoint')
