@@ -4,6 +4,7 @@
 # make test-fast  its short part: the core, and the losses and heads on tiny inputs; under 90 seconds on two cores
 # make test-stack the tests that every stack passes: the core, a step of each detector, the tools
 # make docs       the documentation site, in docs/_build/html; make linkcheck also requests every external link
+# make tutorials  execute the notebooks in docs/tutorials and store their outputs; NAME=calibrate for one of them
 # make test-slow  the tests that take minutes each
 # make test-slurm real jobs on a Slurm of one node, which is installed from Debian's packages where that is allowed
 # make lint       ruff, mypy, codespell     make format      let ruff format
@@ -31,7 +32,7 @@ PHRASES = $(shell sed 's/->.*//' docs/vocabulary.txt | paste -sd '|')
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 900 --durations 25 \
 	$(if $(RECORD),--record=$(RECORD))
 
-.PHONY: setup demo docs linkcheck test test-fast test-stack test-slow test-slurm lint format release clean
+.PHONY: setup demo docs tutorials linkcheck test test-fast test-stack test-slow test-slurm lint format release clean
 
 setup:
 	$(SETUP) $(SETUP_GROUPS)
@@ -40,12 +41,16 @@ demo: setup
 	@$(BIN)/python -m bucketed_losses demo --processes $(PROCESSES)
 
 docs:
-	$(SETUP) run docs
+	$(SETUP) run test docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs $(SITE)
 	@echo 'The site is in $(SITE)'
 
+tutorials:
+	$(SETUP) run test docs
+	$(BIN)/python tools/run_tutorials.py $(NAME)
+
 linkcheck:
-	$(SETUP) run docs
+	$(SETUP) run test docs
 	$(BIN)/python -m sphinx -W --keep-going -b linkcheck docs docs/_build/linkcheck
 
 test:

@@ -16,13 +16,13 @@ copyright = author  # noqa: A001  (Sphinx's name)
 version = release = __version__
 
 extensions = [
-    'myst_parser',
+    'myst_nb',  # pages in Markdown (myst_parser), and the tutorials, which are notebooks
     'sphinx.ext.autodoc',
     'sphinx.ext.mathjax',
     'sphinx.ext.napoleon',
     'sphinx-mathjax-offline',  # MathJax is part of the site: formulas render without a network
 ]
-exclude_patterns = ['_build']
+exclude_patterns = ['_build', '**.ipynb_checkpoints']
 html_theme = 'furo'
 html_static_path = ['_static']
 html_css_files = ['site.css']
@@ -31,6 +31,9 @@ html_title = 'bucketed_losses'
 # The pages are read on a code host as well: its dollar maths, and anchors made from headings as it makes them.
 myst_enable_extensions = ['dollarmath', 'colon_fence']
 myst_heading_anchors = 4
+
+# The site shows the stored outputs of the tutorials; `make tutorials` executes them.
+nb_execution_mode = 'off'
 
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'signature'

@@ -185,7 +185,7 @@ def test_readme_commands_as_pasted(tmp_path):
 def test_site_builds_without_a_warning(tmp_path):
     pytest.importorskip('mmdet')
     pytest.importorskip('sphinx')
-    pytest.importorskip('myst_parser')
+    pytest.importorskip('myst_nb')
     pytest.importorskip('furo')
     # As `make docs` does, in this environment instead of the one that make would set up.
     command = ['make', '-o', 'setup', 'docs', f'BIN={Path(sys.executable).parent}', f'SITE={tmp_path}']

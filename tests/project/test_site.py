@@ -68,7 +68,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
     """The folder of the built site."""
-    for package in ('mmdet', 'sphinx', 'myst_parser', 'furo', 'sphinx-mathjax-offline', 'playwright'):
+    for package in ('mmdet', 'sphinx', 'myst_nb', 'furo', 'sphinx-mathjax-offline', 'playwright'):
         pytest.importorskip(package)
     if folder := os.environ.get('SITE_FOLDER'):  # a site that is built already
         return Path(folder)

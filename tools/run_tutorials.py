@@ -1,0 +1,76 @@
+"""Execute the tutorials from top to bottom and store their outputs: ``make tutorials``.
+
+    python tools/run_tutorials.py [NAME ...]
+
+A tutorial is a notebook in docs/tutorials. It runs in an empty folder, with this Python and this clone, and is written
+back with its new outputs. The site shows the stored outputs and executes nothing. NAME is the name of a file without
+``.ipynb``; all tutorials are executed by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / 'docs/tutorials'
+TIMEOUT = 1200  # seconds for one cell
+
+
+def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    """Execute a copy of a notebook in a folder.
+
+    Args:
+        notebook: The notebook; it is not changed.
+        folder: The working directory. The commands of this Python's environment and this clone are found there.
+
+    Returns:
+        The notebook with the outputs of this execution, and without the times at which cells ran.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: A cell has failed.
+    """
+    done = nbformat.from_dict(notebook)
+    environment = {
+        **os.environ,
+        'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]),
+        'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])),
+    }
+    client = NotebookClient(
+        done,
+        timeout=TIMEOUT,
+        record_timing=False,
+        extra_arguments=['--log-level=ERROR'],  # of the kernel, which warns of its TCP ports
+        resources={'metadata': {'path': str(folder)}},
+    )
+    client.execute(env=environment)
+    done.metadata = nbformat.from_dict(notebook.metadata)  # no version of this Python
+    return done
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    names = sorted(path.stem for path in FOLDER.glob('*.ipynb'))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('names', nargs='*', metavar='NAME', help=f'execute these only: {", ".join(names)}')
+    chosen = parser.parse_args(argv).names or names
+    if unknown := sorted(set(chosen) - set(names)):
+        parser.error(f'there is no tutorial {", ".join(unknown)}; choose from {", ".join(names)}')
+    for name in chosen:
+        path, started = FOLDER / f'{name}.ipynb', time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            done = execute(nbformat.read(path, as_version=4), Path(folder))
+        nbformat.write(done, path)
+        print(f'{name}: {time.monotonic() - started:.0f} s, the outputs are in {path.relative_to(ROOT)}', flush=True)
+
+
+if __name__ == '__main__':
+    main()
