@@ -148,8 +148,6 @@ class Job:
         try:
             result = subprocess.run(self.command, env={**os.environ, 'PYTHON': sys.executable})
         except FileNotFoundError as error:
-            raise UserError(
-                f'--launcher {self.launcher}: {self.command[0]} is not installed on this machine'
-            ) from error
+            raise UserError(f'--launcher {self.launcher}: {self.command[0]} is not on this machine') from error
         if result.returncode:
             raise SystemExit(result.returncode)

@@ -93,7 +93,7 @@ def to_coco(images: Iterable[VocImage], classes: Sequence[str], first_image_id: 
                     'image_id': image_id,
                     'category_id': ids[name],
                     'bbox': box,
-                    'area': round(box[2] * box[3], 2),
+                    'area': round(width * height, 2),
                     'iscrowd': 0,
                 }
             )
