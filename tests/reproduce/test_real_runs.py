@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip('mmdet')
 
 from command_line import command
+from launching import free_port
 from toy_layouts import toy_options
 
 from bucketed_losses.mmdet.datasets.shapes_formats import shapes_to_cityscapes, shapes_to_coco, shapes_to_lvis
@@ -30,7 +31,7 @@ def row_of(layout):
 
 
 def reproduce(folder, *arguments):
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'PORT': str(free_port())}
     result = subprocess.run(
         command('reproduce', *arguments), cwd=folder, env=environment, capture_output=True, text=True
     )
