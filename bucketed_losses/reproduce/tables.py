@@ -78,10 +78,7 @@ def compare(row: Row, outcome: Outcome) -> str:
             continue
         lines.append(f'  {kind:8} {value:6.1f} {row.ap.value:>6}  {_verdict(value - float(row.ap.value), row)}')
     paper = '-' if row.seconds is None else row.seconds.value
-    ratio = (
-        '' if row.seconds is None else f'  {outcome.seconds / float(row.seconds.value):.2f} times, on another machine'
-    )
-    lines.append(f'  {"s/iter":8} {outcome.seconds:6.2f} {paper:>6}{ratio}')
+    lines.append(f'  {"s/iter":8} {outcome.seconds:6.2f} {paper:>6}{_times(outcome, row)}')
     return '\n'.join(lines)
 
 
