@@ -32,9 +32,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from .core.alrp import ALRP, alrp
-from .core.arguments import check_arguments, check_positive
+from .core.arguments import check_arguments, check_groups, check_positive
 from .core.distributed import Group
 from .core.dr import NEGATIVE_TEMPERATURE, distributional_ranking
+from .core.many_rankings import as_groups
 from .core.rank_and_sort import RankSort, rank_and_sort
 
 __all__ = ['ALRP', 'RankSort', 'alrp_loss', 'ap_loss', 'bucketed_ap_loss', 'bucketed_rs_loss', 'dr_loss', 'rs_loss']
@@ -47,6 +48,8 @@ def ap_loss(
     *,
     positives: Tensor | None = None,
     group: Group = 'local',
+    groups: Tensor | None = None,
+    num_groups: int | None = None,
 ) -> Tensor:
     """AP Loss (Eq. 3, 4), exact and unbucketed for every ``delta``.
 
@@ -68,16 +71,20 @@ def ap_loss(
             whole batch on every process. The gradient is that of the whole batch for the process's own logits, times
             the number of processes: ``DistributedDataParallel`` averages the gradients of parameters over processes,
             which makes it exact.
+        groups: The group of each logit, int64 in [0, ``num_groups``), in the shape of the logits. Every group is ranked
+            by itself, as by a call of its own, at the cost of about two calls on an accelerator. This ranks images,
+            classes or decoder layers separately. None ranks all logits together.
+        num_groups: G, the number of groups, including groups without logits.
 
     Returns:
-        A scalar in [0, 1); 0 and connected to ``logits`` if there is no positive; NaN if a logit or target that takes
-        part is not finite.
+        A scalar in [0, 1), or with ``groups`` one for each group, ``(G,)``; 0 and connected to ``logits`` if there is
+        no positive; NaN if a logit or target that takes part is not finite.
 
     Raises:
         TypeError: An argument is of the wrong type or dtype.
-        ValueError: Shapes or devices differ; ``delta`` is negative, not finite or too small; a target exceeds 1; or
-            ``positives`` are not distinct indices of positives. What needs the values of tensors is checked on the CPU
-            only: on an accelerator it would cost a host synchronisation.
+        ValueError: Shapes or devices differ; ``delta`` is negative, not finite or too small; a target exceeds 1;
+            ``positives`` are not distinct indices of positives; or ``groups`` do not fit ``num_groups``. What needs the
+            values of tensors is checked on the CPU only: on an accelerator it would cost a host synchronisation.
 
     Example:
         The first positive is second, behind one negative; the second one is fourth, behind two:
@@ -93,14 +100,24 @@ def ap_loss(
         >>> logits.grad.tolist()
         [0.375, -0.25, 0.125, -0.25, 0.0]
 
+        Two rankings in one call, the first of three logits and the second of two:
+
+        >>> groups = torch.tensor([0, 0, 0, 1, 1])
+        >>> F.ap_loss(logits, targets, delta=0.0, groups=groups, num_groups=2).tolist()  # 1/2 and 0
+        [0.5, 0.0]
+
     Note:
         The gradient is the Identity Update (Eq. 8). It is not the derivative of the value, which is zero almost
         everywhere for ``delta = 0``, so ``torch.autograd.gradcheck`` does not apply. On an accelerator, a call
-        synchronises with the host to learn how many positives there are (unless they are given), how many negatives
-        can matter, and, with a ``group``, how many positives the other processes have.
+        waits for the device once, to learn how many positives there are, and never if they are given. With a ``group``
+        it also waits to learn how many negatives can matter, and how many positives the other processes have. An
+        accelerator computes in float64, and a logit of 1e9 costs the others all but six or seven digits.
     """
     check_arguments(logits, targets, delta, positives)
-    return rank_and_sort(logits, targets, delta, positives, group, exact=True, sort=False).ranking
+    check_groups(groups, num_groups, logits, group)
+    return rank_and_sort(
+        logits, targets, delta, positives, group, exact=True, sort=False, groups=as_groups(groups, num_groups)
+    ).ranking
 
 
 def bucketed_ap_loss(
@@ -110,6 +127,8 @@ def bucketed_ap_loss(
     *,
     positives: Tensor | None = None,
     group: Group = 'local',
+    groups: Tensor | None = None,
+    num_groups: int | None = None,
 ) -> Tensor:
     """Bucketed AP Loss (Sec. 4.2.1, Eq. 13 and 14) as published; arguments and errors as in :func:`ap_loss`.
 
@@ -129,7 +148,10 @@ def bucketed_ap_loss(
         0.8
     """
     check_arguments(logits, targets, delta, positives)
-    return rank_and_sort(logits, targets, delta, positives, group, exact=False, sort=False).ranking
+    check_groups(groups, num_groups, logits, group)
+    return rank_and_sort(
+        logits, targets, delta, positives, group, exact=False, sort=False, groups=as_groups(groups, num_groups)
+    ).ranking
 
 
 def rs_loss(
@@ -139,6 +161,8 @@ def rs_loss(
     *,
     positives: Tensor | None = None,
     group: Group = 'local',
+    groups: Tensor | None = None,
+    num_groups: int | None = None,
 ) -> RankSort:
     """RS Loss (Eq. 10, S.2 to S.9), exact and unbucketed for every ``delta``.
 
@@ -148,9 +172,12 @@ def rs_loss(
         delta: Half-width of the smoothed step H, in logits; 0, or at least 1e-9.
         positives: As in :func:`ap_loss`.
         group: As in :func:`ap_loss`.
+        groups: As in :func:`ap_loss`.
+        num_groups: As in :func:`ap_loss`.
 
     Returns:
-        ``RankSort(ranking, sorting)``, two scalars; its ``total`` is the loss. The gradients of both count.
+        ``RankSort(ranking, sorting)``, two scalars, or with ``groups`` two of the shape ``(G,)``; its ``total`` is the
+        loss. The gradients of both count.
 
     Raises:
         TypeError: As :func:`ap_loss`.
@@ -171,7 +198,10 @@ def rs_loss(
         >>> loss.total.backward()
     """
     check_arguments(logits, targets, delta, positives)
-    return rank_and_sort(logits, targets, delta, positives, group, exact=True, sort=True)
+    check_groups(groups, num_groups, logits, group)
+    return rank_and_sort(
+        logits, targets, delta, positives, group, exact=True, sort=True, groups=as_groups(groups, num_groups)
+    )
 
 
 def bucketed_rs_loss(
@@ -181,6 +211,8 @@ def bucketed_rs_loss(
     *,
     positives: Tensor | None = None,
     group: Group = 'local',
+    groups: Tensor | None = None,
+    num_groups: int | None = None,
 ) -> RankSort:
     """Bucketed RS Loss (Sec. 4.2.2) as published; arguments, result and errors as in :func:`rs_loss`.
 
@@ -198,7 +230,10 @@ def bucketed_rs_loss(
         torch.Size([1000, 80])
     """
     check_arguments(logits, targets, delta, positives)
-    return rank_and_sort(logits, targets, delta, positives, group, exact=False, sort=True)
+    check_groups(groups, num_groups, logits, group)
+    return rank_and_sort(
+        logits, targets, delta, positives, group, exact=False, sort=True, groups=as_groups(groups, num_groups)
+    )
 
 
 def alrp_loss(

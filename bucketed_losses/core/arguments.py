@@ -100,6 +100,38 @@ def _check_positive_indices(positive_indices: Tensor, targets: Tensor) -> None:
         raise ValueError(f'positives must be distinct, got {len(positive_indices)} indices of {num_distinct} entries')
 
 
+def check_groups(groups: Tensor | None, num_groups: int | None, logits: Tensor, group: object) -> None:
+    """Check the groups of entries, each of which is ranked by itself.
+
+    Raises:
+        TypeError: ``groups`` are not an int64 tensor, or ``num_groups`` is not an int.
+        ValueError: One of the two is missing; the shape or device of ``groups`` is not that of the logits; an index is
+            not below ``num_groups``; or other processes are to be ranked with too.
+    """
+    if groups is None and num_groups is None:
+        return
+    if groups is None or num_groups is None:
+        raise ValueError(
+            f'groups and num_groups must be given together, got num_groups={num_groups} and groups of '
+            f'type {type(groups).__name__}'
+        )
+    if not isinstance(groups, Tensor) or groups.dtype != torch.int64:
+        found = groups.dtype if isinstance(groups, Tensor) else type(groups).__name__
+        raise TypeError(f'groups must be an int64 tensor, the group of each logit, got {found}')
+    if isinstance(num_groups, bool) or not isinstance(num_groups, int):
+        raise TypeError(f'num_groups must be an int, got {type(num_groups).__name__}')
+    if groups.shape != logits.shape:
+        raise ValueError(f'groups must have the shape of logits, {tuple(logits.shape)}, got {tuple(groups.shape)}')
+    if groups.device != logits.device:
+        raise ValueError(f'groups must be on the device of logits, {logits.device}, got {groups.device}')
+    if group != 'local':
+        raise ValueError(f"group must be 'local' if groups are given, got {group!r}: a group is ranked by one process")
+    if devices.on_cpu(groups) and groups.numel():
+        lowest, highest = (int(value) for value in groups.aminmax())
+        if lowest < 0 or highest >= num_groups:
+            raise ValueError(f'groups must lie in [0, {num_groups}), the number of groups, got {lowest} to {highest}')
+
+
 def check_positive(**values: float) -> None:
     """Check that settings are above 0.
 

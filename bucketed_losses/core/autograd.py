@@ -38,6 +38,82 @@ def with_gradient(logits: Tensor, update: ErrorDrivenUpdate) -> tuple[Tensor, ..
     return _WithGradient.apply(logits, update)
 
 
+class FullUpdate(NamedTuple):
+    """Values of a loss, and the gradient of the first one with respect to every entry, as one tensor."""
+
+    values: tuple[Tensor, ...]
+    """One or two; scalars, or ``(G,)`` for G groups; float64."""
+    grad: Tensor
+    """Of the first value, ``(n,)``; the values are cast to its dtype."""
+    positive_indices: Tensor
+    """``(P,)`` int64."""
+    positive_grad: Tensor | None = None
+    """Of the second value, with respect to the positives only, ``(P,)``; None if there is one value."""
+    groups: Tensor | None = None
+    """The group of each entry, ``(n,)`` int64, or None if the values are scalars."""
+
+
+def with_full_gradient(logits: Tensor, update: FullUpdate) -> tuple[Tensor, ...]:
+    """The values of ``update`` as functions of ``logits``, which have the gradient that ``update`` says."""
+    if update.positive_grad is None:
+        return (_OneValue.apply(logits, *update.values, update.grad, update.groups),)
+    return _TwoValues.apply(
+        logits, *update.values, update.grad, update.groups, update.positive_indices, update.positive_grad
+    )
+
+
+class _OneValue(torch.autograd.Function):
+    @staticmethod
+    def forward(logits: Tensor, value: Tensor, grad: Tensor, groups: Tensor | None) -> Tensor:
+        return value.to(grad.dtype, copy=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        logits, _, grad, groups = inputs
+        ctx.shape, ctx.dtype = logits.shape, logits.dtype
+        ctx.save_for_backward(grad, groups)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        grad, groups = ctx.saved_tensors
+        return (grad * _of_entries(scale, groups)).view(ctx.shape).to(ctx.dtype), None, None, None
+
+
+class _TwoValues(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        logits: Tensor,
+        first: Tensor,
+        second: Tensor,
+        grad: Tensor,
+        groups: Tensor | None,
+        positive_indices: Tensor,
+        positive_grad: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        return first.to(grad.dtype, copy=True), second.to(grad.dtype, copy=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        logits, _, _, *saved = inputs
+        ctx.shape, ctx.dtype = logits.shape, logits.dtype
+        ctx.save_for_backward(*saved)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor | None, ...]:
+        grad, groups, positive_indices, positive_grad = ctx.saved_tensors
+        own = None if groups is None else groups.index_select(0, positive_indices)
+        total = grad * _of_entries(first, groups)
+        total.index_add_(0, positive_indices, positive_grad * _of_entries(second, own))
+        return total.view(ctx.shape).to(ctx.dtype), None, None, None, None, None, None
+
+
+def _of_entries(scale: Tensor, groups: Tensor | None) -> Tensor:
+    """The scale of each entry, from a scalar or from one scale for each group."""
+    return scale if groups is None else scale.index_select(0, groups)
+
+
 class _WithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, update: ErrorDrivenUpdate) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -10,10 +11,27 @@ from torch import Tensor
 PIECE = 2**18
 """Entries in a piece that stays in a CPU's cache."""
 
+MOST_ELEMENTS = 2**22
+"""Most elements of a tensor on an accelerator that is not of the size of the entries."""
+
+
+_as_accelerator = False
+
+
+@contextmanager
+def as_on_an_accelerator() -> Iterator[None]:
+    """Inside, tensors of a CPU are treated as those of an accelerator, to count and to test what one would do."""
+    global _as_accelerator
+    before, _as_accelerator = _as_accelerator, True
+    try:
+        yield
+    finally:
+        _as_accelerator = before
+
 
 def on_cpu(tensor: Tensor) -> bool:
     """Whether to save cache misses by more operations, and whether reading a value on the host is free."""
-    return tensor.device.type == 'cpu'
+    return tensor.device.type == 'cpu' and not _as_accelerator
 
 
 def split(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

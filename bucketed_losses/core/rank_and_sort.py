@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from .autograd import ErrorDrivenUpdate, with_gradient
+from . import devices
+from .autograd import ErrorDrivenUpdate, with_full_gradient, with_gradient
 from .distributed import Group, gather_positives, num_processes, resolve
 from .entries import find_positives, flatten
+from .few_launches import rank_in_few_launches
 from .identity_update import identity_update
+from .many_rankings import Groups, rank_each_group
 from .negatives import relevant_negatives
 from .positives import rank_positives
 
@@ -38,8 +42,11 @@ def rank_and_sort(
     group: Group,
     exact: bool,
     sort: bool,
+    groups: Groups | None = None,
 ) -> RankSort:
     """AP Loss (the ranking part) or RS Loss (both parts); arguments as in :func:`bucketed_losses.functional.rs_loss`.
+
+    A CPU touches as few numbers as possible; an accelerator that ranks alone takes as few operations as possible.
 
     Args:
         logits: Any shape.
@@ -48,13 +55,23 @@ def rank_and_sort(
         positive_indices: ``(P,)`` int64 into the flattened logits, or None to find them.
         group: Processes whose logits are ranked together.
         exact: The edges of the buckets are the positives +- delta instead of the positives.
-        sort: Compute the sorting part; otherwise it is 0.
+        sort: Compute the sorting part; otherwise it has no meaning.
+        groups: Rank each group by itself; the parts are ``(groups.num,)`` then.
     """
     processes = resolve(group)
+    if positive_indices is None:
+        positive_indices = find_positives(targets.reshape(-1))
+    if groups is not None or (processes is None and len(positive_indices) and not devices.on_cpu(logits)):
+        x, t = logits.detach().reshape(-1), targets.detach().reshape(-1)
+        t = t.float() if t.dtype == torch.bool else t
+        if groups is None:
+            full = rank_in_few_launches(x, t, delta, positive_indices, exact, sort)
+        else:
+            full = rank_each_group(x, t, groups, delta, positive_indices, exact, sort)
+        values = with_full_gradient(logits, full)
+        return RankSort(values[0], values[-1])
     entries = flatten(logits, targets)
     x, t = entries.logits, entries.targets
-    if positive_indices is None:
-        positive_indices = find_positives(t)
     own_logits, own_ious = x.index_select(0, positive_indices), t.index_select(0, positive_indices)
     gathered = gather_positives(own_logits, own_ious, entries.nonfinite, processes)
     nonfinite = gathered.nonfinite

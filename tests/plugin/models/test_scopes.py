@@ -187,6 +187,32 @@ def test_images_alone(loss):
         torch.testing.assert_close(logits.grad[image == index], piece.grad)
 
 
+@pytest.mark.parametrize('known', [False, True])
+@pytest.mark.parametrize('loss', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
+def test_classes_alone(loss, known):
+    """The mean over the classes that have positives; the last of four classes has none."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(60, 4, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 4, 4, 4]).repeat(10)
+    ious = torch.rand(60, generator=generator, dtype=torch.float64)
+    weight = torch.ones(60)
+    weight[:5] = 0
+    alone, batch = (MODELS.build(dict(type=loss, scope=scope, loss_weight=2.0)) for scope in ('class', 'batch'))
+    columns = [logits[:, index : index + 1].clone().requires_grad_() for index in range(3)]
+    expected = [batch(x, ((labels != index).long(), ious), weight=weight) for index, x in enumerate(columns)]
+    logits.requires_grad_()
+    positive = ((labels < 4) & (weight > 0)).nonzero().squeeze(1) if known else None
+    got = alone(logits, (labels, ious), weight=weight, positive=positive)
+    for name, value in got.items():
+        torch.testing.assert_close(value, sum(part[name] for part in expected) / 3)
+    sum(got.values()).backward()
+    (sum(sum(part.values()) for part in expected) / 3).backward()
+    for index, column in enumerate(columns):
+        torch.testing.assert_close(logits.grad[:, index : index + 1], column.grad)
+    assert logits.grad[:, 3].eq(0).all()
+    assert sum(alone(logits, (torch.full_like(labels, 4), ious)).values()) == 0
+
+
 @pytest.mark.parametrize('detector', DETECTORS)
 def test_every_head_knows_its_images(detector):
     """Two images in one batch, ranked alone, lose what each loses as a batch of its own."""
@@ -235,7 +261,7 @@ def test_simulated_bytes_are_those_of_the_collectives():
 
 
 def test_wrong_scopes_are_named():
-    with pytest.raises(ValueError, match="RSLoss: scope must be one of batch, global, image, got 'node'"):
+    with pytest.raises(ValueError, match="RSLoss: scope must be one of batch, global, image, class, got 'node'"):
         MODELS.build(dict(type='RSLoss', scope='node'))
     loss = MODELS.build(dict(type='RSLoss', scope='image'))
     with pytest.raises(ValueError, match='needs the image of every row; give images=ImageRows'):

@@ -25,7 +25,8 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
     Args:
         delta: Half-width of the smoothed step H of Eq. 2, in logits.
         loss_weight: Factor on both parts.
-        use_sigmoid, scope: As for :class:`RankingLoss`.
+        use_sigmoid: As for :class:`RankingLoss`.
+        scope: 'batch', 'global' or 'image', as for :class:`RankingLoss`.
         tau: The smallest IoU of a correct detection, in [0, 1). Errors are ``box loss / (2 (1 - tau))``.
         initial_balance: The self-balancing weight of the first epoch.
         renew_interval: Number of iterations after which the weight is renewed; None renews it in each epoch.
@@ -34,6 +35,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
     """
 
     LOG_NAMES = ('loss_cls', 'loss_bbox')
+    SCOPES = ('batch', 'global', 'image')
     balances_itself = True
     needs_ious = True
     balance: Tensor
@@ -133,8 +135,10 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
     ) -> functional.ALRP:
         if images is None:
             raise ValueError("aLRPLoss: scope='image' needs the image of every row; use a head of this package")
+        self.check_images(images, len(pred))
         parts = []
-        for image, rows in enumerate(self.rows_of_images(images, len(pred))):
+        for image in range(max(images.num_images, 1)):
+            rows = (images.image == image).nonzero().squeeze(1)
             # The function takes errors in the order of the flattened logits.
             own = (images.image[positive] == image).nonzero().squeeze(1)
             own = own[positive[own].argsort()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmdet.registry import MODELS
 from torch import Tensor
 
@@ -46,8 +47,19 @@ class DRLoss(RankingLoss):
             scale=scale,
         )
 
-    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        return {'loss_cls': functional.dr_loss(logits, targets, **self.settings)}
+    def rank(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        positives: Tensor | None = None,
+        groups: Tensor | None = None,
+        num_groups: int | None = None,
+    ) -> dict[str, Tensor]:
+        if groups is None or num_groups is None:
+            return {'loss_cls': functional.dr_loss(logits, targets, **self.settings)}
+        members = [groups == group for group in range(num_groups)]
+        losses = [functional.dr_loss(logits[own], targets[own], **self.settings) for own in members]
+        return {'loss_cls': torch.stack(losses)}
 
     def extra_repr(self) -> str:
         values = ', '.join(f'{name}={value:g}' for name, value in self.settings.items())

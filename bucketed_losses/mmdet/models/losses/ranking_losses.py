@@ -41,7 +41,8 @@ class RankingLoss(nn.Module):
             processes of a distributed run, exactly, with O(P) communication; the box losses of this package's heads are
             then normalised and balanced over all processes too, so that a step equals that of one process with the
             whole batch. 'image': each image separately; the loss is the mean over images, where images without
-            positives count as 0, as if every image had its own process.
+            positives count as 0, as if every image had its own process. 'class': each class separately; the loss is
+            the mean over the classes that have positives, as mAP is a mean over classes.
         self_balancing: Whether heads of this package scale their box loss to the value of this loss
             (:func:`~bucketed_losses.mmdet.models.losses.self_balance`); None uses ``balances_itself``.
         use_sigmoid: Must be True; accepted because MMDetection's dense heads read it from the loss's config.
@@ -54,7 +55,7 @@ class RankingLoss(nn.Module):
     """
 
     LOG_NAMES: tuple[str, ...]
-    SCOPES: tuple[str, ...] = ('batch', 'global', 'image')
+    SCOPES: tuple[str, ...] = ('batch', 'global', 'image', 'class')
     balances_itself: bool
     needs_ious: bool
     custom_cls_channels = True
@@ -99,15 +100,29 @@ class RankingLoss(nn.Module):
         """Whether the batches of all processes are ranked as one batch; heads then share their box losses too."""
         return self.group is not None
 
-    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
+    def rank(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        positives: Tensor | None = None,
+        groups: Tensor | None = None,
+        num_groups: int | None = None,
+    ) -> dict[str, Tensor]:
         """The parts of the loss by log name, before ``loss_weight``.
 
         Args:
             logits: ``(n, num_classes)``.
             targets: ``(n, num_classes)``, see :func:`entry_targets`.
             positives: Indices of the positives among the flattened logits, if known.
+            groups: ``(n, num_classes)`` int64: entries that are ranked together. Each part then has a value for each
+                group, ``(num_groups,)``.
+            num_groups: The number of groups, if there are any.
         """
         raise NotImplementedError
+
+    def _arguments(self, positives: Tensor | None, groups: Tensor | None, num_groups: int | None) -> dict[str, Any]:
+        """Keyword arguments of a function of :mod:`bucketed_losses.functional`."""
+        return dict(positives=positives, group=self.group or 'local', groups=groups, num_groups=num_groups)
 
     def forward(
         self,
@@ -145,11 +160,13 @@ class RankingLoss(nn.Module):
             sound = torch.where(ious[positive].isnan().any(), torch.nan, 1.0)
             ious = ious.nan_to_num()
         targets = entry_targets(pred, labels, ious, weight)
-        if self.needs_images:
-            losses = self._rank_images(pred, targets, images)
+        if positive is not None:
+            positive = positive * pred.size(1) + labels[positive]
+        if self.scope == 'image':
+            losses = self._rank_images(pred, targets, positive, images)
+        elif self.scope == 'class':
+            losses = self._rank_classes(pred, targets, positive)
         else:
-            if positive is not None:
-                positive = positive * pred.size(1) + labels[positive]
             losses = self.rank(pred, targets, positive)
         return {name: self.loss_weight * value * sound for name, value in losses.items()}
 
@@ -195,29 +212,37 @@ class RankingLoss(nn.Module):
                 'a ranking loss compares entries with each other and has no value per entry'
             )
 
-    def _rank_images(self, pred: Tensor, targets: Tensor, images: ImageRows | None) -> dict[str, Tensor]:
+    def _rank_images(
+        self, pred: Tensor, targets: Tensor, positive: Tensor | None, images: ImageRows | None
+    ) -> dict[str, Tensor]:
         if images is None:
             raise ValueError(
                 f"{type(self).__name__}: scope='image' needs the image of every row; give images=ImageRows(image, "
                 'num_images), or use a head of this package'
             )
-        losses = [self.rank(pred[rows], targets[rows]) for rows in self.rows_of_images(images, len(pred))]
-        return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+        self.check_images(images, len(pred))
+        groups = images.image.unsqueeze(1).expand_as(pred)
+        losses = self.rank(pred, targets, positive, groups, max(images.num_images, 1))
+        return {name: values.mean() for name, values in losses.items()}
 
-    def rows_of_images(self, images: ImageRows, num_rows: int) -> list[Tensor]:
-        """The rows ``(num_rows_of_image,)`` int64 of each image; for a batch without images, one empty entry.
+    def _rank_classes(self, pred: Tensor, targets: Tensor, positive: Tensor | None) -> dict[str, Tensor]:
+        num_classes = pred.size(1)
+        groups = torch.arange(num_classes, device=pred.device).expand_as(pred)
+        losses = self.rank(pred, targets, positive, groups, num_classes)
+        num_present = (targets > 0).any(0).sum().clamp(min=1)
+        return {name: values.sum() / num_present for name, values in losses.items()}
+
+    def check_images(self, images: ImageRows, num_rows: int) -> None:
+        """Check that a batch with rows has images.
 
         Raises:
-            ValueError: There are rows, but no images.
+            ValueError: It has none.
         """
-        if images.num_images == 0:
-            if num_rows:
-                raise ValueError(
-                    f"{type(self).__name__}: scope='image' got {num_rows} rows of pred and ImageRows with "
-                    'num_images=0; num_images must count all images of the batch'
-                )
-            return [images.image.new_zeros(0)]
-        return [(images.image == image).nonzero().squeeze(1) for image in range(images.num_images)]
+        if images.num_images == 0 and num_rows:
+            raise ValueError(
+                f"{type(self).__name__}: scope='image' got {num_rows} rows of pred and ImageRows with "
+                'num_images=0; num_images must count all images of the batch'
+            )
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Channels of the classifier: one per class, none for background."""
@@ -315,24 +340,32 @@ class APLoss(RankingLoss):
     ) -> None:
         super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
 
-    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        return {
-            'loss_rank': functional.ap_loss(
-                logits, targets, self.delta, positives=positives, group=self.group or 'local'
-            )
-        }
+    def rank(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        positives: Tensor | None = None,
+        groups: Tensor | None = None,
+        num_groups: int | None = None,
+    ) -> dict[str, Tensor]:
+        arguments = self._arguments(positives, groups, num_groups)
+        return {'loss_rank': functional.ap_loss(logits, targets, self.delta, **arguments)}
 
 
 @MODELS.register_module()
 class BucketedAPLoss(APLoss):
     """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`; log name ``loss_rank``."""
 
-    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        return {
-            'loss_rank': functional.bucketed_ap_loss(
-                logits, targets, self.delta, positives=positives, group=self.group or 'local'
-            )
-        }
+    def rank(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        positives: Tensor | None = None,
+        groups: Tensor | None = None,
+        num_groups: int | None = None,
+    ) -> dict[str, Tensor]:
+        arguments = self._arguments(positives, groups, num_groups)
+        return {'loss_rank': functional.bucketed_ap_loss(logits, targets, self.delta, **arguments)}
 
 
 @MODELS.register_module()
@@ -353,10 +386,16 @@ class RSLoss(RankingLoss):
     ) -> None:
         super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
 
-    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        ranking, sorting = functional.rs_loss(
-            logits, targets, self.delta, positives=positives, group=self.group or 'local'
-        )
+    def rank(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        positives: Tensor | None = None,
+        groups: Tensor | None = None,
+        num_groups: int | None = None,
+    ) -> dict[str, Tensor]:
+        arguments = self._arguments(positives, groups, num_groups)
+        ranking, sorting = functional.rs_loss(logits, targets, self.delta, **arguments)
         return {'loss_rank': ranking, 'loss_sort': sorting}
 
 
@@ -364,8 +403,14 @@ class RSLoss(RankingLoss):
 class BucketedRSLoss(RSLoss):
     """The paper's Bucketed RS Loss, :func:`bucketed_losses.functional.bucketed_rs_loss`; logged as ``RSLoss``."""
 
-    def rank(self, logits: Tensor, targets: Tensor, positives: Tensor | None = None) -> dict[str, Tensor]:
-        ranking, sorting = functional.bucketed_rs_loss(
-            logits, targets, self.delta, positives=positives, group=self.group or 'local'
-        )
+    def rank(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        positives: Tensor | None = None,
+        groups: Tensor | None = None,
+        num_groups: int | None = None,
+    ) -> dict[str, Tensor]:
+        arguments = self._arguments(positives, groups, num_groups)
+        ranking, sorting = functional.bucketed_rs_loss(logits, targets, self.delta, **arguments)
         return {'loss_rank': ranking, 'loss_sort': sorting}

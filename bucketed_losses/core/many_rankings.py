@@ -1,0 +1,80 @@
+"""AP and RS Loss of many rankings in one computation: every group of entries is ranked by itself.
+
+This is :mod:`bucketed_losses.core.few_launches` with a value for each group. It also runs on a CPU. The number of
+operations does not depend on the number of groups.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .autograd import FullUpdate
+from .bucket_sums import bucket_sums
+from .grouped_ranking import rank_groups
+from .negated import negate
+from .pair_sums import pair_sums
+from .sorting_update import sorting_update
+
+
+class Groups(NamedTuple):
+    """The rankings that entries belong to."""
+
+    index: Tensor
+    """The group of each entry, ``(n,)`` int64."""
+    num: int
+    """G, the number of groups, including groups without entries."""
+
+
+def as_groups(groups: Tensor | None, num_groups: int | None) -> Groups | None:
+    """The groups of checked arguments, flattened; None if all entries are ranked together."""
+    return None if groups is None or num_groups is None else Groups(groups.reshape(-1), num_groups)
+
+
+def rank_each_group(
+    logits: Tensor, targets: Tensor, groups: Groups, delta: float, positive_indices: Tensor, exact: bool, sort: bool
+) -> FullUpdate:
+    """Values ``(G,)`` and Identity Updates; 0 for a group without positives.
+
+    Args:
+        logits: ``(n,)``, any floating-point dtype.
+        targets: ``(n,)``, any real dtype.
+        groups: Of the entries.
+        delta: Half-width of H.
+        positive_indices: ``(P,)`` int64.
+        exact: The edges of the buckets are the positives +- delta instead of the positives.
+        sort: Compute the sorting error too.
+    """
+    dtype = logits.dtype if logits.dtype == torch.float64 else torch.float32
+    entries = negate(logits, targets, positive_indices, groups.index)
+    own, one = groups.index.index_select(0, entries.indices), entries.constants[2]
+    nonfinite = bucket_sums(groups.index, entries.notes, one, groups.num)[1, 1:]
+    num_positives = bucket_sums(own, None, one, groups.num)[0, 1:].index_select(0, own)  # P of each positive's group
+    own_nonfinite = nonfinite.index_select(0, own)
+    if len(own) == 0:
+        none = logits.new_zeros(0, dtype=dtype)
+        grad = logits.new_zeros(len(logits), dtype=dtype)
+        return FullUpdate(
+            (nonfinite, nonfinite)[: 1 + sort], grad, positive_indices, none if sort else None, groups.index
+        )
+    # What is not finite must not reach the sums of the other groups.
+    entries = entries._replace(positives=entries.positives.nan_to_num(0, 0, 0))
+    ranked = rank_groups(entries, groups.index, own, groups.num, delta, exact)
+    weights = (own_nonfinite + ranked.ranks * num_positives).reciprocal()
+    errors = ranked.false_positives * weights  # l_R(i) / P, Eq. 9
+    grad = ranked.share(weights).index_add_(0, entries.indices, errors, alpha=-1).to(dtype)
+    ranking = nonfinite.index_add(0, own, errors)
+    if not sort:
+        return FullUpdate((ranking,), grad, entries.indices, None, groups.index)
+    ious = targets.index_select(0, entries.indices)
+    pairs = pair_sums(entries.positives, ious, entries.constants, delta, own)
+    sorting, sorting_grad = sorting_update(pairs, own_nonfinite)
+    return FullUpdate(
+        (ranking, nonfinite.index_add(0, own, sorting / num_positives)),
+        grad,
+        entries.indices,
+        (sorting_grad / num_positives).to(dtype),
+        groups.index,
+    )
