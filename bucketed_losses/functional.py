@@ -32,18 +32,29 @@ from __future__ import annotations
 from torch import Tensor
 
 from .core.alrp import ALRP, alrp
-from .core.arguments import check_arguments, check_groups, check_positive
+from .core.arguments import check_arguments, check_groups, check_positive, check_ranking_arguments
 from .core.distributed import Group
 from .core.dr import NEGATIVE_TEMPERATURE, distributional_ranking
 from .core.many_rankings import as_groups
 from .core.rank_and_sort import RankSort, rank_and_sort
+from .core.sparse_targets import SparseTargets
 
-__all__ = ['ALRP', 'RankSort', 'alrp_loss', 'ap_loss', 'bucketed_ap_loss', 'bucketed_rs_loss', 'dr_loss', 'rs_loss']
+__all__ = [
+    'ALRP',
+    'RankSort',
+    'SparseTargets',
+    'alrp_loss',
+    'ap_loss',
+    'bucketed_ap_loss',
+    'bucketed_rs_loss',
+    'dr_loss',
+    'rs_loss',
+]
 
 
 def ap_loss(
     logits: Tensor,
-    targets: Tensor,
+    targets: Tensor | SparseTargets,
     delta: float = 1.0,
     *,
     positives: Tensor | None = None,
@@ -56,7 +67,7 @@ def ap_loss(
     Args:
         logits: Scores before the sigmoid, any shape, any floating-point dtype. Half precision is computed in float32.
         targets: Same shape: 0 negative, (0, 1] positive, below 0 ignored (such entries take no part). AP Loss does not
-            use how large a positive target is.
+            use how large a positive target is. Or :class:`SparseTargets`: the indices and IoUs of the positives.
         delta: Half-width of the smoothed step H, in logits; 0, or at least 1e-9.
         positives: ``(P,)`` int64 indices of the positives among the flattened logits, without repetition, if the
             caller knows them; this saves a pass and a host synchronisation. A positive that is not among them is
@@ -113,7 +124,7 @@ def ap_loss(
         it also waits to learn how many negatives can matter, and how many positives the other processes have. An
         accelerator computes in float64, and a logit of 1e9 costs the others all but six or seven digits.
     """
-    check_arguments(logits, targets, delta, positives)
+    check_ranking_arguments(logits, targets, delta, positives)
     check_groups(groups, num_groups, logits, group)
     return rank_and_sort(
         logits, targets, delta, positives, group, exact=True, sort=False, groups=as_groups(groups, num_groups)
@@ -122,7 +133,7 @@ def ap_loss(
 
 def bucketed_ap_loss(
     logits: Tensor,
-    targets: Tensor,
+    targets: Tensor | SparseTargets,
     delta: float = 1.0,
     *,
     positives: Tensor | None = None,
@@ -147,7 +158,7 @@ def bucketed_ap_loss(
         >>> round(F.bucketed_ap_loss(logits, targets).item(), 4)  # 2 / (H(0) + 2)
         0.8
     """
-    check_arguments(logits, targets, delta, positives)
+    check_ranking_arguments(logits, targets, delta, positives)
     check_groups(groups, num_groups, logits, group)
     return rank_and_sort(
         logits, targets, delta, positives, group, exact=False, sort=False, groups=as_groups(groups, num_groups)
@@ -156,7 +167,7 @@ def bucketed_ap_loss(
 
 def rs_loss(
     logits: Tensor,
-    targets: Tensor,
+    targets: Tensor | SparseTargets,
     delta: float = 0.5,
     *,
     positives: Tensor | None = None,
@@ -168,7 +179,7 @@ def rs_loss(
 
     Args:
         logits: As in :func:`ap_loss`.
-        targets: Same shape: 0 negative, (0, 1] positive with its IoU, below 0 ignored.
+        targets: Same shape: 0 negative, (0, 1] positive with its IoU, below 0 ignored; or :class:`SparseTargets`.
         delta: Half-width of the smoothed step H, in logits; 0, or at least 1e-9.
         positives: As in :func:`ap_loss`.
         group: As in :func:`ap_loss`.
@@ -197,7 +208,7 @@ def rs_loss(
         0.075
         >>> loss.total.backward()
     """
-    check_arguments(logits, targets, delta, positives)
+    check_ranking_arguments(logits, targets, delta, positives)
     check_groups(groups, num_groups, logits, group)
     return rank_and_sort(
         logits, targets, delta, positives, group, exact=True, sort=True, groups=as_groups(groups, num_groups)
@@ -206,7 +217,7 @@ def rs_loss(
 
 def bucketed_rs_loss(
     logits: Tensor,
-    targets: Tensor,
+    targets: Tensor | SparseTargets,
     delta: float = 0.5,
     *,
     positives: Tensor | None = None,
@@ -229,7 +240,7 @@ def bucketed_rs_loss(
         >>> logits.grad.shape
         torch.Size([1000, 80])
     """
-    check_arguments(logits, targets, delta, positives)
+    check_ranking_arguments(logits, targets, delta, positives)
     check_groups(groups, num_groups, logits, group)
     return rank_and_sort(
         logits, targets, delta, positives, group, exact=False, sort=True, groups=as_groups(groups, num_groups)

@@ -12,7 +12,7 @@ from . import functional
 from .core.arguments import check_delta
 from .core.distributed import Group, GroupReference
 from .core.dr import NEGATIVE_TEMPERATURE
-from .functional import ALRP, RankSort
+from .functional import ALRP, RankSort, SparseTargets
 
 __all__ = ['APLoss', 'BucketedAPLoss', 'BucketedRSLoss', 'DRLoss', 'RSLoss', 'aLRPLoss']
 
@@ -67,16 +67,48 @@ class APLoss(_RankingLoss):
     def __init__(self, delta: float = 1.0, group: Group = 'local') -> None:
         super().__init__(delta, group)
 
-    def forward(self, logits: Tensor, targets: Tensor, *, positives: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor | SparseTargets,
+        *,
+        positives: Tensor | None = None,
+        groups: Tensor | None = None,
+        num_groups: int | None = None,
+    ) -> Tensor:
         """A scalar; arguments as for the function."""
-        return functional.ap_loss(logits, targets, self.delta, positives=positives, group=self.group)
+        return functional.ap_loss(
+            logits,
+            targets,
+            self.delta,
+            positives=positives,
+            group=self.group,
+            groups=groups,
+            num_groups=num_groups,
+        )
 
 
 class BucketedAPLoss(APLoss):
     """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`."""
 
-    def forward(self, logits: Tensor, targets: Tensor, *, positives: Tensor | None = None) -> Tensor:
-        return functional.bucketed_ap_loss(logits, targets, self.delta, positives=positives, group=self.group)
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor | SparseTargets,
+        *,
+        positives: Tensor | None = None,
+        groups: Tensor | None = None,
+        num_groups: int | None = None,
+    ) -> Tensor:
+        return functional.bucketed_ap_loss(
+            logits,
+            targets,
+            self.delta,
+            positives=positives,
+            group=self.group,
+            groups=groups,
+            num_groups=num_groups,
+        )
 
 
 class RSLoss(_RankingLoss):
@@ -85,9 +117,25 @@ class RSLoss(_RankingLoss):
     def __init__(self, delta: float = 0.5, group: Group = 'local') -> None:
         super().__init__(delta, group)
 
-    def forward(self, logits: Tensor, targets: Tensor, *, positives: Tensor | None = None) -> RankSort:
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor | SparseTargets,
+        *,
+        positives: Tensor | None = None,
+        groups: Tensor | None = None,
+        num_groups: int | None = None,
+    ) -> RankSort:
         """``ranking`` and ``sorting``, two scalars; their ``total`` is the loss. Arguments as for the function."""
-        return functional.rs_loss(logits, targets, self.delta, positives=positives, group=self.group)
+        return functional.rs_loss(
+            logits,
+            targets,
+            self.delta,
+            positives=positives,
+            group=self.group,
+            groups=groups,
+            num_groups=num_groups,
+        )
 
 
 class BucketedRSLoss(RSLoss):
@@ -101,8 +149,24 @@ class BucketedRSLoss(RSLoss):
         >>> loss(logits, torch.tensor([0.0, 0.6, 0.0, 0.9, 0.0])).total.backward()
     """
 
-    def forward(self, logits: Tensor, targets: Tensor, *, positives: Tensor | None = None) -> RankSort:
-        return functional.bucketed_rs_loss(logits, targets, self.delta, positives=positives, group=self.group)
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor | SparseTargets,
+        *,
+        positives: Tensor | None = None,
+        groups: Tensor | None = None,
+        num_groups: int | None = None,
+    ) -> RankSort:
+        return functional.bucketed_rs_loss(
+            logits,
+            targets,
+            self.delta,
+            positives=positives,
+            group=self.group,
+            groups=groups,
+            num_groups=num_groups,
+        )
 
 
 class aLRPLoss(_RankingLoss):  # noqa: N801

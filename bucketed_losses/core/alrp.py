@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .autograd import ErrorDrivenUpdate, with_gradient
+from .devices import check_determinism
 from .distributed import Group, add_up, gather_positives, num_processes, resolve
 from .entries import find_positives, flatten
 from .negatives import count_negatives, relevant_negatives
@@ -36,6 +37,7 @@ def alrp(
     group: Group,
 ) -> ALRP:
     """Arguments as in :func:`bucketed_losses.functional.alrp_loss`."""
+    check_determinism(logits)
     processes = resolve(group)
     entries = flatten(logits, targets)
     x, t = entries.logits, entries.targets

@@ -11,10 +11,57 @@ import torch
 from torch import Tensor
 
 from . import devices
+from .sparse_targets import SparseTargets
 
 MIN_DELTA = 1e-9
 """The smallest delta above 0. Differences of float64 sums are divided by 2 delta, so rounding errors grow as delta
 shrinks: at this limit the loss is off by less than 1e-6, at 1e-15 it would be wrong in its first digit."""
+
+
+def check_ranking_arguments(
+    logits: Tensor, targets: Tensor | SparseTargets, delta: float, positive_indices: Tensor | None
+) -> None:
+    """Check what AP and RS Loss take; ``positive_indices`` is their argument ``positives``.
+
+    Raises:
+        TypeError: As :func:`check_arguments`, or the IoUs or the ignored entries are of the wrong dtype.
+        ValueError: As :func:`check_arguments`, or ``positives`` are given twice, there is not one IoU for each
+            positive, an IoU is not in [0, 1], or a positive is ignored.
+    """
+    if not isinstance(targets, SparseTargets):
+        check_arguments(logits, targets, delta, positive_indices)
+        return
+    if positive_indices is not None:
+        raise ValueError('positives must not be given if targets are SparseTargets, which have them')
+    ious, ignored = targets.ious, targets.ignored
+    if not isinstance(ious, Tensor) or not ious.is_floating_point():
+        found = ious.dtype if isinstance(ious, Tensor) else type(ious).__name__
+        raise TypeError(f'targets.ious must be a floating-point tensor, got {found}')
+    if ignored is not None and (not isinstance(ignored, Tensor) or ignored.dtype != torch.bool):
+        found = ignored.dtype if isinstance(ignored, Tensor) else type(ignored).__name__
+        raise TypeError(f'targets.ignored must be a bool tensor or None, got {found}')
+    if not isinstance(logits, Tensor):
+        raise TypeError(f'logits must be a torch.Tensor, got {type(logits).__name__}')
+    _check_positive_indices(targets.positives, logits.numel(), logits.device)
+    if ious.shape != targets.positives.shape:
+        raise ValueError(
+            f'targets.ious must have the shape of targets.positives, {tuple(targets.positives.shape)}, '
+            f'got {tuple(ious.shape)}'
+        )
+    if ignored is not None and ignored.shape != logits.shape:
+        raise ValueError(
+            f'targets.ignored must have the shape of logits, {tuple(logits.shape)}, got {tuple(ignored.shape)}'
+        )
+    for name, value in (('ious', ious), ('ignored', ignored)):
+        if value is not None and value.device != logits.device:
+            raise ValueError(f'targets.{name} must be on the device of logits, {logits.device}, got {value.device}')
+    check_tensors(logits, logits.detach())
+    check_delta(delta)
+    if devices.on_cpu(ious) and len(ious):
+        if ious.min() < 0 or ious.max() > 1:  # NaN passes, and makes the loss NaN
+            raise ValueError(f'targets.ious must lie in [0, 1], got {ious.min().item():g} to {ious.max().item():g}')
+        if ignored is not None and ignored.reshape(-1).index_select(0, targets.positives).any():
+            raise ValueError('targets.positives must not be ignored, got some that targets.ignored marks')
 
 
 def check_arguments(logits: Tensor, targets: Tensor, delta: float, positive_indices: Tensor | None) -> None:
@@ -33,7 +80,10 @@ def check_arguments(logits: Tensor, targets: Tensor, delta: float, positive_indi
             f'got a maximum of {targets.max().item():g}'
         )
     if positive_indices is not None:
-        _check_positive_indices(positive_indices, targets)
+        _check_positive_indices(positive_indices, targets.numel(), targets.device)
+        # A target of NaN passes: it makes the loss NaN, which says more about where it comes from than an error here.
+        if devices.on_cpu(targets) and (targets.reshape(-1).index_select(0, positive_indices) <= 0).any():
+            raise ValueError('positives must be indices of entries whose target is above 0, got others among them')
 
 
 def check_tensors(logits: Tensor, targets: Tensor) -> None:
@@ -42,6 +92,7 @@ def check_tensors(logits: Tensor, targets: Tensor) -> None:
     Raises:
         TypeError: One is not a tensor, or of the wrong dtype.
         ValueError: Shapes or devices differ.
+        RuntimeError: One is mapped over by ``torch.vmap``.
     """
     for name, value in (('logits', logits), ('targets', targets)):
         if not isinstance(value, Tensor):
@@ -55,8 +106,25 @@ def check_tensors(logits: Tensor, targets: Tensor) -> None:
             f'targets must have the shape of logits, {tuple(logits.shape)}, got {tuple(targets.shape)}; '
             'for class indices build one target per (prediction, class) entry'
         )
+    if _is_batched(logits) or _is_batched(targets):
+        raise RuntimeError(
+            'ranking losses do not support torch.vmap; AP and RS Loss rank many batches in one call with the arguments '
+            'groups and num_groups'
+        )
     if targets.device != logits.device:
         raise ValueError(f'targets must be on the device of logits, {logits.device}, got {targets.device}')
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    """Whether a ``torch.vmap`` maps over the tensor, inside of other transforms or not."""
+    if not devices.is_transformed():
+        return False
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
 
 
 def check_delta(delta: float) -> None:
@@ -68,7 +136,7 @@ def check_delta(delta: float) -> None:
     """
     if isinstance(delta, bool) or not isinstance(delta, (int, float)):
         raise TypeError(f'delta must be a float, got {type(delta).__name__}')
-    if not (math.isfinite(delta) and delta >= 0):
+    if not 0 <= delta < math.inf:
         raise ValueError(f'delta must be finite and not negative, got {delta}')
     if 0 < delta < MIN_DELTA:
         raise ValueError(
@@ -76,25 +144,20 @@ def check_delta(delta: float) -> None:
         )
 
 
-def _check_positive_indices(positive_indices: Tensor, targets: Tensor) -> None:
+def _check_positive_indices(positive_indices: Tensor, num_entries: int, device: torch.device) -> None:
     if not isinstance(positive_indices, Tensor):
         raise TypeError(f'positives must be a torch.Tensor of indices, got {type(positive_indices).__name__}')
     if positive_indices.dtype != torch.int64 or positive_indices.dim() != 1:
         raise TypeError(
             f'positives must be (P,) int64 indices, got {tuple(positive_indices.shape)} {positive_indices.dtype}'
         )
-    if positive_indices.device != targets.device:
-        raise ValueError(f'positives must be on the device of logits, {targets.device}, got {positive_indices.device}')
-    if not devices.on_cpu(targets) or len(positive_indices) == 0:
+    if positive_indices.device != device:
+        raise ValueError(f'positives must be on the device of logits, {device}, got {positive_indices.device}')
+    if not devices.on_cpu(positive_indices) or len(positive_indices) == 0:
         return
     lowest, highest = (int(value) for value in positive_indices.aminmax())
-    if lowest < 0 or highest >= targets.numel():
-        raise ValueError(
-            f'positives must be indices of the {targets.numel()} flattened logits, got {lowest} to {highest}'
-        )
-    # A target of NaN passes: it makes the loss NaN, which says more about where it comes from than an error here.
-    if (targets.reshape(-1).index_select(0, positive_indices) <= 0).any():
-        raise ValueError('positives must be indices of entries whose target is above 0, got others among them')
+    if lowest < 0 or highest >= num_entries:
+        raise ValueError(f'positives must be indices of the {num_entries} flattened logits, got {lowest} to {highest}')
     num_distinct = len(positive_indices.unique())
     if num_distinct != len(positive_indices):
         raise ValueError(f'positives must be distinct, got {len(positive_indices)} indices of {num_distinct} entries')

@@ -15,6 +15,9 @@ MOST_ELEMENTS = 2**22
 """Most elements of a tensor on an accelerator that is not of the size of the entries."""
 
 
+_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)  # torch 2.1 has none
+is_transformed = getattr(torch._C, '_are_functorch_transforms_active', lambda: False)
+"""Whether the call is inside of a transform of ``torch.func``."""
 _as_accelerator = False
 
 
@@ -30,8 +33,30 @@ def as_on_an_accelerator() -> Iterator[None]:
 
 
 def on_cpu(tensor: Tensor) -> bool:
-    """Whether to save cache misses by more operations, and whether reading a value on the host is free."""
-    return tensor.device.type == 'cpu' and not _as_accelerator
+    """Whether to save cache misses by more operations, and whether reading a value on the host is free.
+
+    What is compiled, exported or transformed by ``torch.func`` cannot read values, and a compiler fuses operations. It
+    takes an accelerator's way on a CPU too.
+    """
+    return tensor.device.type == 'cpu' and not (_as_accelerator or _is_compiling() or is_transformed())
+
+
+def check_determinism(tensor: Tensor) -> None:
+    """Refuse what the losses cannot do: PyTorch has no deterministic prefix sum of floating-point numbers on CUDA.
+
+    Raises:
+        RuntimeError: The tensor is on CUDA, and ``torch.use_deterministic_algorithms(True)`` was called.
+    """
+    if (
+        tensor.device.type == 'cuda'
+        and torch.are_deterministic_algorithms_enabled()
+        and not torch.is_deterministic_algorithms_warn_only_enabled()
+    ):
+        raise RuntimeError(
+            'ranking losses have no deterministic algorithm on CUDA, because torch.cumsum has none, and '
+            'torch.use_deterministic_algorithms(True) is set; call '
+            'torch.use_deterministic_algorithms(True, warn_only=True), or compute the loss on the CPU'
+        )
 
 
 def split(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

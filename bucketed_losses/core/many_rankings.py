@@ -34,7 +34,14 @@ def as_groups(groups: Tensor | None, num_groups: int | None) -> Groups | None:
 
 
 def rank_each_group(
-    logits: Tensor, targets: Tensor, groups: Groups, delta: float, positive_indices: Tensor, exact: bool, sort: bool
+    logits: Tensor,
+    targets: Tensor,
+    groups: Groups,
+    delta: float,
+    positive_indices: Tensor,
+    exact: bool,
+    sort: bool,
+    ious: Tensor | None = None,
 ) -> FullUpdate:
     """Values ``(G,)`` and Identity Updates; 0 for a group without positives.
 
@@ -46,11 +53,16 @@ def rank_each_group(
         positive_indices: ``(P,)`` int64.
         exact: The edges of the buckets are the positives +- delta instead of the positives.
         sort: Compute the sorting error too.
+        ious: ``(P,)`` in the order of ``positive_indices``; None reads them from the targets.
     """
     dtype = logits.dtype if logits.dtype == torch.float64 else torch.float32
     entries = negate(logits, targets, positive_indices, groups.index)
     own, one = groups.index.index_select(0, entries.indices), entries.constants[2]
     nonfinite = bucket_sums(groups.index, entries.notes, one, groups.num)[1, 1:]
+    if ious is not None:
+        nonfinite = nonfinite.index_add(
+            0, groups.index.index_select(0, positive_indices), (ious * 0).to(nonfinite.dtype)
+        )
     num_positives = bucket_sums(own, None, one, groups.num)[0, 1:].index_select(0, own)  # P of each positive's group
     own_nonfinite = nonfinite.index_select(0, own)
     if len(own) == 0:
@@ -68,7 +80,7 @@ def rank_each_group(
     ranking = nonfinite.index_add(0, own, errors)
     if not sort:
         return FullUpdate((ranking,), grad, entries.indices, None, groups.index)
-    ious = targets.index_select(0, entries.indices)
+    ious = targets.index_select(0, entries.indices) if ious is None else ious.index_select(0, entries.order)
     pairs = pair_sums(entries.positives, ious, entries.constants, delta, own)
     sorting, sorting_grad = sorting_update(pairs, own_nonfinite)
     return FullUpdate(

@@ -24,8 +24,8 @@ from torch.nn.functional import pad
 
 from . import devices
 
-LEAST_SHARE = 1e-12
-"""A sum over smaller IoUs is 0 if it is a smaller share than this of the sum over all: what is left is rounding."""
+ROUNDING = 1e-12
+"""A sum over smaller IoUs is 0 if it is smaller than this times the largest sum possible: what is left is rounding."""
 
 
 class Queries(NamedTuple):
@@ -67,12 +67,16 @@ class MergeTree:
         self.columns = masses if delta == 0 else torch.cat([masses, masses * self.queries.keys])
         sorted_ious, by_iou = ious.sort()
         smaller, place = torch.searchsorted(sorted_ious, ious), by_iou.argsort()
-        num = len(z)
-        num_levels = max((num - 1).bit_length(), 1) + 1
+        self.rounding = ROUNDING * len(z) * (2 * delta if delta > 0 else 1)
+        single = 1
+        while 1 << single < len(z):  # torch.compile traces such comparisons, but not bit_length
+            single += 1
+        num_levels = single + 1
         # If all levels together need a larger tensor, some levels follow the others.
         most = max(1, devices.MOST_ELEMENTS // (len(self.columns) * self.queries.places.numel()))
+        most = num_levels if most >= num_levels else int(most)
         self.parts = [
-            _make_levels(start, min(start + most, num_levels), num_levels - 1, smaller, place, self.queries.places)
+            _make_levels(start, min(start + most, num_levels), single, smaller, place, self.queries.places)
             for start in range(0, num_levels, most)
         ]
 
@@ -84,7 +88,7 @@ class MergeTree:
         smaller = parts[0].sum(1)
         for part in parts[1:]:
             smaller = smaller + part.sum(1)
-        return everything, smaller * (smaller[0] > everything[0] * LEAST_SHARE)
+        return everything, smaller * (smaller[0] > self.rounding)
 
     def _read(self, levels: Levels) -> Tensor:
         """What each query reads at each level, ``(2, L, P)``."""
@@ -132,15 +136,18 @@ def _queries(z: Tensor, constants: Tensor, delta: float, starts: Tensor | None) 
 
 
 def _make_levels(start: int, stop: int, single: int, smaller: Tensor, place: Tensor, places: Tensor) -> Levels:
-    """The levels from ``start`` to ``stop``; level ``single`` is the one of a single block.
+    """The levels from ``start`` to ``stop``.
 
     Args:
+        start: The first level.
+        stop: The level after the last one.
+        single: The level of a single block, ``2^single >= P``.
         smaller: How many positives have a smaller IoU than each, ``(P,)``: the f of this module.
         place: The place of each positive by IoU, ``(P,)``.
         places: Of the queries among all positives, ``(r, P)``.
     """
     num = len(place)
-    stride = 1 << num.bit_length()
+    stride = 1 << single
     levels = torch.arange(start, stop, device=place.device).unsqueeze(1)
     # A member of block b has the key (b + 1) * stride + its place by z; a query that reads nothing has keys below all.
     by_z = torch.arange(stride, stride + num, device=place.device)

@@ -19,6 +19,8 @@ class Negated(NamedTuple):
     """``z`` of the positives, ``(P,)``, ascending."""
     indices: Tensor
     """The indices of the positives among the flattened entries, in that order; ``(P,)`` int64."""
+    order: Tensor
+    """The places of the positives in the order in which they were given, in that order; ``(P,)`` int64."""
     negatives: Tensor
     """``z`` of the negatives, ``(n,)``: one value for each entry, infinity where the entry is not a negative."""
     constants: Tensor
@@ -46,7 +48,7 @@ def negate(logits: Tensor, targets: Tensor, positive_indices: Tensor, groups: Te
     positives, order = z.index_select(0, positive_indices).sort()
     indices = positive_indices.index_select(0, order)
     if groups is not None:
-        order = groups.index_select(0, indices).argsort(stable=True)
-        positives, indices = positives.index_select(0, order), indices.index_select(0, order)
+        by_group = groups.index_select(0, indices).argsort(stable=True)
+        positives, indices, order = (values.index_select(0, by_group) for values in (positives, indices, order))
     notes = (z + targets).mul_(0).masked_fill_(targets < 0, 0)
-    return Negated(positives, indices, z.masked_fill_(targets != 0, torch.inf), constants.unsqueeze(1), notes)
+    return Negated(positives, indices, order, z.masked_fill_(targets != 0, torch.inf), constants.unsqueeze(1), notes)

@@ -20,6 +20,7 @@ from .identity_update import identity_update
 from .many_rankings import Groups, rank_each_group
 from .negatives import relevant_negatives
 from .positives import rank_positives
+from .sparse_targets import SparseTargets
 
 
 class RankSort(NamedTuple):
@@ -36,7 +37,7 @@ class RankSort(NamedTuple):
 
 def rank_and_sort(
     logits: Tensor,
-    targets: Tensor,
+    targets: Tensor | SparseTargets,
     delta: float,
     positive_indices: Tensor | None,
     group: Group,
@@ -50,7 +51,7 @@ def rank_and_sort(
 
     Args:
         logits: Any shape.
-        targets: Same shape.
+        targets: Same shape, or sparse.
         delta: Half-width of H.
         positive_indices: ``(P,)`` int64 into the flattened logits, or None to find them.
         group: Processes whose logits are ranked together.
@@ -58,22 +59,29 @@ def rank_and_sort(
         sort: Compute the sorting part; otherwise it has no meaning.
         groups: Rank each group by itself; the parts are ``(groups.num,)`` then.
     """
+    devices.check_determinism(logits)
     processes = resolve(group)
+    ious = None
+    if isinstance(targets, SparseTargets):
+        positive_indices, ious = targets.positives, targets.ious.detach()
+        targets = targets.kinds(logits.numel()).view(logits.shape)
     if positive_indices is None:
         positive_indices = find_positives(targets.reshape(-1))
     if groups is not None or (processes is None and len(positive_indices) and not devices.on_cpu(logits)):
         x, t = logits.detach().reshape(-1), targets.detach().reshape(-1)
         t = t.float() if t.dtype == torch.bool else t
         if groups is None:
-            full = rank_in_few_launches(x, t, delta, positive_indices, exact, sort)
+            full = rank_in_few_launches(x, t, delta, positive_indices, exact, sort, ious)
         else:
-            full = rank_each_group(x, t, groups, delta, positive_indices, exact, sort)
+            full = rank_each_group(x, t, groups, delta, positive_indices, exact, sort, ious)
         values = with_full_gradient(logits, full)
         return RankSort(values[0], values[-1])
     entries = flatten(logits, targets)
     x, t = entries.logits, entries.targets
-    own_logits, own_ious = x.index_select(0, positive_indices), t.index_select(0, positive_indices)
-    gathered = gather_positives(own_logits, own_ious, entries.nonfinite, processes)
+    own_logits = x.index_select(0, positive_indices)
+    own_ious = t.index_select(0, positive_indices) if ious is None else ious
+    nonfinite = entries.nonfinite if ious is None else entries.nonfinite + 0 * ious.sum()
+    gathered = gather_positives(own_logits, own_ious, nonfinite, processes)
     nonfinite = gathered.nonfinite
     if len(gathered.logits) == 0:
         none = x.new_zeros(0)

@@ -77,7 +77,7 @@ def _rank_bucketed(entries: Negated, delta: float) -> Ranked:
     sizes, moments = sums.narrow(-1, 1, num_buckets).unbind()
     # A mean may move to the highest kink or to the floor, as in `_rank_exactly`; the mean of the last bucket does.
     means = torch.where(sizes > 0, moments / sizes, edges).clamp(kinks.edges[:1], floor)
-    torch.mul(sizes, means, out=moments)
+    moments.copy_(sizes * means)
     prefix = sums.cumsum(-1)
     at = kinks.around.view(1, -1).repeat(2, 1)
     means_below = torch.searchsorted(means, at)

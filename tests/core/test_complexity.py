@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
@@ -132,38 +131,3 @@ def test_memory_is_linear_at_ten_million_logits(name):
     )
     # Input, targets and gradient are 12 bytes; int64 indices and float32/64 working arrays the rest.
     assert (large - small) / 9_000_000 < 120
-
-
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-
-
-@pytest.mark.gpu
-@GPU
-@pytest.mark.parametrize('name', sorted(LOSSES))
-@pytest.mark.parametrize('known', [False, True], ids=['found', 'known'])
-def test_cuda_synchronises_as_often_as_counted(name, known):
-    """CUDA's own count: every wait of the host warns in this mode."""
-    logits, targets = synthetic(2000, 100_000)
-    logits = logits.detach().cuda().requires_grad_()
-    targets, positives = targets.cuda(), torch.arange(2000, device='cuda') if known else None
-    step(lambda *args: LOSSES[name](*args, positives=positives), logits, targets)
-    torch.cuda.set_sync_debug_mode('warn')
-    try:
-        with warnings.catch_warnings(record=True) as waits:
-            warnings.simplefilter('always')
-            step(lambda *args: LOSSES[name](*args, positives=positives), logits, targets)
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
-    assert len([wait for wait in waits if 'synchroniz' in str(wait.message)]) == (0 if known else 1)
-
-
-@pytest.mark.gpu
-@GPU
-@pytest.mark.parametrize('name', sorted(LOSSES))
-@pytest.mark.parametrize('num_pos', [30, 3000])
-def test_cuda_equals_cpu(name, num_pos):
-    logits, targets = synthetic(num_pos, 100_000)
-    step(LOSSES[name], logits, targets)
-    cuda_logits = logits.detach().cuda().requires_grad_()
-    step(LOSSES[name], cuda_logits, targets.cuda())
-    torch.testing.assert_close(cuda_logits.grad.cpu(), logits.grad, rtol=1e-5, atol=1e-9)

@@ -148,8 +148,9 @@ def test_it_launches_few_operations_in_bounded_memory(name, num_pos):
     num_neg = 100_001
     logits, targets, positives = synthetic(num_pos, num_neg)
     for arguments in ({}, {'delta': 0.0}):
+        own = logits.clone().requires_grad_()
         with CountOperations() as counted:
-            step(LOSSES[name], logits.clone().requires_grad_(), targets, positives, **arguments)
+            step(LOSSES[name], own, targets, positives, **arguments)
         assert len(counted.names) <= LIMITS[name][num_pos > pair_sums.MOST_DENSE], counted.names
         assert counted.largest <= max(8 * (num_neg + num_pos), devices.MOST_ELEMENTS)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .... import functional
 from ....core.dr import NEGATIVE_TEMPERATURE
+from ....functional import SparseTargets
 from .ranking_losses import RankingLoss
 
 
@@ -24,6 +25,7 @@ class DRLoss(RankingLoss):
 
     LOG_NAMES = ('loss_cls',)
     SCOPES = ('batch', 'image')
+    TAKES_SPARSE_TARGETS = False
     balances_itself = False
     needs_ious = False
 
@@ -50,11 +52,11 @@ class DRLoss(RankingLoss):
     def rank(
         self,
         logits: Tensor,
-        targets: Tensor,
-        positives: Tensor | None = None,
+        targets: Tensor | SparseTargets,
         groups: Tensor | None = None,
         num_groups: int | None = None,
     ) -> dict[str, Tensor]:
+        assert isinstance(targets, Tensor)
         if groups is None or num_groups is None:
             return {'loss_cls': functional.dr_loss(logits, targets, **self.settings)}
         members = [groups == group for group in range(num_groups)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .... import functional
 from ....core import devices
+from ....functional import SparseTargets
 from .box_weighting import PositiveBoxes, balance_factor
 
 
@@ -50,12 +51,14 @@ class RankingLoss(nn.Module):
     Attributes:
         LOG_NAMES: Names of the parts that ``forward`` returns.
         SCOPES: Values of ``scope`` that the loss supports.
+        TAKES_SPARSE_TARGETS: Whether :meth:`rank` takes the indices of the positives in place of a target per entry.
         balances_itself: The default of ``self_balancing``. If True, a ``loss_weight`` of the box losses cancels.
         needs_ious: Whether the loss reads the IoUs of the predicted boxes.
     """
 
     LOG_NAMES: tuple[str, ...]
     SCOPES: tuple[str, ...] = ('batch', 'global', 'image', 'class')
+    TAKES_SPARSE_TARGETS = True
     balances_itself: bool
     needs_ious: bool
     custom_cls_channels = True
@@ -103,8 +106,7 @@ class RankingLoss(nn.Module):
     def rank(
         self,
         logits: Tensor,
-        targets: Tensor,
-        positives: Tensor | None = None,
+        targets: Tensor | SparseTargets,
         groups: Tensor | None = None,
         num_groups: int | None = None,
     ) -> dict[str, Tensor]:
@@ -112,17 +114,16 @@ class RankingLoss(nn.Module):
 
         Args:
             logits: ``(n, num_classes)``.
-            targets: ``(n, num_classes)``, see :func:`entry_targets`.
-            positives: Indices of the positives among the flattened logits, if known.
+            targets: ``(n, num_classes)``, see :func:`entry_targets`; or sparse, see :func:`sparse_targets`.
             groups: ``(n, num_classes)`` int64: entries that are ranked together. Each part then has a value for each
                 group, ``(num_groups,)``.
             num_groups: The number of groups, if there are any.
         """
         raise NotImplementedError
 
-    def _arguments(self, positives: Tensor | None, groups: Tensor | None, num_groups: int | None) -> dict[str, Any]:
+    def _arguments(self, groups: Tensor | None, num_groups: int | None) -> dict[str, Any]:
         """Keyword arguments of a function of :mod:`bucketed_losses.functional`."""
-        return dict(positives=positives, group=self.group or 'local', groups=groups, num_groups=num_groups)
+        return dict(group=self.group or 'local', groups=groups, num_groups=num_groups)
 
     def forward(
         self,
@@ -154,21 +155,18 @@ class RankingLoss(nn.Module):
         """
         self._check_reduction(reduction_override)
         labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
-        sound: float | Tensor = 1.0
-        if ious is not None and positive is not None:
-            # Boxes that are not finite have an IoU of NaN. The functions cannot sort NaN, but the loss must be NaN.
-            sound = torch.where(ious[positive].isnan().any(), torch.nan, 1.0)
-            ious = ious.nan_to_num()
-        targets = entry_targets(pred, labels, ious, weight)
-        if positive is not None:
-            positive = positive * pred.size(1) + labels[positive]
-        if self.scope == 'image':
-            losses = self._rank_images(pred, targets, positive, images)
-        elif self.scope == 'class':
-            losses = self._rank_classes(pred, targets, positive)
+        targets: Tensor | SparseTargets
+        if positive is not None and self.TAKES_SPARSE_TARGETS:
+            targets = sparse_targets(pred, labels, ious, weight, positive)
         else:
-            losses = self.rank(pred, targets, positive)
-        return {name: self.loss_weight * value * sound for name, value in losses.items()}
+            targets = entry_targets(pred, labels, ious, weight)
+        if self.scope == 'image':
+            losses = self._rank_images(pred, targets, images)
+        elif self.scope == 'class':
+            losses = self._rank_classes(pred, targets)
+        else:
+            losses = self.rank(pred, targets)
+        return {name: self.loss_weight * value for name, value in losses.items()}
 
     def losses_with_boxes(
         self,
@@ -213,7 +211,7 @@ class RankingLoss(nn.Module):
             )
 
     def _rank_images(
-        self, pred: Tensor, targets: Tensor, positive: Tensor | None, images: ImageRows | None
+        self, pred: Tensor, targets: Tensor | SparseTargets, images: ImageRows | None
     ) -> dict[str, Tensor]:
         if images is None:
             raise ValueError(
@@ -222,14 +220,18 @@ class RankingLoss(nn.Module):
             )
         self.check_images(images, len(pred))
         groups = images.image.unsqueeze(1).expand_as(pred)
-        losses = self.rank(pred, targets, positive, groups, max(images.num_images, 1))
+        losses = self.rank(pred, targets, groups, max(images.num_images, 1))
         return {name: values.mean() for name, values in losses.items()}
 
-    def _rank_classes(self, pred: Tensor, targets: Tensor, positive: Tensor | None) -> dict[str, Tensor]:
+    def _rank_classes(self, pred: Tensor, targets: Tensor | SparseTargets) -> dict[str, Tensor]:
         num_classes = pred.size(1)
         groups = torch.arange(num_classes, device=pred.device).expand_as(pred)
-        losses = self.rank(pred, targets, positive, groups, num_classes)
-        num_present = (targets > 0).any(0).sum().clamp(min=1)
+        losses = self.rank(pred, targets, groups, num_classes)
+        if isinstance(targets, SparseTargets):
+            present = groups.new_zeros(num_classes).index_fill_(0, targets.positives % num_classes, 1)
+        else:
+            present = (targets > 0).any(0)
+        num_present = present.sum().clamp(min=1)
         return {name: values.sum() / num_present for name, values in losses.items()}
 
     def check_images(self, images: ImageRows, num_rows: int) -> None:
@@ -272,6 +274,20 @@ def accuracy_of_positives(cls_score: Tensor, labels: Tensor, positive: Tensor) -
     return {'acc_classes': accuracy(cls_score[positive], labels[positive])}
 
 
+def sparse_targets(
+    pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Tensor | None, positive: Tensor
+) -> SparseTargets:
+    """Targets without a number for each (prediction, class) entry; arguments as for :func:`entry_targets`.
+
+    Args:
+        positive: ``(num_pos,)`` int64 rows of all positives that are not ignored.
+    """
+    dtype = _check_rows(pred, labels, ious, weight)
+    own = pred.new_ones(len(positive), dtype=dtype) if ious is None else _quality(ious.index_select(0, positive), dtype)
+    ignored = None if weight is None else _ignored(weight).expand_as(pred)
+    return SparseTargets(positive * pred.size(1) + labels.index_select(0, positive), own, ignored)
+
+
 def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Tensor | None) -> Tensor:
     """Targets as :mod:`bucketed_losses.functional` takes them, one per (prediction, class) entry.
 
@@ -284,6 +300,32 @@ def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Ten
     Returns:
         ``(n, num_classes)`` float32 or float64.
     """
+    dtype = _check_rows(pred, labels, ious, weight)
+    num, num_classes = pred.shape
+    quality = pred.new_ones(num, dtype=dtype) if ious is None else _quality(ious, dtype)
+    # There is one additional entry, and all background rows write to it. Selecting the positives instead would need a
+    # host synchronisation.
+    targets = torch.zeros(num * num_classes + 1, dtype=dtype, device=pred.device)
+    entries = torch.arange(num, device=pred.device) * num_classes + labels
+    entries = torch.where(labels < num_classes, entries, num * num_classes)
+    # A negative label becomes the index -1, which makes an accelerator raise, as the check of rows does on the CPU.
+    targets.scatter_(0, torch.where(labels < 0, -1, entries), quality)
+    targets = targets[:-1].view(num, num_classes)
+    return targets if weight is None else targets.masked_fill(_ignored(weight), -1)
+
+
+def _ignored(weight: Tensor) -> Tensor:
+    ignored = weight == 0
+    return ignored.unsqueeze(1) if ignored.dim() == 1 else ignored
+
+
+def _quality(ious: Tensor, dtype: torch.dtype) -> Tensor:
+    # The published code turns a positive with an IoU of 0 into a negative; here it stays positive.
+    return ious.detach().to(dtype).clamp(torch.finfo(dtype).eps, 1)
+
+
+def _check_rows(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Tensor | None) -> torch.dtype:
+    """Check the arguments of :func:`entry_targets`; return the dtype of IoUs."""
     if pred.dim() != 2:
         raise ValueError(f'pred must have the shape (n, num_classes), got {tuple(pred.shape)}')
     num, num_classes = pred.shape
@@ -298,28 +340,9 @@ def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Ten
             f'got values from {int(labels.min())} to {int(labels.max())}; a classifier for a ranking loss has no '
             'background column'
         )
-    dtype = torch.float64 if pred.dtype == torch.float64 else torch.float32
-    if ious is None:
-        quality = torch.ones(num, dtype=dtype, device=pred.device)
-    else:
-        # The published code turns a positive with an IoU of 0 into a negative; here it stays positive.
-        quality = ious.detach().to(dtype).clamp(torch.finfo(dtype).eps, 1)
-    # There is one additional entry, and all background rows write to it. Selecting the positives instead would need a
-    # host synchronisation.
-    targets = torch.zeros(num * num_classes + 1, dtype=dtype, device=pred.device)
-    entries = torch.arange(num, device=pred.device) * num_classes + labels
-    entries = torch.where(labels < num_classes, entries, num * num_classes)
-    # A negative label becomes the index -1, which makes an accelerator raise, as the check above does on the CPU.
-    targets.scatter_(0, torch.where(labels < 0, -1, entries), quality)
-    targets = targets[:-1].view(num, num_classes)
-    if weight is not None:
-        if weight.shape not in ((num,), (num, num_classes)):
-            raise ValueError(
-                f'weight must have the shape ({num},) or ({num}, {num_classes}), got {tuple(weight.shape)}'
-            )
-        ignored = weight == 0
-        targets = targets.masked_fill(ignored[:, None] if ignored.dim() == 1 else ignored, -1)
-    return targets
+    if weight is not None and weight.shape not in ((num,), (num, num_classes)):
+        raise ValueError(f'weight must have the shape ({num},) or ({num}, {num_classes}), got {tuple(weight.shape)}')
+    return torch.float64 if pred.dtype == torch.float64 else torch.float32
 
 
 @MODELS.register_module()
@@ -343,12 +366,11 @@ class APLoss(RankingLoss):
     def rank(
         self,
         logits: Tensor,
-        targets: Tensor,
-        positives: Tensor | None = None,
+        targets: Tensor | SparseTargets,
         groups: Tensor | None = None,
         num_groups: int | None = None,
     ) -> dict[str, Tensor]:
-        arguments = self._arguments(positives, groups, num_groups)
+        arguments = self._arguments(groups, num_groups)
         return {'loss_rank': functional.ap_loss(logits, targets, self.delta, **arguments)}
 
 
@@ -359,12 +381,11 @@ class BucketedAPLoss(APLoss):
     def rank(
         self,
         logits: Tensor,
-        targets: Tensor,
-        positives: Tensor | None = None,
+        targets: Tensor | SparseTargets,
         groups: Tensor | None = None,
         num_groups: int | None = None,
     ) -> dict[str, Tensor]:
-        arguments = self._arguments(positives, groups, num_groups)
+        arguments = self._arguments(groups, num_groups)
         return {'loss_rank': functional.bucketed_ap_loss(logits, targets, self.delta, **arguments)}
 
 
@@ -389,12 +410,11 @@ class RSLoss(RankingLoss):
     def rank(
         self,
         logits: Tensor,
-        targets: Tensor,
-        positives: Tensor | None = None,
+        targets: Tensor | SparseTargets,
         groups: Tensor | None = None,
         num_groups: int | None = None,
     ) -> dict[str, Tensor]:
-        arguments = self._arguments(positives, groups, num_groups)
+        arguments = self._arguments(groups, num_groups)
         ranking, sorting = functional.rs_loss(logits, targets, self.delta, **arguments)
         return {'loss_rank': ranking, 'loss_sort': sorting}
 
@@ -406,11 +426,10 @@ class BucketedRSLoss(RSLoss):
     def rank(
         self,
         logits: Tensor,
-        targets: Tensor,
-        positives: Tensor | None = None,
+        targets: Tensor | SparseTargets,
         groups: Tensor | None = None,
         num_groups: int | None = None,
     ) -> dict[str, Tensor]:
-        arguments = self._arguments(positives, groups, num_groups)
+        arguments = self._arguments(groups, num_groups)
         ranking, sorting = functional.bucketed_rs_loss(logits, targets, self.delta, **arguments)
         return {'loss_rank': ranking, 'loss_sort': sorting}

@@ -1,0 +1,158 @@
+"""Losses that PyTorch compiles, exports or transforms; what it cannot do is an error that says what to do instead."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import LOSSES, close_in_float64, random_case
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bucketed_losses import functional as F
+
+EACH = pytest.mark.parametrize('name', sorted(LOSSES))
+
+
+def case(num_pos, num_neg=40):
+    logits, targets = random_case(num_pos, num_pos, num_neg, 3, dtype=torch.float32)
+    return logits, targets, (targets > 0).nonzero().squeeze(1)
+
+
+def total(loss, delta, **arguments):
+    """A loss as one number, a function of logits, targets and positives."""
+
+    def value(logits, targets, positives):
+        result = loss(logits, targets, delta, positives=positives, **arguments)
+        return result.total if isinstance(result, tuple) else result
+
+    return value
+
+
+def value_and_grad(function, logits, *arguments):
+    logits = logits.clone().requires_grad_()
+    value = function(logits, *arguments)
+    value.sum().backward()
+    return value.detach(), logits.grad
+
+
+@EACH
+@pytest.mark.parametrize('delta', [0.0, 0.5])
+@pytest.mark.parametrize('backend', ['eager', pytest.param('aot_eager', marks=pytest.mark.medium)])
+def test_it_compiles_as_one_graph_for_all_sizes(name, delta, backend):
+    """Dynamic numbers of logits and of positives; value and gradient are those without a compiler."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend(backend)
+    function = total(LOSSES[name], delta)
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=counter)
+    graphs = []
+    for num_pos in (5, 9, 70):
+        expected = value_and_grad(function, *case(num_pos))
+        for got, wanted in zip(value_and_grad(compiled, *case(num_pos)), expected, strict=True):
+            close_in_float64(got, wanted, rtol=1e-6, atol=1e-7)
+        graphs.append(counter.frame_count)
+    assert graphs[0] == graphs[-1], 'another size compiled the loss again'
+
+
+@EACH
+@pytest.mark.medium
+def test_the_merge_tree_compiles(name):
+    torch._dynamo.reset()
+    function = total(LOSSES[name], 0.5)
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend='eager')
+    for num_pos in (2100, 2300):
+        for got, wanted in zip(
+            value_and_grad(compiled, *case(num_pos)), value_and_grad(function, *case(num_pos)), strict=True
+        ):
+            close_in_float64(got, wanted, rtol=1e-6, atol=1e-7)
+
+
+@EACH
+@pytest.mark.parametrize('delta', [0.0, 0.5])
+def test_groups_compile(name, delta):
+    torch._dynamo.reset()
+    logits, targets, positives = case(20)
+    function = total(LOSSES[name], delta, groups=torch.arange(len(logits)) % 4, num_groups=4)
+    compiled = torch.compile(function, fullgraph=True, backend='eager')
+    expected = value_and_grad(function, logits, targets, positives)
+    for got, wanted in zip(value_and_grad(compiled, logits, targets, positives), expected, strict=True):
+        close_in_float64(got, wanted, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.slow
+@EACH
+def test_inductor_compiles_it(name):
+    """With C++ kernels on a CPU."""
+    torch._dynamo.reset()
+    function = total(LOSSES[name], 0.5)
+    compiled = torch.compile(function, fullgraph=True, dynamic=True)
+    for num_pos in (5, 70):
+        for got, wanted in zip(
+            value_and_grad(compiled, *case(num_pos)), value_and_grad(function, *case(num_pos)), strict=True
+        ):
+            close_in_float64(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@EACH
+@pytest.mark.parametrize('delta', [0.0, 0.5])
+@pytest.mark.parametrize('num_pos', [1, 20])
+def test_func_grad(name, delta, num_pos):
+    function = total(LOSSES[name], delta)
+    _, expected = value_and_grad(function, *case(num_pos))
+    grad, value = torch.func.grad_and_value(function)(*case(num_pos))
+    close_in_float64(grad, expected, rtol=1e-6, atol=1e-7)
+    close_in_float64(value, function(*case(num_pos)), rtol=1e-6, atol=0)
+
+
+@EACH
+@pytest.mark.parametrize('transform', [lambda f: f, torch.func.grad], ids=['vmap', 'vmap of grad'])
+def test_vmap_names_the_alternative(name, transform):
+    logits, targets, positives = case(5)
+    function = transform(total(LOSSES[name], 0.5))
+    with pytest.raises(RuntimeError, match=r'do not support torch.vmap; .* groups and num_groups'):
+        torch.vmap(function, in_dims=(0, None, None))(torch.stack([logits, logits]), targets, positives)
+
+
+@EACH
+@pytest.mark.skipif(not hasattr(torch.export, 'Dim'), reason='needs dynamic shapes of torch.export')
+def test_export(name):
+    """Of a module whose output is the loss, for a range of sizes."""
+
+    class Loss(torch.nn.Module):
+        def forward(self, logits, targets, positives):
+            return total(LOSSES[name], 0.5)(logits, targets, positives)
+
+    sizes = [{0: torch.export.Dim('n', min=4, max=2**15 - 100)}] * 2 + [{0: torch.export.Dim('p', min=2, max=60)}]
+    program = torch.export.export(Loss(), case(20), dynamic_shapes=tuple(sizes), strict=True)
+    for num_pos in (3, 50):
+        expected = Loss()(*case(num_pos))
+        close_in_float64(program.module()(*case(num_pos)), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize('loss', [*LOSSES.values(), lambda *args, **kw: F.alrp_loss(*args, torch.zeros(3), **kw)])
+def test_deterministic_algorithms_on_cuda_are_refused_by_name(loss, monkeypatch):
+    try:
+        with FakeTensorMode():
+            torch.empty(1, device='cuda').sum()
+    except RuntimeError as error:
+        pytest.skip(f'torch {torch.__version__} makes no fake CUDA tensors here: {str(error).splitlines()[0]}')
+    monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled', lambda: True)
+    monkeypatch.setattr(torch, 'is_deterministic_algorithms_warn_only_enabled', lambda: False)
+    with FakeTensorMode():
+        logits, targets = torch.empty(30, device='cuda'), torch.empty(30, device='cuda')
+        with pytest.raises(RuntimeError, match=r'torch.use_deterministic_algorithms\(True, warn_only=True\)'):
+            loss(logits, targets, positives=torch.empty(3, dtype=torch.int64, device='cuda'))
+        monkeypatch.setattr(torch, 'is_deterministic_algorithms_warn_only_enabled', lambda: True)
+        if loss in LOSSES.values():
+            loss(logits, targets, positives=torch.empty(3, dtype=torch.int64, device='cuda'))
+
+
+@EACH
+def test_deterministic_algorithms_on_a_cpu(name):
+    function = total(LOSSES[name], 0.5)
+    expected = value_and_grad(function, *case(20))
+    torch.use_deterministic_algorithms(True)
+    try:
+        for got, wanted in zip(value_and_grad(function, *case(20)), expected, strict=True):
+            assert torch.equal(got, wanted)
+    finally:
+        torch.use_deterministic_algorithms(False)
