@@ -6,6 +6,7 @@
 # make docs       the documentation site, in docs/_build/html; make linkcheck also requests every external link
 # make tutorials  execute the notebooks in docs/tutorials and store their outputs; NAME=calibrate for one of them
 # make test-slow  the tests that take minutes each
+# make gpu        tests and measures the losses on a GPU, with the torch and pytest of python3; nothing is downloaded
 # make test-slurm real jobs on a Slurm of one node, which is installed from Debian's packages where that is allowed
 # make lint       ruff, mypy, codespell     make format      let ruff format
 # make release VERSION=0.2.0  build, check and try a release; PREPARE=1 sets the version, TAG=1 tags (docs/contributing.md)
@@ -32,7 +33,7 @@ PHRASES = $(shell sed 's/->.*//' docs/vocabulary.txt | paste -sd '|')
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 900 --durations 25 \
 	$(if $(RECORD),--record=$(RECORD))
 
-.PHONY: setup demo docs tutorials linkcheck test test-fast test-stack test-slow test-slurm lint format release clean
+.PHONY: setup demo docs tutorials linkcheck test test-fast test-stack test-slow test-slurm gpu lint format release clean
 
 setup:
 	$(SETUP) $(SETUP_GROUPS)
@@ -68,6 +69,9 @@ test-stack:
 test-slow:
 	$(SETUP) run test docs
 	$(BIN)/python -m pytest -m slow
+
+gpu:
+	$(or $(PYTHON),python3) tools/gpu/check.py --out work_dirs/gpu
 
 test-slurm:
 	$(SETUP) run test

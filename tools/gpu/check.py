@@ -1,0 +1,145 @@
+"""Tests and measures the losses on this machine's GPU, in less than 8 minutes, and writes one folder.
+
+python tools/gpu/check.py [--out work_dirs/gpu] [--device cuda] [--minutes 8]
+
+Python, torch and pytest suffice; nothing is downloaded. The folder has gpu.md (a summary), benchmark.csv,
+benchmark.png (if matplotlib is installed), tests.txt and environment.txt. If MMDetection is installed, a training step
+of detectors with --amp is tested too. ``--device cpu`` runs everything on a CPU, to test this command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import torch
+from measure import COLUMNS, SIZES, measure
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARE_OF_TESTS = 0.6
+"""The tests may take this share of the time; measurements take the rest."""
+
+
+def environment(device: torch.device) -> str:
+    """Versions, and what the driver says."""
+    lines = [
+        f'date {time.strftime("%Y-%m-%d", time.gmtime())}',
+        f'Python {platform.python_version()}, {platform.platform()}',
+        f'torch {torch.__version__}, CUDA {torch.version.cuda}',
+        f'device {torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"}',
+    ]
+    if shutil.which('nvidia-smi'):
+        query = ['nvidia-smi', '--query-gpu=name,driver_version,memory.total,clocks.max.sm', '--format=csv']
+        lines.append(subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip())
+    return '\n'.join(lines) + '\n'
+
+
+def run_tests(device: torch.device, tests: list[str], seconds: float) -> tuple[int, str]:
+    """Exit code and output of pytest; the code is 124 if the time was not enough."""
+    options = ['-q', '-m', 'gpu', '-p', 'no:cacheprovider', '--tb=short']
+    if all(test.startswith('tests/core') for test in tests):
+        options.append('--noconftest')  # the tests' conftest.py needs more packages than pytest
+    variables = os.environ | {'LOSSES_DEVICE': device.type, 'PYTHONPATH': str(ROOT)}
+    command = [sys.executable, '-m', 'pytest', *options, *tests]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=max(seconds, 1)
+        )
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ''
+        return 124, f'{output}\nstopped after {seconds:.0f} seconds\n'
+    return done.returncode, done.stdout + done.stderr
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> str:
+    """Time over logits; returns what became of the figure."""
+    if find_spec('matplotlib') is None:
+        return 'no figure: matplotlib is not installed'
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout='constrained')
+    for loss in dict.fromkeys(row['loss'] for row in rows):
+        own = [row for row in rows if row['loss'] == loss and 'milliseconds' in row]
+        axes.plot([row['logits'] for row in own], [row['milliseconds'] for row in own], 'o-', label=loss)
+    axes.set(xscale='log', yscale='log', xlabel='logits', ylabel='ms, forward and backward')
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return f'figure: {path.name}'
+
+
+def summary(text: str, tests: list[str], rows: list[dict[str, Any]], figure: str, device: torch.device) -> str:
+    """gpu.md."""
+    launches = 'kernels and copies, by the profiler' if device.type == 'cuda' else 'operations (no GPU)'
+    lines = ['# The losses on a GPU' if device.type == 'cuda' else '# A trial run on a CPU: no figure of a GPU', '']
+    lines += ['```', text.strip(), '```', '', '## Tests', '', *(f'* {line}' for line in tests), '']
+    lines += ['## Forward and backward, positives given', '', f'Launches are {launches}. {figure}.', '']
+    lines += ['| ' + ' | '.join(COLUMNS) + ' |', '|---' * len(COLUMNS) + '|']
+    lines += ['| ' + ' | '.join(str(row.get(column, '')) for column in COLUMNS) + ' |' for row in rows]
+    return '\n'.join(lines) + '\n'
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/gpu'), help='folder to write to')
+    parser.add_argument('--device', default='cuda', choices=['cuda', 'cpu'], help='cpu: a trial without a GPU')
+    parser.add_argument('--minutes', type=float, default=7.5, help='when to stop')
+    parser.add_argument('--tests', nargs='+', default=['tests/core/test_gpu.py'], help='tests to run')
+    parser.add_argument('--sizes', type=int, nargs='+', help='numbers of logits, 1 %% of them positive')
+    args = parser.parse_args(argv)
+    device = torch.device(args.device)
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        print(f'torch {torch.__version__} sees no CUDA device; --device cpu tries this command without one')
+        return 2
+    start = time.monotonic()
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = environment(device)
+    (args.out / 'environment.txt').write_text(text)
+    print(text, flush=True)
+
+    groups = {'core': args.tests}
+    if device.type == 'cuda' and find_spec('mmdet') is not None and find_spec('mmcv') is not None:
+        groups['MMDetection'] = ['tests/plugin/models/test_amp.py']
+    outputs, results, failed = [], [], False
+    for name, tests in groups.items():
+        left = SHARE_OF_TESTS * 60 * args.minutes - (time.monotonic() - start)
+        code, output = run_tests(device, tests, left)
+        outputs.append(output)
+        results.append(f'{name}: {output.strip().splitlines()[-1] if output.strip() else "no output"}')
+        failed |= code != 0
+        print(results[-1] if code == 0 else f'{output}\n{name}: failed', flush=True)
+    (args.out / 'tests.txt').write_text('\n'.join(outputs))
+
+    sizes = [(number, max(number // 100, 1)) for number in args.sizes] if args.sizes else SIZES
+    rows: list[dict[str, Any]] = []
+    with (args.out / 'benchmark.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS, restval='')
+        writer.writeheader()
+        for row in measure(device, sizes, 20, start + 60 * args.minutes - 15):
+            rows.append(row)
+            writer.writerow(row)
+            file.flush()
+            print(*(row.get(column, '-') for column in COLUMNS), flush=True)
+    figure = draw(rows, args.out / 'benchmark.png')
+    (args.out / 'gpu.md').write_text(summary(text, results, rows, figure, device))
+    print(f'wrote {args.out}' + ('; some tests failed, see tests.txt' if failed else ''))
+    return int(failed)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

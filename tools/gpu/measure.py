@@ -1,0 +1,147 @@
+"""Times, memory and launches of the losses on one device, with torch alone.
+
+The positives are given to ours. Focal loss is written here in plain PyTorch; the loop over positives and the P x P
+matrices are those of ``tools/benchmarks/published_algorithms``.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'benchmarks'))
+
+from operations import CountOperations
+from published_algorithms.bucketed_by_matrices import bucketed_by_matrices
+from published_algorithms.loop_over_positives import loop_over_positives
+from synthetic_data import synthetic_logits
+
+from bucketed_losses import functional
+from bucketed_losses.core.devices import as_on_an_accelerator
+
+SIZES = ((10_000, 100), (100_000, 1000), (1_000_000, 1000), (1_000_000, 10_000), (10_000_000, 10_000))
+"""Logits and positives."""
+MOST_LOOPED, MOST_IN_MATRICES = 2000, 10_000
+COLUMNS = ('logits', 'positives', 'loss', 'milliseconds', 'peak_megabytes', 'launches', 'to_focal', 'note')
+
+
+def way(device: torch.device) -> AbstractContextManager[None]:
+    """The way of an accelerator, on a CPU too."""
+    return as_on_an_accelerator() if device.type == 'cpu' else nullcontext()
+
+
+def focal(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sigmoid focal loss (alpha 0.25, gamma 2), with its mean over positives left out."""
+    scores, positive = logits.sigmoid(), (targets > 0).to(logits.dtype)
+    correct = scores * positive + (1 - scores) * (1 - positive)
+    weights = (0.25 * positive + 0.75 * (1 - positive)) * (1 - correct).pow(2)
+    return (weights * binary_cross_entropy_with_logits(logits, positive, reduction='none')).sum()
+
+
+def calls(logits: Tensor, targets: Tensor) -> dict[str, Callable[[], Any]]:
+    """One forward and backward pass of each loss; focal loss first."""
+    leaf = logits.requires_grad_()
+    positives = (targets > 0).nonzero().squeeze(1)
+
+    def ours(loss: Callable[..., Any]) -> Callable[[], None]:
+        def run() -> None:
+            result = loss(leaf, targets, positives=positives)
+            (result.total if isinstance(result, tuple) else result).backward()
+            leaf.grad = None
+
+        return run
+
+    def run_focal() -> None:
+        focal(leaf, targets).backward()
+        leaf.grad = None
+
+    plain = logits.detach()
+    chosen: dict[str, Callable[[], Any]] = {
+        'focal': run_focal,
+        'AP': ours(functional.ap_loss),
+        'BAP': ours(functional.bucketed_ap_loss),
+        'RS': ours(functional.rs_loss),
+        'BRS': ours(functional.bucketed_rs_loss),
+    }
+    if len(positives) <= MOST_IN_MATRICES:
+        chosen['BRS by matrices'] = lambda: bucketed_by_matrices(plain, targets, 0.5, True)
+    if len(positives) <= MOST_LOOPED:
+        chosen['RS by loop'] = lambda: loop_over_positives(plain, targets, 0.5, True)
+    return chosen
+
+
+def milliseconds(run: Callable[[], Any], device: torch.device) -> float:
+    """Of one call: by events on CUDA, by the clock on a CPU."""
+    if device.type != 'cuda':
+        start = time.perf_counter()
+        run()
+        return 1000 * (time.perf_counter() - start)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end)
+
+
+def peak_megabytes(run: Callable[[], Any], device: torch.device) -> float | None:
+    """What a call allocates on top of its inputs; unknown on a CPU."""
+    if device.type != 'cuda':
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 1e6
+
+
+def launches(run: Callable[[], Any], device: torch.device) -> int:
+    """Kernels and copies by the profiler on CUDA; operations, views left out, on a CPU."""
+    if device.type != 'cuda':
+        with CountOperations() as counted:
+            run()
+        return len(counted.names)
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        run()
+        torch.cuda.synchronize()
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profiler.events())
+
+
+def measure(device: torch.device, sizes: Any, repeats: int, deadline: float) -> Iterator[dict[str, Any]]:
+    """Rows of :data:`COLUMNS`; what the deadline (of ``time.monotonic``) leaves no time for has a note."""
+    for num_logits, num_positives in sizes:
+        focal_milliseconds = None
+        logits, targets = (tensor.to(device) for tensor in synthetic_logits(num_logits, num_positives, 'paper'))
+        for name, run in calls(logits, targets).items():
+            row: dict[str, Any] = dict(logits=num_logits, positives=num_positives, loss=name)
+            try:
+                if time.monotonic() > deadline:
+                    raise TimeoutError('no time left')
+                with way(device):
+                    once = milliseconds(run, device)  # loads kernels; how long a call takes, roughly
+                    times = [milliseconds(run, device) for _ in range(repeats if once < 500 else 1)]
+                    row |= dict(milliseconds=round(statistics.median(times), 3))
+                    peak = peak_megabytes(run, device)
+                    row |= {} if peak is None else dict(peak_megabytes=round(peak, 1))
+                    if 'loop' not in name:
+                        row |= dict(launches=launches(run, device))
+            except (RuntimeError, TimeoutError) as error:
+                row |= dict(note=str(error).splitlines()[0][:200])
+            if name == 'focal':
+                focal_milliseconds = row.get('milliseconds')
+            if focal_milliseconds and 'milliseconds' in row:
+                row |= dict(to_focal=round(row['milliseconds'] / focal_milliseconds, 2))
+            yield row
