@@ -81,7 +81,7 @@ def rank_each_group(
     if not sort:
         return FullUpdate((ranking,), grad, entries.indices, None, groups.index)
     ious = targets.index_select(0, entries.indices) if ious is None else ious.index_select(0, entries.order)
-    pairs = pair_sums(entries.positives, ious, entries.constants, delta, own)
+    pairs = pair_sums(entries.positives, ious.nan_to_num(0, 0, 0), entries.constants, delta, own)
     sorting, sorting_grad = sorting_update(pairs, own_nonfinite)
     return FullUpdate(
         (ranking, nonfinite.index_add(0, own, sorting / num_positives)),

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bucketed_losses import functional as F
 from bucketed_losses.core import bucket_sums, devices, pair_sums
+from bucketed_losses.core.devices import as_on_an_accelerator
 
 pytestmark = pytest.mark.stack
 
@@ -134,13 +135,22 @@ def test_what_is_not_finite_concerns_its_own_group(name, bad, delta):
     logits, targets, groups = grouped_case(3, 120, 4)
     arguments = dict(groups=groups, num_groups=4)
     expected, _ = value_and_grad(lambda x: parts(LOSSES[name](x, targets, delta, **arguments)), logits)
-    for index in (((groups == 0) & (targets == 0)).nonzero()[0], ((groups == 0) & (targets > 0)).nonzero()[0]):
-        broken = logits.clone()
-        broken[index] = bad
-        values, grad = value_and_grad(lambda x: parts(LOSSES[name](x, targets, delta, **arguments)), broken)
+    positives = (targets > 0).nonzero().squeeze(1)
+    negative, positive = ((groups == 0) & (targets == 0)).nonzero()[0], positives[groups[positives] == 0][:1]
+    for broken_logits, broken_targets in (
+        (logits.index_fill(0, negative, bad), targets),
+        (logits.index_fill(0, positive, bad), targets),
+        (logits, targets.index_fill(0, positive, abs(bad))),
+    ):
+
+        def loss(x, own=broken_targets):
+            with as_on_an_accelerator():  # where the values of targets are not checked
+                return parts(LOSSES[name](x, own, delta, positives=positives, **arguments))
+
+        values, grad = value_and_grad(loss, broken_logits)
         assert values[:, 0].isnan().all()
-        assert grad[(groups == 0) & (targets > 0)].isnan().all()
-        close_in_float64(values[0, 1:], expected[0, 1:], rtol=0, atol=1e-6)
+        assert grad[positives[groups[positives] == 0]].isnan().all()
+        close_in_float64(values[:, 1:], expected[:, 1:], rtol=0, atol=1e-6)
 
 
 @EACH

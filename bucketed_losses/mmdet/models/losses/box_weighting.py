@@ -106,7 +106,9 @@ def score_weighted_box_loss(
     weights, total = score_weights(class_logits, shared)
     if len(boxes) == 0:
         return boxes.sum() * 0
-    return loss_bbox(boxes, target_boxes, weight=weights, avg_factor=total)
+    # MMDetection's losses read the weights that they are given on the host, which waits for an accelerator.
+    losses = loss_bbox(boxes, target_boxes, reduction_override='none')
+    return (losses * weights).sum() / (total + torch.finfo(torch.float32).eps)
 
 
 def score_weights(class_logits: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
