@@ -45,7 +45,8 @@ def ranked(monkeypatch):
             def record(logits, targets, *args, original=original, **kwargs):
                 result = original(logits, targets, *args, **kwargs)
                 parts = result if isinstance(result, tuple) else (result,)
-                dtypes.append({logits.dtype, targets.dtype, *(part.dtype for part in parts)})
+                numbers = targets.ious if isinstance(targets, functional.SparseTargets) else targets
+                dtypes.append({logits.dtype, numbers.dtype, *(part.dtype for part in parts)})
                 return result
 
             monkeypatch.setattr(functional, name, record)
