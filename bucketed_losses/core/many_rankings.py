@@ -22,7 +22,7 @@ from .sorting_update import sorting_update
 class Groups(NamedTuple):
     """The rankings that entries belong to."""
 
-    index: Tensor
+    of_entries: Tensor
     """The group of each entry, ``(n,)`` int64."""
     num: int
     """G, the number of groups, including groups without entries."""
@@ -56,12 +56,12 @@ def rank_each_group(
         ious: ``(P,)`` in the order of ``positive_indices``; None reads them from the targets.
     """
     dtype = logits.dtype if logits.dtype == torch.float64 else torch.float32
-    entries = negate(logits, targets, positive_indices, groups.index)
-    own, one = groups.index.index_select(0, entries.indices), entries.constants[2]
-    nonfinite = bucket_sums(groups.index, entries.notes, one, groups.num)[1, 1:]
+    entries = negate(logits, targets, positive_indices, groups.of_entries)
+    own, one = groups.of_entries.index_select(0, entries.indices), entries.constants[2]
+    nonfinite = bucket_sums(groups.of_entries, entries.notes, one, groups.num)[1, 1:]
     if ious is not None:
         nonfinite = nonfinite.index_add(
-            0, groups.index.index_select(0, positive_indices), (ious * 0).to(nonfinite.dtype)
+            0, groups.of_entries.index_select(0, positive_indices), (ious * 0).to(nonfinite.dtype)
         )
     num_positives = bucket_sums(own, None, one, groups.num)[0, 1:].index_select(0, own)  # P of each positive's group
     own_nonfinite = nonfinite.index_select(0, own)
@@ -69,17 +69,17 @@ def rank_each_group(
         none = logits.new_zeros(0, dtype=dtype)
         grad = logits.new_zeros(len(logits), dtype=dtype)
         return FullUpdate(
-            (nonfinite, nonfinite)[: 1 + sort], grad, positive_indices, none if sort else None, groups.index
+            (nonfinite, nonfinite)[: 1 + sort], grad, positive_indices, none if sort else None, groups.of_entries
         )
     # What is not finite must not reach the sums of the other groups.
     entries = entries._replace(positives=entries.positives.nan_to_num(0, 0, 0))
-    ranked = rank_groups(entries, groups.index, own, groups.num, delta, exact)
+    ranked = rank_groups(entries, groups.of_entries, own, groups.num, delta, exact)
     weights = (own_nonfinite + ranked.ranks * num_positives).reciprocal()
     errors = ranked.false_positives * weights  # l_R(i) / P, Eq. 9
     grad = ranked.share(weights).index_add_(0, entries.indices, errors, alpha=-1).to(dtype)
     ranking = nonfinite.index_add(0, own, errors)
     if not sort:
-        return FullUpdate((ranking,), grad, entries.indices, None, groups.index)
+        return FullUpdate((ranking,), grad, entries.indices, None, groups.of_entries)
     ious = targets.index_select(0, entries.indices) if ious is None else ious.index_select(0, entries.order)
     pairs = pair_sums(entries.positives, ious.nan_to_num(0, 0, 0), entries.constants, delta, own)
     sorting, sorting_grad = sorting_update(pairs, own_nonfinite)
@@ -88,5 +88,5 @@ def rank_each_group(
         grad,
         entries.indices,
         (sorting_grad / num_positives).to(dtype),
-        groups.index,
+        groups.of_entries,
     )

@@ -51,7 +51,7 @@ def count(
     logits.requires_grad_()
     with as_on_an_accelerator(), CountOperations() as counted:
         result = loss(logits, targets, positives=positives, **arguments)
-        (result.total if isinstance(result, tuple) else result).sum().backward()
+        (result.total if isinstance(result, functional.RankSort) else result).sum().backward()
     return counted
 
 
