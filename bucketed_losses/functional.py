@@ -122,7 +122,8 @@ def ap_loss(
         everywhere for ``delta = 0``, so ``torch.autograd.gradcheck`` does not apply. On an accelerator, a call
         waits for the device once, to learn how many positives there are, and never if they are given. With a ``group``
         it also waits to learn how many negatives can matter, and how many positives the other processes have. An
-        accelerator computes in float64, and a logit of 1e9 costs the others all but six or seven digits.
+        accelerator computes in float64. A logit of 1e9 costs the others all but six or seven digits there, and a
+        positive so far from 0 that float64 cannot add ``delta`` to its logit (about 1e16 ``delta``) makes the loss NaN.
     """
     check_ranking_arguments(logits, targets, delta, positives)
     check_groups(groups, num_groups, logits, group)

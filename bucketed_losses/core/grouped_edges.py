@@ -52,7 +52,7 @@ class GroupedEdges(NamedTuple):
             sums: ``(..., E + G)``; overwritten in the closing buckets.
             edge_groups: The group of each edge, ``(E,)``.
         """
-        sums.index_fill_(-1, self.closings, 0)
+        sums.index_fill_(-1, self.closings, 0)  # what takes no part would take digits from the groups behind
         before = sums.cumsum(-1) - sums
         return before.index_select(-1, self.places) - before.index_select(
             -1, self.openings.index_select(0, edge_groups)
