@@ -113,6 +113,7 @@ def test_the_learning_rate_of_the_job_is_mmengines(tmp_path):
 def runner_with_logger(runner):
     from mmengine.logging import MMLogger
 
+    runner.param_schedulers = None  # none is built yet
     runner.logger = MMLogger.get_instance('scale')
     return runner
 

@@ -47,7 +47,7 @@ def convert_bccd(source: Path, out: Path, counts: Mapping[str, int] | None = BCC
         shutil.copyfile(root / 'JPEGImages' / image.file_name, target / image.file_name)
         return image
 
-    return _convert(out, splits(), copy, BCCD_CLASSES, counts, first_image_id=0)
+    return _convert(out, splits, copy, BCCD_CLASSES, counts, first_image_id=0)
 
 
 def convert_cards(
@@ -89,7 +89,7 @@ def convert_cards(
         objects = [(label, tuple(scale * value for value in corners)) for label, corners in image.objects]
         return VocImage(name, *size, objects)  # type: ignore[arg-type]
 
-    return _convert(out, splits(), reduce, CARDS_CLASSES, counts, first_image_id=1)
+    return _convert(out, splits, reduce, CARDS_CLASSES, counts, first_image_id=1)
 
 
 def _names(root: Path, split: str) -> list[str]:
@@ -105,7 +105,7 @@ def _must_exist(file: Path) -> None:
 
 def _convert(
     out: Path,
-    splits: Mapping[str, list[VocImage]],
+    read: Callable[[], dict[str, list[VocImage]]],
     write_image: Callable[[VocImage, str, Path], VocImage],
     classes: tuple[str, ...],
     counts: Mapping[str, int] | None,
@@ -113,6 +113,7 @@ def _convert(
 ) -> dict[str, tuple[int, int]]:
     if out.exists():
         raise UserError(f'{out} exists already; name a new folder')
+    splits = read()
     found = {split: len(images) for split, images in splits.items()}
     if counts is not None and found != dict(counts):
         raise UserError(
