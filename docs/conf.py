@@ -47,9 +47,8 @@ def read_source(app: object, docname: str, source: list[str]) -> None:
         text = (Path(__file__).resolve().parents[1] / 'configs/README.md').read_text()
         text = re.sub(r'\]\(\.\./docs/', '](', text)
         source[0] = re.sub(r'\[([^\]]+)\]\([\w./-]+\.py\)', r'`\1`', text)
-    source[0] = source[0].replace(
-        '](../configs/README.md', '](configs.md' if docname.count('/') == 0 else '](../configs.md'
-    )
+    to_docs = '../' * docname.count('/')
+    source[0] = source[0].replace(f']({to_docs}../configs/README.md', f']({to_docs}configs.md')
 
 
 def setup(app: object) -> None:
