@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
 from measure import COLUMNS, SIZES, measure
 
+from bucketed_losses.figure_style import figure_style, label_lines, looks_of, new_figure, save
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARE_OF_TESTS = 0.6
 """The tests may take this share of the time; measurements take the rest."""
@@ -67,19 +69,19 @@ def draw(rows: list[dict[str, Any]], path: Path) -> str:
     """Time over logits; returns what became of the figure."""
     if find_spec('matplotlib') is None:
         return 'no figure: matplotlib is not installed'
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout='constrained')
-    for loss in dict.fromkeys(row['loss'] for row in rows):
-        own = [row for row in rows if row['loss'] == loss and 'milliseconds' in row]
-        axes.plot([row['logits'] for row in own], [row['milliseconds'] for row in own], 'o-', label=loss)
-    axes.set(xscale='log', yscale='log', xlabel='logits', ylabel='ms, forward and backward')
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    measured = [row for row in rows if 'milliseconds' in row]
+    looks = looks_of(dict.fromkeys(row['loss'] for row in measured))
+    with figure_style():
+        figure, ((axis,),) = new_figure()
+        ends = []
+        for loss, look in looks.items():
+            # Of two numbers of positives, the larger one, which is measured later.
+            times = {row['logits']: row['milliseconds'] for row in measured if row['loss'] == loss}
+            axis.plot(list(times), list(times.values()), marker='o', markersize=4, **look.line)
+            ends.append(list(times.items())[-1])
+        axis.set(xscale='log', yscale='log', xlabel='number of logits', ylabel='time of forward and backward (ms)')
+        label_lines(axis, list(looks), list(looks.values()), ends)
+        save(figure, path)
     return f'figure: {path.name}'
 
 
