@@ -32,7 +32,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .core.alrp import ALRP, alrp
-from .core.arguments import check_arguments, check_groups, check_positive, check_ranking_arguments
+from .core.arguments import check_arguments, check_positive, check_ranking_arguments
 from .core.distributed import Group
 from .core.dr import NEGATIVE_TEMPERATURE, distributional_ranking
 from .core.many_rankings import as_groups
@@ -125,8 +125,7 @@ def ap_loss(
         accelerator computes in float64. A logit of 1e9 costs the others all but six or seven digits there, and a
         positive so far from 0 that float64 cannot add ``delta`` to its logit (about 1e16 ``delta``) makes the loss NaN.
     """
-    check_ranking_arguments(logits, targets, delta, positives)
-    check_groups(groups, num_groups, logits, group)
+    check_ranking_arguments(logits, targets, delta, positives, group, groups, num_groups)
     return rank_and_sort(
         logits, targets, delta, positives, group, exact=True, sort=False, groups=as_groups(groups, num_groups)
     ).ranking
@@ -159,8 +158,7 @@ def bucketed_ap_loss(
         >>> round(F.bucketed_ap_loss(logits, targets).item(), 4)  # 2 / (H(0) + 2)
         0.8
     """
-    check_ranking_arguments(logits, targets, delta, positives)
-    check_groups(groups, num_groups, logits, group)
+    check_ranking_arguments(logits, targets, delta, positives, group, groups, num_groups)
     return rank_and_sort(
         logits, targets, delta, positives, group, exact=False, sort=False, groups=as_groups(groups, num_groups)
     ).ranking
@@ -209,8 +207,7 @@ def rs_loss(
         0.075
         >>> loss.total.backward()
     """
-    check_ranking_arguments(logits, targets, delta, positives)
-    check_groups(groups, num_groups, logits, group)
+    check_ranking_arguments(logits, targets, delta, positives, group, groups, num_groups)
     return rank_and_sort(
         logits, targets, delta, positives, group, exact=True, sort=True, groups=as_groups(groups, num_groups)
     )
@@ -241,8 +238,7 @@ def bucketed_rs_loss(
         >>> logits.grad.shape
         torch.Size([1000, 80])
     """
-    check_ranking_arguments(logits, targets, delta, positives)
-    check_groups(groups, num_groups, logits, group)
+    check_ranking_arguments(logits, targets, delta, positives, group, groups, num_groups)
     return rank_and_sort(
         logits, targets, delta, positives, group, exact=False, sort=True, groups=as_groups(groups, num_groups)
     )

@@ -64,6 +64,8 @@ class APLoss(_RankingLoss):
         0.5
     """
 
+    _function = staticmethod(functional.ap_loss)
+
     def __init__(self, delta: float = 1.0, group: Group = 'local') -> None:
         super().__init__(delta, group)
 
@@ -77,7 +79,7 @@ class APLoss(_RankingLoss):
         num_groups: int | None = None,
     ) -> Tensor:
         """A scalar; arguments as for the function."""
-        return functional.ap_loss(
+        return self._function(
             logits,
             targets,
             self.delta,
@@ -91,28 +93,13 @@ class APLoss(_RankingLoss):
 class BucketedAPLoss(APLoss):
     """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`."""
 
-    def forward(
-        self,
-        logits: Tensor,
-        targets: Tensor | SparseTargets,
-        *,
-        positives: Tensor | None = None,
-        groups: Tensor | None = None,
-        num_groups: int | None = None,
-    ) -> Tensor:
-        return functional.bucketed_ap_loss(
-            logits,
-            targets,
-            self.delta,
-            positives=positives,
-            group=self.group,
-            groups=groups,
-            num_groups=num_groups,
-        )
+    _function = staticmethod(functional.bucketed_ap_loss)
 
 
 class RSLoss(_RankingLoss):
     """Exact RS Loss, :func:`bucketed_losses.functional.rs_loss`."""
+
+    _function = staticmethod(functional.rs_loss)
 
     def __init__(self, delta: float = 0.5, group: Group = 'local') -> None:
         super().__init__(delta, group)
@@ -127,7 +114,7 @@ class RSLoss(_RankingLoss):
         num_groups: int | None = None,
     ) -> RankSort:
         """``ranking`` and ``sorting``, two scalars; their ``total`` is the loss. Arguments as for the function."""
-        return functional.rs_loss(
+        return self._function(
             logits,
             targets,
             self.delta,
@@ -149,24 +136,7 @@ class BucketedRSLoss(RSLoss):
         >>> loss(logits, torch.tensor([0.0, 0.6, 0.0, 0.9, 0.0])).total.backward()
     """
 
-    def forward(
-        self,
-        logits: Tensor,
-        targets: Tensor | SparseTargets,
-        *,
-        positives: Tensor | None = None,
-        groups: Tensor | None = None,
-        num_groups: int | None = None,
-    ) -> RankSort:
-        return functional.bucketed_rs_loss(
-            logits,
-            targets,
-            self.delta,
-            positives=positives,
-            group=self.group,
-            groups=groups,
-            num_groups=num_groups,
-        )
+    _function = staticmethod(functional.bucketed_rs_loss)
 
 
 class aLRPLoss(_RankingLoss):  # noqa: N801

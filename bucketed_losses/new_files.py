@@ -1,8 +1,9 @@
-"""Files that a command writes: completely or not at all, with an error in one line if they cannot be written."""
+"""Files and folders that a command writes: completely or not at all."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,3 +55,18 @@ def new_files(*paths: Path) -> Iterator[list[Path]]:
         for written in temporary:
             if os.access(written, os.F_OK):
                 written.unlink()
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to write to. It becomes ``path`` when the block ends without an error, and is removed otherwise.
+
+    Args:
+        path: A name that is free, or an empty folder. Missing folders above it are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-') as temporary:
+        made = Path(temporary) / 'new'
+        made.mkdir()
+        yield made
+        made.rename(path)

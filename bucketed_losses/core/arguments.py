@@ -19,20 +19,34 @@ shrinks: at this limit the loss is off by less than 1e-6, at 1e-15 it would be w
 
 
 def check_ranking_arguments(
-    logits: Tensor, targets: Tensor | SparseTargets, delta: float, positive_indices: Tensor | None
+    logits: Tensor,
+    targets: Tensor | SparseTargets,
+    delta: float,
+    positive_indices: Tensor | None,
+    group: object,
+    groups: Tensor | None,
+    num_groups: int | None,
 ) -> None:
     """Check what AP and RS Loss take; ``positive_indices`` is their argument ``positives``.
 
     Raises:
-        TypeError: As :func:`check_arguments`, or the IoUs or the ignored entries are of the wrong dtype.
+        TypeError: As :func:`check_arguments`, or the IoUs, the ignored entries, ``groups`` or ``num_groups`` are of the
+            wrong type or dtype.
         ValueError: As :func:`check_arguments`, or ``positives`` are given twice, there is not one IoU for each
-            positive, an IoU is not in [0, 1], or a positive is ignored.
+            positive, an IoU is not in [0, 1], or a positive is ignored; or ``groups`` do not fit the logits,
+            ``num_groups`` or ``group``.
     """
-    if not isinstance(targets, SparseTargets):
+    if isinstance(targets, SparseTargets):
+        if positive_indices is not None:
+            raise ValueError('positives must not be given if targets are SparseTargets, which have them')
+        _check_sparse_targets(logits, targets, delta)
+    else:
         check_arguments(logits, targets, delta, positive_indices)
-        return
-    if positive_indices is not None:
-        raise ValueError('positives must not be given if targets are SparseTargets, which have them')
+    if groups is not None or num_groups is not None:
+        _check_groups(groups, num_groups, logits, group)
+
+
+def _check_sparse_targets(logits: Tensor, targets: SparseTargets, delta: float) -> None:
     ious, ignored = targets.ious, targets.ignored
     if not isinstance(ious, Tensor) or not ious.is_floating_point():
         found = ious.dtype if isinstance(ious, Tensor) else type(ious).__name__
@@ -40,8 +54,7 @@ def check_ranking_arguments(
     if ignored is not None and (not isinstance(ignored, Tensor) or ignored.dtype != torch.bool):
         found = ignored.dtype if isinstance(ignored, Tensor) else type(ignored).__name__
         raise TypeError(f'targets.ignored must be a bool tensor or None, got {found}')
-    if not isinstance(logits, Tensor):
-        raise TypeError(f'logits must be a torch.Tensor, got {type(logits).__name__}')
+    _check_logits(logits)
     _check_positive_indices(targets.positives, logits.numel(), logits.device)
     if ious.shape != targets.positives.shape:
         raise ValueError(
@@ -55,7 +68,6 @@ def check_ranking_arguments(
     for name, value in (('ious', ious), ('ignored', ignored)):
         if value is not None and value.device != logits.device:
             raise ValueError(f'targets.{name} must be on the device of logits, {logits.device}, got {value.device}')
-    check_tensors(logits, logits.detach())
     check_delta(delta)
     if devices.on_cpu(ious) and len(ious):
         if ious.min() < 0 or ious.max() > 1:  # NaN passes, and makes the loss NaN
@@ -94,11 +106,9 @@ def check_tensors(logits: Tensor, targets: Tensor) -> None:
         ValueError: Shapes or devices differ.
         RuntimeError: One is mapped over by ``torch.vmap``.
     """
-    for name, value in (('logits', logits), ('targets', targets)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f'{name} must be a torch.Tensor, got {type(value).__name__}')
-    if not logits.is_floating_point():
-        raise TypeError(f'logits must be a floating-point tensor (scores before the sigmoid), got {logits.dtype}')
+    _check_logits(logits)
+    if not isinstance(targets, Tensor):
+        raise TypeError(f'targets must be a torch.Tensor, got {type(targets).__name__}')
     if targets.is_complex():
         raise TypeError(f'targets must be real (0 negative, (0, 1] positive, < 0 ignored), got {targets.dtype}')
     if targets.shape != logits.shape:
@@ -106,25 +116,31 @@ def check_tensors(logits: Tensor, targets: Tensor) -> None:
             f'targets must have the shape of logits, {tuple(logits.shape)}, got {tuple(targets.shape)}; '
             'for class indices build one target per (prediction, class) entry'
         )
-    if _is_batched(logits) or _is_batched(targets):
-        raise RuntimeError(
-            'ranking losses do not support torch.vmap; AP and RS Loss rank many batches in one call with the arguments '
-            'groups and num_groups'
-        )
+    _refuse_vmap(targets)
     if targets.device != logits.device:
         raise ValueError(f'targets must be on the device of logits, {logits.device}, got {targets.device}')
 
 
-def _is_batched(tensor: Tensor) -> bool:
-    """Whether a ``torch.vmap`` maps over the tensor, inside of other transforms or not."""
+def _check_logits(logits: Tensor) -> None:
+    if not isinstance(logits, Tensor):
+        raise TypeError(f'logits must be a torch.Tensor, got {type(logits).__name__}')
+    if not logits.is_floating_point():
+        raise TypeError(f'logits must be a floating-point tensor (scores before the sigmoid), got {logits.dtype}')
+    _refuse_vmap(logits)
+
+
+def _refuse_vmap(tensor: Tensor) -> None:
+    """Raise an error if a ``torch.vmap`` maps over the tensor, inside of other transforms or not."""
     if not devices.is_transformed():
-        return False
+        return
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):
         if functorch.is_batchedtensor(tensor):
-            return True
+            raise RuntimeError(
+                'ranking losses do not support torch.vmap; AP and RS Loss rank many batches in one call with the '
+                'arguments groups and num_groups'
+            )
         tensor = functorch.get_unwrapped(tensor)
-    return False
 
 
 def check_delta(delta: float) -> None:
@@ -163,16 +179,7 @@ def _check_positive_indices(positive_indices: Tensor, num_entries: int, device: 
         raise ValueError(f'positives must be distinct, got {len(positive_indices)} indices of {num_distinct} entries')
 
 
-def check_groups(groups: Tensor | None, num_groups: int | None, logits: Tensor, group: object) -> None:
-    """Check the groups of entries, each of which is ranked by itself.
-
-    Raises:
-        TypeError: ``groups`` are not an int64 tensor, or ``num_groups`` is not an int.
-        ValueError: One of the two is missing; the shape or device of ``groups`` is not that of the logits; an index is
-            not below ``num_groups``; or other processes are to be ranked with too.
-    """
-    if groups is None and num_groups is None:
-        return
+def _check_groups(groups: Tensor | None, num_groups: int | None, logits: Tensor, group: object) -> None:
     if groups is None or num_groups is None:
         raise ValueError(
             f'groups and num_groups must be given together, got num_groups={num_groups} and groups of '

@@ -8,9 +8,8 @@ import sys
 import pytest
 import torch
 from cases import LOSSES, REPLACEMENTS
+from operations import CountOperations
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 from bucketed_losses.core.identity_update import identity_update
 from bucketed_losses.core.positives import rank_positives
@@ -19,23 +18,6 @@ pytestmark = pytest.mark.stack
 
 
 EVERY = LOSSES | REPLACEMENTS
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the number of elements of the largest storage that any operation made."""
-
-    def __init__(self):
-        super().__init__()
-        self.largest = 0
-        self.operations = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.operations += 1
-        for leaf in tree_flatten(out)[0]:
-            if isinstance(leaf, torch.Tensor):
-                self.largest = max(self.largest, leaf.untyped_storage().nbytes() // leaf.element_size())
-        return out
 
 
 def step(loss, logits, targets):
@@ -58,7 +40,7 @@ def synthetic(num_pos, num_neg):
 def test_no_tensor_is_larger_than_linear(name, num_pos):
     num_neg = 200_000
     logits, targets = synthetic(num_pos, num_neg)
-    with LargestTensor() as mode:
+    with CountOperations() as mode:
         step(EVERY[name], logits, targets)
     assert mode.largest <= max(8 * (num_neg + num_pos), 4 * 2**20)
 
@@ -69,20 +51,10 @@ def test_number_of_operations_does_not_grow_with_the_positives(name):
     counts = []
     for num_pos in (10_000, 160_000):
         logits, targets = synthetic(num_pos, 1000)
-        with LargestTensor() as mode:
+        with CountOperations() as mode:
             step(EVERY[name], logits, targets)
-        counts.append(mode.operations)
+        counts.append(len(mode.names))
     assert counts[1] <= 1.5 * counts[0]
-
-
-@pytest.fixture
-def fake_cuda():
-    """Skips where fake CUDA tensors need a driver: in CUDA builds of old versions of torch."""
-    try:
-        with FakeTensorMode():
-            torch.empty(1, device='cuda').sum()
-    except RuntimeError as error:
-        pytest.skip(f'torch {torch.__version__} makes no fake CUDA tensors here: {str(error).splitlines()[0]}')
 
 
 @pytest.mark.usefixtures('fake_cuda')

@@ -52,7 +52,7 @@ def test_synthetic_data(data):
 
 def test_operations_are_counted_as_defined():
     def count(function):
-        with benchmark.CountOperations() as mode:
+        with benchmark.CountElementOperations() as mode:
             function()
         return mode.total
 
@@ -70,7 +70,7 @@ def test_operations_are_counted_as_defined():
 def test_the_operations_of_a_loop_are_those_of_all_its_iterations():
     case = benchmark.synthetic(2000, 20, 'synthetic', CPU)
     for name in report.LOOPS:
-        with benchmark.CountOperations() as mode:
+        with benchmark.CountElementOperations() as mode:
             LOSSES[name].run(case)
         assert benchmark.operations(LOSSES[name], case) == pytest.approx(mode.total, rel=0.02)
 

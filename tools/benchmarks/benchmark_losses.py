@@ -35,7 +35,6 @@ import csv
 import itertools
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +43,7 @@ from typing import Any
 import mmdet
 import torch
 from machine import processor
+from measuring import cuda_peak_bytes, seconds_of
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss, QualityFocalLoss
 from published_algorithms.bucketed_by_matrices import bucketed_by_matrices
 from published_algorithms.loop_over_positives import loop_over_positives
@@ -159,7 +159,7 @@ def losses() -> list[Loss]:
     ]
 
 
-class CountOperations(TorchDispatchMode):
+class CountElementOperations(TorchDispatchMode):
     """Sums up element-operations by the definition at the top."""
 
     FREE = ('empty', 'detach', 'alias', '_local_scalar_dense', 'resize', 'set_')
@@ -186,7 +186,7 @@ class CountOperations(TorchDispatchMode):
 
 def operations(loss: Loss, case: Case) -> float:
     def count(case: Case) -> float:
-        with CountOperations() as mode:
+        with CountElementOperations() as mode:
             loss.run(case)
         case.leaf.grad = None
         return mode.total
@@ -205,12 +205,7 @@ def peak_bytes(loss: Loss, case: Case) -> int:
     loss.run(case)
     case.leaf.grad = None
     if case.leaf.is_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        loss.run(case)
-        torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated() - before
+        peak = cuda_peak_bytes(lambda: loss.run(case))
     else:
         with profile(use_kineto=True, profile_memory=True) as profiler:
             loss.run(case)
@@ -232,18 +227,7 @@ def _allocations(events: list[Any]) -> Iterator[tuple[int, int]]:
 
 def timed(loss: Loss, case: Case) -> float:
     """Seconds of one call."""
-    if not case.leaf.is_cuda:
-        start = time.perf_counter()
-        loss.run(case)
-        spent = time.perf_counter() - start
-    else:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        begin.record()
-        loss.run(case)
-        end.record()
-        torch.cuda.synchronize()
-        spent = begin.elapsed_time(end) / 1000
+    spent = seconds_of(lambda: loss.run(case), case.leaf.device)
     case.leaf.grad = None
     return spent
 

@@ -20,6 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'benchmarks'))
 
+from measuring import cuda_peak_bytes, seconds_of
 from operations import CountOperations
 from published_algorithms.bucketed_by_matrices import bucketed_by_matrices
 from published_algorithms.loop_over_positives import loop_over_positives
@@ -79,33 +80,6 @@ def calls(logits: Tensor, targets: Tensor) -> dict[str, Callable[[], Any]]:
     return chosen
 
 
-def milliseconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Of one call: by events on CUDA, by the clock on a CPU."""
-    if device.type != 'cuda':
-        start = time.perf_counter()
-        run()
-        return 1000 * (time.perf_counter() - start)
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    run()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end)
-
-
-def peak_megabytes(run: Callable[[], Any], device: torch.device) -> float | None:
-    """What a call allocates on top of its inputs; unknown on a CPU."""
-    if device.type != 'cuda':
-        return None
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before) / 1e6
-
-
 def launches(run: Callable[[], Any], device: torch.device) -> int:
     """Kernels and copies by the profiler on CUDA; operations, views left out, on a CPU."""
     if device.type != 'cuda':
@@ -131,11 +105,11 @@ def measure(device: torch.device, sizes: Any, repeats: int, deadline: float) -> 
                 if time.monotonic() > deadline:
                     raise TimeoutError('no time left')
                 with way(device):
-                    once = milliseconds(run, device)  # loads kernels; how long a call takes, roughly
-                    times = [milliseconds(run, device) for _ in range(repeats if once < 500 else 1)]
-                    row |= dict(milliseconds=round(statistics.median(times), 3))
-                    peak = peak_megabytes(run, device)
-                    row |= {} if peak is None else dict(peak_megabytes=round(peak, 1))
+                    once = seconds_of(run, device)  # loads kernels; how long a call takes, roughly
+                    times = [seconds_of(run, device) for _ in range(repeats if once < 0.5 else 1)]
+                    row |= dict(milliseconds=round(1000 * statistics.median(times), 3))
+                    if device.type == 'cuda':
+                        row |= dict(peak_megabytes=round(cuda_peak_bytes(run) / 1e6, 1))
                     if 'loop' not in name:
                         row |= dict(launches=launches(run, device))
             except (RuntimeError, TimeoutError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import cv2
 
 from ...errors import UserError
+from ...new_files import new_folder
 from .small_coco import BCCD_CLASSES, CARDS_CLASSES
 from .voc_to_coco import VocImage, read_voc, to_coco
 
@@ -120,17 +120,14 @@ def _convert(
             f'the data set has {_listed(counts)} images, and this checkout has {_listed(found)}: it is incomplete or '
             'another version'
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
     sizes = {}
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as folder:
-        made = Path(folder) / 'set'
-        (made / 'images').mkdir(parents=True)
+    with new_folder(out) as made:
+        (made / 'images').mkdir()
         for split, images in splits.items():
             written = [write_image(image, split, made / 'images') for image in images]
             content: dict[str, Any] = to_coco(written, classes, first_image_id)
             (made / f'{split}.json').write_text(json.dumps(content))
             sizes[split] = (len(written), len(content['annotations']))
-        made.rename(out)
     return sizes
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
+from ...new_files import new_folder
 from ...terminal import progress_bar
 
 CLASSES = ('disc', 'square', 'triangle', 'star')
@@ -62,15 +62,10 @@ def make_shapes(root: str | Path, spec: ShapesSpec | None = None) -> Path:
                 'delete it or give another folder'
             )
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f'.{root.name}-') as tmp:
-        made = Path(tmp) / 'set'
-        (made / 'annotations').mkdir(parents=True)
+    with new_folder(root) as made:
+        (made / 'annotations').mkdir()
         for index, (split, num) in enumerate((('train', spec.num_train), ('val', spec.num_val))):
             _write_split(made, split, index, num, spec)
-        if root.exists():
-            root.rmdir()
-        made.rename(root)
     return root
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ import mmcv
 import numpy as np
 from mmdet.datasets import CityscapesDataset, CocoDataset, LVISV1Dataset
 from pycocotools import mask as mask_utils
+
+from ...new_files import new_folder
 
 SPLITS = ('train', 'val')
 # The names of the classes of shapes in the other data sets.
@@ -73,14 +74,11 @@ def shapes_to_cityscapes(shapes: str | Path, root: str | Path) -> Path:
 def _write(shapes: Path, root: Path, write_split: Callable[[Path, Path, str, dict], None]) -> Path:
     if root.exists():
         raise FileExistsError(f'root {root} exists already; name a new folder')
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f'.{root.name}-') as tmp:
-        made = Path(tmp) / 'set'
-        (made / 'annotations').mkdir(parents=True)
+    with new_folder(root) as made:
+        (made / 'annotations').mkdir()
         for split in SPLITS:
             content = json.loads((shapes / 'annotations' / f'{split}.json').read_text())
             write_split(shapes, made, split, content)
-        made.rename(root)
     return root
 
 

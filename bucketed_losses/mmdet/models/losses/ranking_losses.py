@@ -119,11 +119,17 @@ class RankingLoss(nn.Module):
                 group, ``(num_groups,)``.
             num_groups: The number of groups, if there are any.
         """
-        raise NotImplementedError
+        arguments = dict(group=self.group or 'local', groups=groups, num_groups=num_groups)
+        return dict(zip(self.LOG_NAMES, self._values(logits, targets, arguments), strict=True))
 
-    def _arguments(self, groups: Tensor | None, num_groups: int | None) -> dict[str, Any]:
-        """Keyword arguments of a function of :mod:`bucketed_losses.functional`."""
-        return dict(group=self.group or 'local', groups=groups, num_groups=num_groups)
+    def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
+        """The parts in the order of ``LOG_NAMES``, by a function of :mod:`bucketed_losses.functional`.
+
+        Args:
+            logits, targets: As for :meth:`rank`.
+            arguments: The other keyword arguments of the function.
+        """
+        raise NotImplementedError
 
     def forward(
         self,
@@ -363,30 +369,16 @@ class APLoss(RankingLoss):
     ) -> None:
         super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
 
-    def rank(
-        self,
-        logits: Tensor,
-        targets: Tensor | SparseTargets,
-        groups: Tensor | None = None,
-        num_groups: int | None = None,
-    ) -> dict[str, Tensor]:
-        arguments = self._arguments(groups, num_groups)
-        return {'loss_rank': functional.ap_loss(logits, targets, self.delta, **arguments)}
+    def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
+        return (functional.ap_loss(logits, targets, self.delta, **arguments),)
 
 
 @MODELS.register_module()
 class BucketedAPLoss(APLoss):
     """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`; log name ``loss_rank``."""
 
-    def rank(
-        self,
-        logits: Tensor,
-        targets: Tensor | SparseTargets,
-        groups: Tensor | None = None,
-        num_groups: int | None = None,
-    ) -> dict[str, Tensor]:
-        arguments = self._arguments(groups, num_groups)
-        return {'loss_rank': functional.bucketed_ap_loss(logits, targets, self.delta, **arguments)}
+    def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
+        return (functional.bucketed_ap_loss(logits, targets, self.delta, **arguments),)
 
 
 @MODELS.register_module()
@@ -407,29 +399,13 @@ class RSLoss(RankingLoss):
     ) -> None:
         super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
 
-    def rank(
-        self,
-        logits: Tensor,
-        targets: Tensor | SparseTargets,
-        groups: Tensor | None = None,
-        num_groups: int | None = None,
-    ) -> dict[str, Tensor]:
-        arguments = self._arguments(groups, num_groups)
-        ranking, sorting = functional.rs_loss(logits, targets, self.delta, **arguments)
-        return {'loss_rank': ranking, 'loss_sort': sorting}
+    def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
+        return functional.rs_loss(logits, targets, self.delta, **arguments)
 
 
 @MODELS.register_module()
 class BucketedRSLoss(RSLoss):
     """The paper's Bucketed RS Loss, :func:`bucketed_losses.functional.bucketed_rs_loss`; logged as ``RSLoss``."""
 
-    def rank(
-        self,
-        logits: Tensor,
-        targets: Tensor | SparseTargets,
-        groups: Tensor | None = None,
-        num_groups: int | None = None,
-    ) -> dict[str, Tensor]:
-        arguments = self._arguments(groups, num_groups)
-        ranking, sorting = functional.bucketed_rs_loss(logits, targets, self.delta, **arguments)
-        return {'loss_rank': ranking, 'loss_sort': sorting}
+    def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
+        return functional.bucketed_rs_loss(logits, targets, self.delta, **arguments)
