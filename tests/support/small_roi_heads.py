@@ -14,6 +14,7 @@ import bucketed_losses.mmdet  # noqa: F401  (registers the heads)
 
 NUM_CLASSES = 3
 SIZE = 128
+DICE = dict(type='DiceLoss', eps=5e-6)
 UNLIMITED = dict(type='RandomSampler', num=1000000, pos_fraction=1.0, add_gt_as_proposals=True)
 
 
@@ -59,7 +60,9 @@ def random_rois(num=40, num_pos=12):
     return rois, labels, weights, targets, (targets > 0).float()
 
 
-def roi_head_cfg(name='BucketedRSLoss', stages=0, mask=True, sampler=UNLIMITED, agnostic_mask=False, **kwargs):
+def roi_head_cfg(
+    name='BucketedRSLoss', stages=0, mask=True, sampler=UNLIMITED, agnostic_mask=False, loss_mask=None, **kwargs
+):
     """A small RoI head; ``stages`` 0 is ``RankBasedRoIHead``."""
     extractor = dict(type='SingleRoIExtractor', out_channels=4, featmap_strides=[8])
     train = [
@@ -93,6 +96,7 @@ def roi_head_cfg(name='BucketedRSLoss', stages=0, mask=True, sampler=UNLIMITED, 
                 conv_out_channels=4,
                 num_classes=NUM_CLASSES,
                 class_agnostic=agnostic_mask,
+                loss_mask=loss_mask,
             ),
         )
     if stages:

@@ -30,7 +30,15 @@ rank_based_rcnn = dict(
 )
 rank_based_mask_rcnn = dict(
     rank_based_rcnn,
-    roi_head=dict(rank_based_rcnn['roi_head'], mask_head=dict(type='RankBasedFCNMaskHead')),
+    roi_head=dict(
+        rank_based_rcnn['roi_head'],
+        mask_head=dict(
+            type='RankBasedFCNMaskHead',
+            # Dice Loss, as published; MMDetection adds eps twice, which makes 1e-5. For cross-entropy per pixel write
+            # loss_mask=dict(_delete_=True, type='CrossEntropyLoss', use_mask=True).
+            loss_mask=dict(_delete_=True, type='DiceLoss', eps=5e-6),
+        ),
+    ),
 )
 # The three stages of Cascade R-CNN.
 rank_based_cascade_stages = [

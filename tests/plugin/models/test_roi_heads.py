@@ -13,7 +13,7 @@ pytest.importorskip('mmdet')
 
 from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
-from small_roi_heads import NUM_CLASSES, SIZE, batch, bbox_head_cfg, build, random_rois, roi_head_cfg
+from small_roi_heads import DICE, NUM_CLASSES, SIZE, batch, bbox_head_cfg, build, random_rois, roi_head_cfg
 
 import bucketed_losses.mmdet  # noqa: F401  (registers the heads)
 
@@ -21,6 +21,7 @@ EACH = pytest.mark.parametrize('name', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'B
 BBOX_HEADS = pytest.mark.parametrize(
     'head_type', ['RankBasedShared2FCBBoxHead', 'RankBasedShared4Conv1FCBBoxHead', 'RankBasedConvFCBBoxHead']
 )
+MASK_LOSSES = pytest.mark.parametrize('loss_mask', [None, DICE], ids=['cross-entropy', 'dice'])
 AGNOSTIC = pytest.mark.parametrize('agnostic', [False, True], ids=['class-specific', 'class-agnostic'])
 
 
@@ -78,6 +79,51 @@ def test_box_head_without_positives_or_rois(head_type, agnostic, name):
         assert all(p.grad is not None and p.grad.eq(0).all() for p in head.parameters())
 
 
+def slow_cross_entropy(logits, target):
+    pixels = [math.log1p(math.exp(-x if t > 0.5 else x)) for x, t in zip(logits, target, strict=True)]
+    return sum(pixels) / len(pixels)
+
+
+def slow_dice(logits, target):
+    """Per instance, as published: ``1 - 2 sum(p t) / (sum(p^2) + sum(t^2) + 1e-5)``."""
+    probabilities = [1 / (1 + math.exp(-x)) for x in logits]
+    both = sum(p * t for p, t in zip(probabilities, target, strict=True))
+    return 1 - 2 * both / (sum(p * p for p in probabilities) + sum(t * t for t in target) + 1e-5)
+
+
+@pytest.mark.parametrize('agnostic', [False, True])
+@pytest.mark.parametrize(
+    ('loss_mask', 'slow'), [(None, slow_cross_entropy), (DICE, slow_dice)], ids=['cross-entropy', 'dice']
+)
+def test_mask_losses_of_random_masks(loss_mask, slow, agnostic):
+    """Two images with 5 and 4 positives; the mask of one of them is empty."""
+    head = build(roi_head_cfg(agnostic_mask=agnostic, loss_mask=loss_mask)).mask_head
+    generator = torch.Generator().manual_seed(0)
+    sizes = (5, 4)
+    masks = 3 * torch.randn(9, 1 if agnostic else NUM_CLASSES, 28, 28, generator=generator)
+    targets = (torch.rand(9, 28, 28, generator=generator) < torch.rand(9, 1, 1, generator=generator)).float()
+    targets[3] = 0
+    labels = torch.randint(0, NUM_CLASSES, (9,), generator=generator)
+    scores = torch.rand(9, generator=generator)
+    results = [
+        SimpleNamespace(pos_scores=part, pos_gt_labels=own)
+        for part, own in zip(scores.split(sizes), labels.split(sizes), strict=True)
+    ]
+    head.get_targets = lambda *args: targets
+    masks.requires_grad_()
+    loss = head.loss_and_target(masks, results, [], None)['loss_mask']['loss_mask']
+    own_class = [masks[i, 0 if agnostic else label].flatten().tolist() for i, label in enumerate(labels.tolist())]
+    each = [slow(logits, target) for logits, target in zip(own_class, targets.flatten(1).tolist(), strict=True)]
+    expected = sum(w * x for w, x in zip(scores.tolist(), each, strict=True)) / sum(scores.tolist())
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    touched = masks.grad.abs().sum(dim=(2, 3)) > 0
+    own = torch.zeros_like(touched)
+    own[torch.arange(9), torch.zeros_like(labels) if agnostic else labels] = True
+    assert not touched[~own].any(), 'the masks of other classes get no gradient'
+    assert touched[own].sum() >= 8, 'Dice Loss has no gradient for an empty mask'
+
+
 @EACH
 @pytest.mark.parametrize('agnostic_mask', [False, True])
 def test_mask_loss_equals_a_slow_computation(name, agnostic_mask):
@@ -121,9 +167,11 @@ def test_mask_loss_equals_a_slow_computation(name, agnostic_mask):
     torch.testing.assert_close(grad, torch.autograd.grad(expected, seen['masks'])[0], rtol=1e-4, atol=1e-5)
 
 
-def test_self_balancing_can_be_switched():
-    plain = build(roi_head_cfg(bbox_head={**bbox_head_cfg(), 'loss_cls': dict(type='RSLoss', self_balancing=False)}))
-    balanced = build(roi_head_cfg('RSLoss'))
+@MASK_LOSSES
+def test_self_balancing_can_be_switched(loss_mask):
+    unbalanced = {**bbox_head_cfg(), 'loss_cls': dict(type='RSLoss', self_balancing=False)}
+    plain = build(roi_head_cfg(bbox_head=unbalanced, loss_mask=loss_mask))
+    balanced = build(roi_head_cfg('RSLoss', loss_mask=loss_mask))
     inputs = [head.loss(*batch()) for head in (plain, balanced)]
     total = inputs[0]['loss_rank'] + inputs[0]['loss_sort']
     for key in ('loss_bbox', 'loss_mask'):
@@ -132,9 +180,10 @@ def test_self_balancing_can_be_switched():
 
 
 @EACH
+@MASK_LOSSES
 @pytest.mark.parametrize('stages', [0, 3])
-def test_every_parameter_gets_a_gradient(stages, name):
-    head = build(roi_head_cfg(name, stages))
+def test_every_parameter_gets_a_gradient(stages, loss_mask, name):
+    head = build(roi_head_cfg(name, stages, loss_mask=loss_mask))
     losses = head.loss(*batch())
     expected = ['loss_rank', 'loss_bbox', 'loss_mask', *(['loss_sort'] if 'RS' in name else [])]
     stage_names = [f's{i}.' for i in range(stages)] or ['']
@@ -163,10 +212,11 @@ SITUATIONS = {
 
 
 @EACH
+@MASK_LOSSES
 @pytest.mark.parametrize('stages', [0, 3])
 @pytest.mark.parametrize('situation', SITUATIONS)
-def test_training_goes_on_without_positives(situation, stages, name):
-    head = build(roi_head_cfg(name, stages))
+def test_training_goes_on_without_positives(situation, stages, loss_mask, name):
+    head = build(roi_head_cfg(name, stages, loss_mask=loss_mask))
     losses = head.loss(*batch(**SITUATIONS[situation]))
     values = [value for key, value in losses.items() if 'loss' in key]
     if 'no objects' in situation:
@@ -282,6 +332,10 @@ STOCK_BOX_HEAD = {**bbox_head_cfg('APLoss'), 'type': 'Shared2FCBBoxHead'}
         (roi_head_cfg(max_mask_positives=0), ['max_mask_positives', '0']),
         (roi_head_cfg(mask_roi_extractor=None), ['mask_roi_extractor']),
         (roi_head_cfg(mask_head=dict(type='FCNMaskHead', num_classes=3)), ['mask_head', 'RankBasedFCNMaskHead']),
+        (roi_head_cfg(loss_mask=dict(type='CrossEntropyLoss')), ['loss_mask', 'CrossEntropyLoss', 'DiceLoss']),
+        (roi_head_cfg(loss_mask=dict(type='DiceLoss', activate=False)), ['loss_mask', 'DiceLoss', 'eps=5e-6']),
+        (roi_head_cfg(loss_mask=dict(type='GIoULoss')), ['loss_mask', 'GIoULoss', 'use_mask=True']),
+        (roi_head_cfg(loss_mask=dict(type='BucketedRSLoss')), ['loss_mask', 'BucketedRSLoss', 'fails with ValueError']),
     ],
 )
 def test_wrong_settings_are_named_when_built(cfg, words):

@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..losses.box_weighting import at_least_float32, mean_over_processes
-from ..recipes import Role, ranking_head
+from ..recipes import Note, Part, Role, Rule, ranking_head
+
+# The mask loss of the paper, as it is written in a config.
+_DICE = "type='DiceLoss', eps=5e-6"
 
 
-@ranking_head(FCNMaskHead, role=Role.MASK, rules=())
+def _published_mask_loss() -> Rule:
+    """A note on the mask loss of the paper; the mask loss of the config is not changed."""
+
+    def apply(part: Part) -> Iterator[Note]:
+        old = part.config.get('loss_mask')
+        if not isinstance(old, dict) or 'Dice' not in str(old.get('type')):
+            yield Note(f'the paper trains masks with loss_mask=dict({_DICE}); your mask loss is not changed')
+
+    return Rule((), apply)
+
+
+@ranking_head(FCNMaskHead, role=Role.MASK, rules=(_published_mask_loss(),))
 @MODELS.register_module()
 class RankBasedFCNMaskHead(FCNMaskHead):
     """``FCNMaskHead`` with a loss that weights each positive by its highest class probability, as the box loss does.
 
-    Use it in :class:`RankBasedRoIHead` or :class:`RankBasedCascadeRoIHead`, which pass it the scores.
+    The loss is ``sum_i p_i l_i / sum_i p_i`` over the positives, where ``p_i`` is the probability and ``l_i`` the mask
+    loss of the mask of the positive's class. Use the head in :class:`RankBasedRoIHead` or
+    :class:`RankBasedCascadeRoIHead`, which pass it the scores and scale the loss to the ranking loss.
 
     Args:
-        loss_mask: Config of a loss per pixel. MMDetection's usual ``CrossEntropyLoss`` with ``use_mask=True`` does not
-            accept weights. It is built with ``use_sigmoid=True`` instead, which gives the same loss of the same pixels.
+        loss_mask: Config of a loss of mask logits with MMDetection's interface. It returns a value for each mask or for
+            each pixel; the loss of a mask is the mean over its pixels. The published detectors use Dice Loss,
+            ``1 - 2 sum(p t) / (sum(p^2) + sum(t^2) + 1e-5)``, which is ``dict(type='DiceLoss', eps=5e-6)``: MMDetection
+            adds ``eps`` twice. The default is that of ``FCNMaskHead``, ``CrossEntropyLoss`` with ``use_mask=True``. It
+            has no value for each pixel, and is built with ``use_sigmoid=True`` instead: the same loss.
         kwargs: As for :class:`mmdet.models.FCNMaskHead`.
 
     Attributes:
         shared: Whether the positives of all processes form one batch; the RoI head sets it from its ranking loss.
+
+    Raises:
+        ValueError: ``loss_mask`` is not a loss of mask logits.
     """
 
     shared = False
@@ -37,6 +60,7 @@ class RankBasedFCNMaskHead(FCNMaskHead):
         if loss_mask.pop('use_mask', False):
             loss_mask['use_sigmoid'] = True
         super().__init__(*args, loss_mask=loss_mask, **kwargs)
+        _check_mask_loss(self, self.loss_mask)
 
     def loss_and_target(
         self, mask_preds: Tensor, sampling_results: list, batch_gt_instances: InstanceList, rcnn_train_cfg: dict
@@ -59,5 +83,34 @@ class RankBasedFCNMaskHead(FCNMaskHead):
             labels = torch.zeros_like(labels)
         own_class = labels.reshape(-1, 1, 1, 1).expand(-1, 1, *mask_preds.shape[2:])
         logits = at_least_float32(mask_preds.gather(1, own_class).flatten(1))
-        loss = self.loss_mask(logits, targets.flatten(1), weight=weights[:, None], avg_factor=total * logits.shape[1])
+        losses = _loss_of_each_mask(self.loss_mask, logits, targets.flatten(1))
+        loss = (weights * losses).sum() / total.clamp(min=torch.finfo(total.dtype).eps)
         return dict(loss_mask=dict(loss_mask=loss), mask_targets=targets)
+
+
+def _loss_of_each_mask(loss_mask: nn.Module, logits: Tensor, targets: Tensor) -> Tensor:
+    """``(n,)`` losses of masks, from logits and binary targets ``(n, num_pixels)``."""
+    losses = loss_mask(logits, targets, reduction_override='none')
+    return losses.mean(dim=1) if losses.dim() == 2 else losses
+
+
+def _check_mask_loss(head: nn.Module, loss_mask: nn.Module) -> None:
+    """Check on two masks that a loss takes logits of masks: close to 0 for right masks, above 0 for wrong ones."""
+    targets = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0]])
+    logits = 50 * (2 * targets - 1)
+    reason = None
+    try:
+        right, wrong = (_loss_of_each_mask(loss_mask, x, targets) for x in (logits, -logits))
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f'which fails with {type(error).__name__}: {error}'
+    else:
+        if right.shape != (2,):
+            reason = f'whose values for 2 masks have the shape {tuple(right.shape)}'
+        elif not right.abs().max() < 0.01 * wrong.min():
+            reason = 'which is not close to 0 for the logits of right masks and above 0 for those of wrong ones'
+    if reason is not None:
+        raise ValueError(
+            f'{type(head).__name__}: loss_mask must be a loss of mask logits with a value for each mask or pixel, got '
+            f'{type(loss_mask).__name__}, {reason}; write loss_mask=dict(_delete_=True, {_DICE}) as published, or '
+            "loss_mask=dict(_delete_=True, type='CrossEntropyLoss', use_mask=True)"
+        )
