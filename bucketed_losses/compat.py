@@ -44,6 +44,7 @@ from torch import Tensor
 from .core.alrp import ranks_with_self_as_one, whole_errors
 from .core.arguments import check_delta, check_tensors
 from .core.entries import Entries, find_positives, flatten, scatter_gradient
+from .core.interpolated_ap import interpolated_ap
 from .core.negatives import CountedNegatives, Negatives, count_negatives, relevant_negatives
 from .core.positives import RankedPositives, rank_positives
 
@@ -102,15 +103,8 @@ class APLoss:
     """AP Loss (Chen et al., Towards Accurate One-Stage Object Detection with AP-Loss, CVPR 2019) as published with
     aLRP Loss: with interpolated precisions.
 
-    :func:`bucketed_losses.functional.ap_loss` is not interpolated, and counts a positive in its own rank as H(0), which
-    is 1/2 for ``delta > 0``. Here it counts as 1, as published::
-
-        rank(i) = 1 + sum_{k != i} H(x_ik) + FP(i)         e(i) = FP(i) / rank(i) = 1 - precision(i)
-        E(i)    = min_{k: s_k <= s_i} e(k)                 one minus the interpolated precision
-        loss    = mean_i E(i)
-
-    A positive gets the gradient ``-E(i) / P``, and the negatives above it the opposite in proportion to ``H(x_ij)``.
-    In ascending order of the positives' logits, E is a running minimum.
+    The same loss as :func:`bucketed_losses.functional.ap_loss` with ``interpolated=True``, except that an entry whose
+    target is neither 0 nor 1 is ignored.
     """
 
     @staticmethod
@@ -127,18 +121,8 @@ class APLoss:
             ValueError: Shapes or devices differ, or ``delta`` is negative, not finite or too small.
         """
         check_tensors(logits, targets)
-        labels = _labels(targets)
-        ranked = _rank(logits, labels, delta)
-        if ranked is None:
-            return _connected_zeros(logits, labels, 1)[0]
-        false_positives = ranked.counted.false_positives
-        ranks = ranks_with_self_as_one(ranked.positives, false_positives, delta)
-        errors = false_positives / ranks
-        interpolated = errors.cummin(0).values
-        # E(i) / FP(i), to be multiplied by H(x_ij). If E(i) = e(i), it is 1 / rank(i), also where FP(i) is 0.
-        negative = torch.where(interpolated < errors, interpolated / false_positives, 1 / ranks)
-        gradient = ranked.gradient(positive=-interpolated, negative=negative)
-        return _with_gradient_of_first(logits, gradient, *ranked.values(interpolated.mean()))[0]
+        check_delta(delta)
+        return interpolated_ap(logits, _labels(targets), delta, None, group='local')
 
 
 class aLRPLoss:  # noqa: N801

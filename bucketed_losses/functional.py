@@ -19,7 +19,8 @@ loss                     edges                               what it equals
 =======================  ==================================  ===================================================
 ``bucketed_ap_loss``     the positives (Eq. 12)              the paper's Bucketed AP Loss
 ``bucketed_rs_loss``     the positives (Eq. 12)              the paper's Bucketed RS Loss
-``ap_loss``              the positives +- delta              AP Loss, exactly: H is linear inside every bucket
+``ap_loss``              the positives +- delta              AP Loss, exactly: H is linear inside every bucket.
+                                                             With ``interpolated=True``, that of the published code
 ``rs_loss``              the positives +- delta              RS Loss, exactly
 =======================  ==================================  ===================================================
 
@@ -35,6 +36,7 @@ from .core.alrp import ALRP, alrp
 from .core.arguments import check_arguments, check_positive, check_ranking_arguments
 from .core.distributed import Group
 from .core.dr import NEGATIVE_TEMPERATURE, distributional_ranking
+from .core.interpolated_ap import interpolated_ap
 from .core.many_rankings import as_groups
 from .core.rank_and_sort import RankSort, rank_and_sort
 from .core.sparse_targets import SparseTargets
@@ -57,18 +59,31 @@ def ap_loss(
     targets: Tensor | SparseTargets,
     delta: float = 1.0,
     *,
+    interpolated: bool = False,
     positives: Tensor | None = None,
     group: Group = 'local',
     groups: Tensor | None = None,
     num_groups: int | None = None,
 ) -> Tensor:
-    """AP Loss (Eq. 3, 4), exact and unbucketed for every ``delta``.
+    """AP Loss, exact and unbucketed for every ``delta``: as in Eq. 3 and 4, or as in the published code.
+
+    The published AP Loss (Chen et al., Towards Accurate One-Stage Object Detection with AP-Loss, CVPR 2019) is not that
+    of Eq. 3. It uses interpolated precisions, and a positive counts as 1 in its own rank, not as H(0). This is
+    ``interpolated=True``::
+
+        rank(i) = 1 + sum_{k != i} H(x_ik) + FP(i)         e(i) = FP(i) / rank(i) = 1 - precision(i)
+        E(i)    = min_{k: s_k <= s_i} e(k)                 one minus the interpolated precision
+        loss    = mean_i E(i)
+
+    A positive gets the gradient ``-E(i) / P``, and the negatives above it the opposite in proportion to ``H(x_ij)``.
+    The paper's Bucketed AP Loss is that of Eq. 3, so it approximates ``interpolated=False``.
 
     Args:
         logits: Scores before the sigmoid, any shape, any floating-point dtype. Half precision is computed in float32.
         targets: Same shape: 0 negative, (0, 1] positive, below 0 ignored (such entries take no part). AP Loss does not
             use how large a positive target is. Or :class:`SparseTargets`: the indices and IoUs of the positives.
         delta: Half-width of the smoothed step H, in logits; 0, or at least 1e-9.
+        interpolated: Interpolate precisions, as the published code does.
         positives: ``(P,)`` int64 indices of the positives among the flattened logits, without repetition, if the
             caller knows them; this saves a pass and a host synchronisation. A positive that is not among them is
             ignored.
@@ -117,6 +132,14 @@ def ap_loss(
         >>> F.ap_loss(logits, targets, delta=0.0, groups=groups, num_groups=2).tolist()  # 1/2 and 0
         [0.5, 0.0]
 
+        Precisions 1/2, 2/3 and 3/5 of three positives, the highest first. The 1/2 becomes 2/3 by interpolation:
+
+        >>> logits, targets = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]), torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])
+        >>> round(F.ap_loss(logits, targets, delta=0.0).item(), 4)  # (1/2 + 1/3 + 2/5) / 3
+        0.4111
+        >>> round(F.ap_loss(logits, targets, delta=0.0, interpolated=True).item(), 4)  # (1/3 + 1/3 + 2/5) / 3
+        0.3556
+
     Note:
         The gradient is the Identity Update (Eq. 8). It is not the derivative of the value, which is zero almost
         everywhere for ``delta = 0``, so ``torch.autograd.gradcheck`` does not apply. On an accelerator, a call
@@ -126,6 +149,10 @@ def ap_loss(
         positive so far from 0 that float64 cannot add ``delta`` to its logit (about 1e16 ``delta``) makes the loss NaN.
     """
     check_ranking_arguments(logits, targets, delta, positives, group, groups, num_groups)
+    if interpolated:
+        if groups is not None:
+            raise ValueError('interpolated=True has no groups; call ap_loss for each group, or leave interpolated out')
+        return interpolated_ap(logits, targets, delta, positives, group)
     return rank_and_sort(
         logits, targets, delta, positives, group, exact=True, sort=False, groups=as_groups(groups, num_groups)
     ).ranking
@@ -144,7 +171,7 @@ def bucketed_ap_loss(
     """Bucketed AP Loss (Sec. 4.2.1, Eq. 13 and 14) as published; arguments and errors as in :func:`ap_loss`.
 
     Negatives between two neighbouring positives count as one, at their mean, and share its gradient equally (S.22).
-    Equals :func:`ap_loss` for ``delta = 0`` (Theorem 1) and approximates it otherwise.
+    There is no ``interpolated``. Equals :func:`ap_loss` for ``delta = 0`` (Theorem 1) and approximates it otherwise.
 
     Example:
         One positive at 0, two negatives above it. The exact loss counts H(0.5) + H(3) = 0.75 + 1 negatives in front of

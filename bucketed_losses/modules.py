@@ -6,6 +6,8 @@ names in :mod:`bucketed_losses.mmdet.models.losses`, which take labels and IoUs 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from . import functional
@@ -54,6 +56,10 @@ class _RankingLoss(nn.Module):
 class APLoss(_RankingLoss):
     """Exact AP Loss, :func:`bucketed_losses.functional.ap_loss`.
 
+    Args:
+        delta, group: As for the function.
+        interpolated: Interpolate precisions, as the published code does.
+
     Example:
         >>> import torch
         >>> from bucketed_losses.modules import APLoss
@@ -64,10 +70,9 @@ class APLoss(_RankingLoss):
         0.5
     """
 
-    _function = staticmethod(functional.ap_loss)
-
-    def __init__(self, delta: float = 1.0, group: Group = 'local') -> None:
+    def __init__(self, delta: float = 1.0, group: Group = 'local', *, interpolated: bool = False) -> None:
         super().__init__(delta, group)
+        self.interpolated = interpolated
 
     def forward(
         self,
@@ -89,11 +94,20 @@ class APLoss(_RankingLoss):
             num_groups=num_groups,
         )
 
+    def _function(self, *args: Any, **kwargs: Any) -> Tensor:
+        return functional.ap_loss(*args, interpolated=self.interpolated, **kwargs)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (', interpolated=True' if self.interpolated else '')
+
 
 class BucketedAPLoss(APLoss):
-    """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`."""
+    """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`; it is not interpolated."""
 
     _function = staticmethod(functional.bucketed_ap_loss)
+
+    def __init__(self, delta: float = 1.0, group: Group = 'local') -> None:
+        super().__init__(delta, group)
 
 
 class RSLoss(_RankingLoss):

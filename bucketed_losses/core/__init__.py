@@ -36,5 +36,6 @@ There are two ways through it. On a CPU, time is numbers touched, and files 18 t
 is operations launched and results waited for, and files 5 to 15 launch few and wait for none. Groups take the second
 way on a CPU too; an accelerator that ranks together with other processes takes the first.
 
-aLRP Loss begins with ``alrp`` in place of ``rank_and_sort`` and ``identity_update``; DR Loss is ``dr`` alone.
+aLRP Loss begins with ``alrp`` in place of ``rank_and_sort`` and ``identity_update``. AP Loss with interpolated
+precisions begins with ``interpolated_ap``, followed by ``alrp``, which has its ranks. DR Loss is ``dr`` alone.
 """

@@ -61,6 +61,17 @@ def test_is_the_function_on_one_target_per_entry(name):
         torch.testing.assert_close(got, 2 * value)
 
 
+def test_interpolated_ap_loss():
+    pred, labels, ious = example()
+    targets = entry_targets(pred, labels, ious, None)
+    loss = MODELS.build(dict(type='APLoss', delta=0.7, interpolated=True))
+    assert loss(pred, (labels, ious))['loss_rank'] == F.ap_loss(pred, targets, 0.7, interpolated=True)
+    assert loss(pred, (labels, ious)) != MODELS.build(dict(type='APLoss', delta=0.7))(pred, (labels, ious))
+    assert 'interpolated=True' in repr(loss)
+    with pytest.raises(TypeError, match='interpolated'):
+        MODELS.build(dict(type='BucketedAPLoss', interpolated=True))
+
+
 @EACH
 def test_labels_alone_mean_iou_one(name):
     pred, labels, _ = example()

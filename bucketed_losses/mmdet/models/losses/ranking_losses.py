@@ -353,7 +353,15 @@ def _check_rows(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Tenso
 
 @MODELS.register_module()
 class APLoss(RankingLoss):
-    """Exact AP Loss, :func:`bucketed_losses.functional.ap_loss`; log name ``loss_rank``."""
+    """Exact AP Loss, :func:`bucketed_losses.functional.ap_loss`; log name ``loss_rank``.
+
+    Args:
+        delta, loss_weight, self_balancing, use_sigmoid, scope: As for :class:`RankingLoss`.
+        interpolated: Interpolate precisions, as the published code does. The scope must then be 'batch' or 'global'.
+
+    Raises:
+        ValueError: As :class:`RankingLoss`, or the scope does not allow interpolation.
+    """
 
     LOG_NAMES = ('loss_rank',)
     balances_itself = False
@@ -366,16 +374,36 @@ class APLoss(RankingLoss):
         self_balancing: bool | None = None,
         use_sigmoid: bool = True,
         scope: str = 'batch',
+        interpolated: bool = False,
     ) -> None:
         super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
+        if interpolated and scope not in ('batch', 'global'):
+            raise ValueError(f"APLoss: interpolated=True needs scope='batch' or 'global', got {scope!r}")
+        self.interpolated = interpolated
 
     def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
-        return (functional.ap_loss(logits, targets, self.delta, **arguments),)
+        return (functional.ap_loss(logits, targets, self.delta, interpolated=self.interpolated, **arguments),)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (', interpolated=True' if self.interpolated else '')
 
 
 @MODELS.register_module()
 class BucketedAPLoss(APLoss):
-    """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`; log name ``loss_rank``."""
+    """The paper's Bucketed AP Loss, :func:`bucketed_losses.functional.bucketed_ap_loss`; log name ``loss_rank``.
+
+    Arguments are those of :class:`RankingLoss`; the published Bucketed AP Loss is not interpolated.
+    """
+
+    def __init__(
+        self,
+        delta: float = 1.0,
+        loss_weight: float = 1.0,
+        self_balancing: bool | None = None,
+        use_sigmoid: bool = True,
+        scope: str = 'batch',
+    ) -> None:
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
 
     def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
         return (functional.bucketed_ap_loss(logits, targets, self.delta, **arguments),)
