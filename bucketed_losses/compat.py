@@ -122,7 +122,12 @@ class APLoss:
         """
         check_tensors(logits, targets)
         check_delta(delta)
-        return interpolated_ap(logits, _labels(targets), delta, None, group='local')
+        # The gradient that backward hands on may be differentiated again here, unlike those of the functions.
+        with torch.enable_grad():
+            leaf = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
+            value = interpolated_ap(leaf, _labels(targets), delta, None, group='local')
+            (gradient,) = torch.autograd.grad(value, leaf)
+        return _with_gradient_of_first(logits, gradient, value.detach())[0]
 
 
 class aLRPLoss:  # noqa: N801

@@ -9,6 +9,8 @@ model = dict(
         type='RankBasedATSSHead',
         anchor_generator=dict(octave_base_scale=4, scales_per_octave=3),
         loss_cls=dict(_delete_=True, type='BucketedRSLoss'),
+        # The published classifiers start at this probability. The default of the head is 0.5, a bias of 0.
+        classifier_prior=0.01,
     )
 )
 

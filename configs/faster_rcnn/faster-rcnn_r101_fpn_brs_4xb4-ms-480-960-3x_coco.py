@@ -5,7 +5,8 @@ model = dict(backbone=dict(depth=101, init_cfg=dict(checkpoint='torchvision://re
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomResize', scale=[(1333, 480), (1333, 960)], keep_ratio=True),
+    # Seven values, as published; RandomResize would draw from the whole range.
+    dict(type='RandomChoiceResize', scales=[(1333, size) for size in range(480, 961, 80)], keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]

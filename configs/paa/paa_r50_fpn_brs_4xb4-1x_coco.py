@@ -9,6 +9,10 @@ model = dict(
         type='RankBasedPAAHead',
         anchor_generator=dict(octave_base_scale=4, scales_per_octave=3),
         loss_cls=dict(_delete_=True, type='BucketedRSLoss'),
+        # The weight of the box loss in PAA's anchor scores, as published; MMDetection's PAA has 1.3.
+        loss_bbox=dict(loss_weight=1.0),
+        # The published classifiers start at this probability. The default of the head is 0.5, a bias of 0.
+        classifier_prior=0.01,
     )
 )
 

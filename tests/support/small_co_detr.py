@@ -35,6 +35,10 @@ def load(config, num_classes=NUM_CLASSES, **model):
         head.num_classes = num_classes
     cfg.model.roi_heads.bbox_head.fc_out_channels = 16
     cfg.model.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=50)
+    if config == BRS:  # an untrained RPN proposes nothing near an object, so objects are added to its proposals
+        cfg.model.train_cfg.rcnn.sampler = dict(
+            type='RandomSampler', num=1000000, pos_fraction=1.0, add_gt_as_proposals=True
+        )
     cfg.model.test_cfg.update(max_per_img=10)
     cfg.merge_from_dict({f'model.{key}': value for key, value in model.items()})
     return cfg.model

@@ -29,7 +29,7 @@ from bucketed_losses.mmdet.datasets.shapes_formats import CITYSCAPES_IDS, shapes
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = {
     'lvis': 'configs/lvis/mask-rcnn_r50_fpn_brs_4xb4-sample1e-3-ms-1x_lvis-v1.py',
-    'cityscapes': 'configs/cityscapes/mask-rcnn_r50_fpn_brs_4xb2-1x_cityscapes.py',
+    'cityscapes': 'configs/cityscapes/mask-rcnn_r50_fpn_brs_4xb4-12e_cityscapes.py',
 }
 NAMES = {
     'lvis': dict(disc='plate', square='box', triangle='triangle_(musical_instrument)', star='starfish'),

@@ -297,7 +297,11 @@ def test_several_heads_of_a_kind():
     assert all(losses[f'{name}.loss_cls'] > 0 for name in ('roi1', 'atss3', 'aux1.d0', 'aux3'))
 
 
-def test_classifiers_of_ranking_losses_start_at_zero():
-    brs, baseline = build(load(BRS)).bbox_head, build(load(BASELINE)).bbox_head
+def test_classifiers_of_ranking_losses_start_at_zero_or_at_the_prior_of_the_config():
+    default, published, baseline = load(BRS), build(load(BRS)).bbox_head, build(load(BASELINE)).bbox_head
+    assert default.bbox_head.pop('classifier_prior') == 0.01
+    brs = build(default).bbox_head
     assert not any(branch.bias.any() for branch in brs.cls_branches)
+    assert brs.score_shift == published.cls_branches[0].bias[0].item() == pytest.approx(-4.595, abs=1e-3)
+    assert published.score_shift == 0, 'matching reads the logits as they are'
     assert all(branch.bias.max() < -4 for branch in baseline.cls_branches)

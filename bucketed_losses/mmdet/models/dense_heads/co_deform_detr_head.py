@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ....core.distributed import num_processes
 from ..classifiers import ClassifierMixin
-from ..losses import ImageRows, check_ranks, prior_logit, self_balance
+from ..losses import ImageRows, check_ranks, self_balance
 from ..losses.box_weighting import at_least_float32, mean_over_processes
 from ..recipes import Part, Role, Rule, Setting, ranking_head
 from ..rules import at, each, ranking_loss
@@ -274,11 +274,12 @@ class RankBasedCoDeformDETRHead(ClassifierMixin, CoDeformDETRHead):
     loss is True, the L1 and GIoU losses are scaled to its value, so their weights cancel. ``loss_rank`` and
     ``loss_sort`` are logged in place of ``loss_cls``.
 
-    The classifiers' biases start at 0, not at MMDetection's prior probability, as in all heads of this package.
+    The classifiers' biases start at 0, not at MMDetection's prior probability, as in all heads of this package;
+    ``classifier_prior`` changes that.
 
     Args:
         loss_cls: Config of one of this package's ranking losses.
-        score_prior: The probability that a logit of 0 has in the classification costs of matching; in (0, 1). These
+        score_prior: The probability that an initial logit has in the classification costs of matching; in (0, 1). These
             costs are based on focal loss, and their published weight was chosen for logits that start at such a prior.
         args, kwargs: As for :class:`CoDeformDETRHead`.
 
@@ -292,7 +293,7 @@ class RankBasedCoDeformDETRHead(ClassifierMixin, CoDeformDETRHead):
     def __init__(self, *args: Any, loss_cls: dict, score_prior: float = 0.01, **kwargs: Any) -> None:
         super().__init__(*args, loss_cls=loss_cls, **kwargs)
         check_ranks(self, instead="type='CoDeformDETRHead'")
-        self.score_shift = prior_logit(self, score_prior)
+        self.score_shift = self.shift_to_prior(score_prior)
 
     @property
     def fewest_positives(self) -> float:

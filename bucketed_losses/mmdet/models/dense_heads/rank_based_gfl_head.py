@@ -57,7 +57,7 @@ class RankBasedGFLHead(RankingDenseHeadMixin, GFLHead):
         self, priors: Tensor, predictions: Tensor, targets: Tensor, logits: Tensor
     ) -> dict[str, Tensor]:
         """``loss_dfl``, Distribution Focal Loss of the four sides."""
-        weights, total = score_weights(logits, self.loss_cls.shared)
+        weights, total = score_weights(logits, self.loss_cls.shared, self.loss_cls.equal_box_weights)
         if len(priors) == 0:
             return {'loss_dfl': predictions.sum() * 0}
         centers, strides = priors[:, :2], priors[:, 2:]

@@ -14,7 +14,7 @@ from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptInstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ..losses import ImageRows, prior_logit
+from ..losses import ImageRows
 from ..losses.box_weighting import at_least_float32
 from ..recipes import Role, ranking_head
 from .rank_based_atss_head import ATSS_RULES, RankBasedATSSHead
@@ -34,7 +34,8 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
     Args:
         loss_cls: Config of one of this package's ranking losses.
         loss_score: Config of the classification loss in PAA's anchor scores.
-        score_prior: The probability that a logit of 0 has in ``loss_score``; in (0, 1).
+        score_prior: The probability that an initial logit has in ``loss_score``; in (0, 1). With a ``classifier_prior``
+            of the same value, logits are not shifted, as in the published code.
         kwargs: As for :class:`mmdet.models.PAAHead`. ``init_cfg`` defaults to a classifier bias of 0.
     """
 
@@ -47,7 +48,7 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, loss_cls=loss_cls, **kwargs)
-        self.score_shift = prior_logit(self, score_prior)
+        self.score_shift = self.shift_to_prior(score_prior)
         self.loss_score = MODELS.build(
             loss_score or dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
         )

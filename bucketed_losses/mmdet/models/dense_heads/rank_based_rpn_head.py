@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmdet.models.dense_heads import RPNHead
@@ -10,6 +11,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
+from ..losses import ImageRows
 from ..losses.box_weighting import without_bfloat16
 from ..recipes import Part, Role, Rule, Setting, ranking_head
 from ..rules import ANCHOR_HEAD, at, each
@@ -35,19 +37,55 @@ class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
         loss_cls: Config of one of this package's ranking losses.
         loss_bbox: Config of a loss on decoded boxes, e.g. ``GIoULoss``.
         head_weight: Factor on all losses of this head, applied after self-balancing.
+        loss_stds: Standard deviations of the box coder in the loss; None for those of ``bbox_coder``. In the published
+            BRS-DETR the two differ, which is a mistake: proposals are decoded with stds of 1, and its loss decodes the
+            predicted and the target deltas with (0.1, 0.1, 0.2, 0.2), so that IoUs are those of distorted boxes. To
+            train the same, set ``bbox_coder.target_stds`` and ``loss_stds`` to these values.
         kwargs: As for :class:`mmdet.models.RPNHead`.
+
+    Raises:
+        ValueError: As :class:`RankingDenseHeadMixin`, or ``loss_stds`` are not 4 numbers above 0.
     """
 
     classifiers = ('rpn_cls',)
 
-    def __init__(self, *args: Any, head_weight: float = 0.2, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, head_weight: float = 0.2, loss_stds: Sequence[float] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.head_weight = head_weight
+        self.loss_coder = None
+        if loss_stds is not None:
+            if len(loss_stds) != 4 or min(loss_stds) <= 0:
+                raise ValueError(f'{type(self).__name__}: loss_stds must be 4 numbers above 0, got {loss_stds}')
+            self.loss_coder = copy.copy(self.bbox_coder)
+            self.loss_coder.stds = tuple(loss_stds)
 
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any) -> Any:
         """Proposals; arguments as for :meth:`mmdet.models.RPNHead.predict_by_feat`. Training uses them too."""
         cls_scores, bbox_preds = ([without_bfloat16(level) for level in maps] for maps in (cls_scores, bbox_preds))
         return super().predict_by_feat(cls_scores, bbox_preds, *args, **kwargs)
+
+    def ranking_losses(
+        self,
+        logits: Tensor,
+        predictions: Tensor,
+        priors: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        bbox_targets: Tensor,
+        images: ImageRows | None = None,
+    ) -> dict[str, Tensor]:
+        """As in the mixin; with ``loss_stds``, target boxes are encoded by ``bbox_coder`` and decoded by the loss's."""
+        if self.loss_coder is not None:
+            bbox_targets = bbox_targets.clone()
+            positive = (labels < self.num_classes) & (label_weights > 0)
+            deltas = self.bbox_coder.encode(priors[positive], bbox_targets[positive])
+            bbox_targets[positive] = self.loss_coder.decode(priors[positive], deltas)
+        return super().ranking_losses(logits, predictions, priors, labels, label_weights, bbox_targets, images)
+
+    def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
+        return (self.loss_coder or self.bbox_coder).decode(priors, predictions)
 
     def loss_by_feat(
         self,

@@ -11,7 +11,6 @@ from mmdet.structures.bbox import distance2bbox
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
-from ..losses import prior_logit
 from ..recipes import Role, ranking_head
 from ..rules import decoded_box_loss, nothing_sampled, ranking_loss
 from .ranking_mixin import RankingDenseHeadMixin, flatten_maps, flatten_targets
@@ -33,7 +32,7 @@ class RankingRTMDetHeadMixin(RankingDenseHeadMixin, _Host):
     then has the prior probability that a detector with focal loss starts from, as in ``RankBasedPAAHead``.
 
     Args:
-        score_prior: The probability that a logit of 0 has in the assigner; in (0, 1).
+        score_prior: The probability that an initial logit has in the assigner; in (0, 1).
         args, kwargs: As for the head.
 
     Raises:
@@ -44,7 +43,7 @@ class RankingRTMDetHeadMixin(RankingDenseHeadMixin, _Host):
 
     def __init__(self, *args: Any, score_prior: float = 0.01, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.score_shift = prior_logit(self, score_prior)
+        self.score_shift = self.shift_to_prior(score_prior)
 
     @property
     def classifiers(self) -> tuple[str, ...]:  # type: ignore[override]

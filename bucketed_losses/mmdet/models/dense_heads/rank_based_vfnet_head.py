@@ -99,7 +99,14 @@ class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
             for distances in (flatten_maps(bbox_preds, 4), flatten_maps(bbox_preds_refine, 4), torch.cat(level_targets))
         )
         logits = flatten_maps(cls_scores, self.cls_out_channels)
-        loss_of_first = score_weighted_box_loss(self.loss_bbox, first, targets, logits[positive], self.loss_cls.shared)
+        loss_of_first = score_weighted_box_loss(
+            self.loss_bbox,
+            first,
+            targets,
+            logits[positive],
+            self.loss_cls.shared,
+            self.loss_cls.equal_box_weights,
+        )
         losses = ranking_and_box_losses(
             self.loss_cls,
             self.loss_bbox_refine,

@@ -81,14 +81,19 @@ class PositiveBoxes(NamedTuple):
             return self.boxes.sum(dim=1) * 0
         return self.loss_bbox(self.boxes, self.targets, reduction_override='none') / self.loss_bbox.loss_weight
 
-    def score_weighted_losses(self, shared: bool) -> dict[str, Tensor]:
+    def weighted_losses(self, shared: bool, equally: bool) -> dict[str, Tensor]:
         """``loss_bbox`` by :func:`score_weighted_box_loss`, and the other losses."""
-        loss = score_weighted_box_loss(self.loss_bbox, self.boxes, self.targets, self.logits, shared)
+        loss = score_weighted_box_loss(self.loss_bbox, self.boxes, self.targets, self.logits, shared, equally)
         return {'loss_bbox': loss, **self.other_losses}
 
 
 def score_weighted_box_loss(
-    loss_bbox: nn.Module, boxes: Tensor, target_boxes: Tensor, class_logits: Tensor, shared: bool = False
+    loss_bbox: nn.Module,
+    boxes: Tensor,
+    target_boxes: Tensor,
+    class_logits: Tensor,
+    shared: bool = False,
+    equally: bool = False,
 ) -> Tensor:
     """Mean box loss over positives, each weighted by its own :func:`highest_probability`.
 
@@ -99,11 +104,12 @@ def score_weighted_box_loss(
         class_logits: ``(num_pos, num_classes)`` class logits of the same predictions.
         shared: Whether the positives of all processes form one batch. The loss of this batch is then the mean of the
             returned values over processes. This takes one collective.
+        equally: Give all positives the same weight instead.
 
     Returns:
         A scalar; 0, connected to ``boxes``, if there are none.
     """
-    weights, total = score_weights(class_logits, shared)
+    weights, total = score_weights(class_logits, shared, equally)
     if len(boxes) == 0:
         return boxes.sum() * 0
     # MMDetection's losses read the weights that they are given on the host, which waits for an accelerator.
@@ -111,12 +117,14 @@ def score_weighted_box_loss(
     return (losses * weights).sum() / (total + torch.finfo(torch.float32).eps)
 
 
-def score_weights(class_logits: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
+def score_weights(class_logits: Tensor, shared: bool, equally: bool = False) -> tuple[Tensor, Tensor]:
     """The :func:`highest_probability` of every positive, and the sum of these weights, the divisor of a weighted mean.
 
-    With ``shared`` the sum is averaged over processes, by one collective.
+    With ``shared`` the sum is averaged over processes, by one collective. With ``equally`` all weights are 1.
     """
     weights = highest_probability(class_logits)
+    if equally:
+        weights = torch.ones_like(weights)
     return weights, mean_over_processes(weights.sum(), shared)
 
 

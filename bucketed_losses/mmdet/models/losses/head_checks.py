@@ -65,15 +65,15 @@ def check_ranks(head: nn.Module, instead: str) -> None:
         )
 
 
-def prior_logit(head: nn.Module, score_prior: float) -> float:
-    """The logit of ``score_prior``. It is added to ranking logits that are interpreted as probabilities.
+def prior_logit(head: nn.Module, probability: float, argument: str) -> float:
+    """The logit of a probability.
 
     Raises:
-        ValueError: ``score_prior`` does not lie in (0, 1); the message names ``head``.
+        ValueError: It does not lie in (0, 1); the message names ``head`` and its ``argument``.
     """
-    if not 0 < score_prior < 1:
-        raise ValueError(f'{type(head).__name__}: score_prior must lie in (0, 1), got {score_prior}')
-    return math.log(score_prior / (1 - score_prior))
+    if not 0 < probability < 1:
+        raise ValueError(f'{type(head).__name__}: {argument} must lie in (0, 1), got {probability}')
+    return math.log(probability / (1 - probability))
 
 
 def check_decodes_boxes(head: nn.Module, reg_decoded_bbox: bool) -> None:

@@ -47,6 +47,9 @@ class RankingLoss(nn.Module):
         self_balancing: Whether heads of this package scale their box loss to the value of this loss
             (:func:`~bucketed_losses.mmdet.models.losses.self_balance`); None uses ``balances_itself``.
         use_sigmoid: Must be True; accepted because MMDetection's dense heads read it from the loss's config.
+        box_weights: How heads of this package weight the box losses of the positives: 'scores', by their highest class
+            probabilities; or 'equal', which gives a plain mean. The published auxiliary heads of BRS-DETR compute plain
+            means.
 
     Attributes:
         LOG_NAMES: Names of the parts that ``forward`` returns.
@@ -72,8 +75,11 @@ class RankingLoss(nn.Module):
         self_balancing: bool | None = None,
         use_sigmoid: bool = True,
         scope: str = 'batch',
+        box_weights: str = 'scores',
     ) -> None:
         super().__init__()
+        if box_weights not in ('scores', 'equal'):
+            raise ValueError(f"{type(self).__name__}: box_weights must be 'scores' or 'equal', got {box_weights!r}")
         if scope not in self.SCOPES:
             raise ValueError(f'{type(self).__name__}: scope must be one of {", ".join(self.SCOPES)}, got {scope!r}')
         if not use_sigmoid:
@@ -86,6 +92,7 @@ class RankingLoss(nn.Module):
         self.self_balancing = self.balances_itself if self_balancing is None else self_balancing
         self.use_sigmoid = use_sigmoid
         self.scope = scope
+        self.equal_box_weights = box_weights == 'equal'
 
     @property
     def group(self) -> Any:
@@ -185,7 +192,7 @@ class RankingLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """This loss and the box losses of the positives, with the names that heads of this package log.
 
-        The target of a positive is the IoU of its box. Box losses are means weighted by scores. With
+        The target of a positive is the IoU of its box. Box losses are means with the weights of ``box_weights``. With
         ``self_balancing``, their sum is scaled to the sum of the parts of this loss. A loss that combines its parts
         with box losses in another way overrides this method.
 
@@ -203,7 +210,7 @@ class RankingLoss(nn.Module):
         ious = boxes.boxes.new_zeros(len(pred))
         ious[positive] = boxes.ious()
         losses = self(pred, (labels, ious), weight=weight, positive=positive, images=images)
-        box_losses = boxes.score_weighted_losses(self.shared)
+        box_losses = boxes.weighted_losses(self.shared, self.equal_box_weights)
         if self.self_balancing:
             factor = balance_factor(torch.stack(list(box_losses.values())).sum(), losses.values(), self.shared)
             box_losses = {name: value * factor for name, value in box_losses.items()}
@@ -356,7 +363,7 @@ class APLoss(RankingLoss):
     """Exact AP Loss, :func:`bucketed_losses.functional.ap_loss`; log name ``loss_rank``.
 
     Args:
-        delta, loss_weight, self_balancing, use_sigmoid, scope: As for :class:`RankingLoss`.
+        delta, loss_weight, self_balancing, use_sigmoid, scope, box_weights: As for :class:`RankingLoss`.
         interpolated: Interpolate precisions, as the published code does. The scope must then be 'batch' or 'global'.
 
     Raises:
@@ -374,9 +381,10 @@ class APLoss(RankingLoss):
         self_balancing: bool | None = None,
         use_sigmoid: bool = True,
         scope: str = 'batch',
+        box_weights: str = 'scores',
         interpolated: bool = False,
     ) -> None:
-        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope, box_weights)
         if interpolated and scope not in ('batch', 'global'):
             raise ValueError(f"APLoss: interpolated=True needs scope='batch' or 'global', got {scope!r}")
         self.interpolated = interpolated
@@ -402,8 +410,9 @@ class BucketedAPLoss(APLoss):
         self_balancing: bool | None = None,
         use_sigmoid: bool = True,
         scope: str = 'batch',
+        box_weights: str = 'scores',
     ) -> None:
-        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope, box_weights)
 
     def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
         return (functional.bucketed_ap_loss(logits, targets, self.delta, **arguments),)
@@ -424,8 +433,9 @@ class RSLoss(RankingLoss):
         self_balancing: bool | None = None,
         use_sigmoid: bool = True,
         scope: str = 'batch',
+        box_weights: str = 'scores',
     ) -> None:
-        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope)
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope, box_weights)
 
     def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
         return functional.rs_loss(logits, targets, self.delta, **arguments)

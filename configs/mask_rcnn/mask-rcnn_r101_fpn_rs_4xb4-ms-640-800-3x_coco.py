@@ -1,4 +1,4 @@
-_base_ = './mask-rcnn_r50_fpn_brs_4xb2-1x_cityscapes.py'
+_base_ = './mask-rcnn_r101_fpn_brs_4xb4-ms-640-800-3x_coco.py'
 
 model = dict(
     rpn_head=dict(loss_cls=dict(type='RSLoss')),

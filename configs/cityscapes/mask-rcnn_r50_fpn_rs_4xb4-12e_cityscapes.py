@@ -1,4 +1,4 @@
-_base_ = './mask-rcnn_r101_fpn_brs_4xb4-ms-480-960-3x_coco.py'
+_base_ = './mask-rcnn_r50_fpn_brs_4xb4-12e_cityscapes.py'
 
 model = dict(
     rpn_head=dict(loss_cls=dict(type='RSLoss')),

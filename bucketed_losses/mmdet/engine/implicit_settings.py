@@ -1,0 +1,179 @@
+"""Settings that a checkpoint depends on and that its names and shapes do not show: box coders, anchors, and others.
+
+A checkpoint that is loaded into a detector with other settings runs without an error, and wrongly.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from mmdet.registry import TASK_UTILS
+from torch import Tensor
+
+_REGRESSION_LAYERS = ('rpn_reg', 'atss_reg', 'retina_reg', 'fc_reg')
+_OF_HEADS = ('num_classes', 'num_query', 'num_queries', 'reg_class_agnostic', 'class_agnostic')
+_OF_BACKBONES = ('dcn', 'stage_with_dcn', 'out_indices')
+
+
+class Coder(NamedTuple):
+    """Means and standard deviations of the box coder of a head: a delta d is decoded as ``d * std + mean``."""
+
+    means: tuple[float, ...]
+    stds: tuple[float, ...]
+
+
+def settings_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a detector's config, by their keys in a config of this package.
+
+    Args:
+        model: ``model`` of a config of MMDetection 3, or of a published repository, which is MMDetection 2.
+    """
+    found: dict[str, Any] = {}
+    backbone = model.get('backbone', {})
+    for key in _OF_BACKBONES:
+        if backbone.get(key) is not None:
+            found[f'backbone.{key}'] = _plain(backbone[key])
+    for path, head in _heads(model):
+        for key in _OF_HEADS:
+            if key in head:
+                found[f'{path}.{"num_queries" if key == "num_query" else key}'] = head[key]
+        if 'bbox_coder' in head and 'target_stds' in head['bbox_coder']:
+            coder = head['bbox_coder']
+            found[f'{path}.bbox_coder'] = Coder(
+                tuple(map(float, coder.get('target_means', [0.0] * 4))), tuple(map(float, coder['target_stds']))
+            )
+        if 'anchor_generator' in head:
+            found[f'{path}.anchor_generator'] = _anchors(head['anchor_generator'])
+    for path, extractor in _extractors(model):
+        for key in ('featmap_strides', 'finest_scale'):
+            if key in extractor:
+                found[f'{path}.{key}'] = _plain(extractor[key])
+        found[f'{path}.output_size'] = _plain(extractor.get('roi_layer', {}).get('output_size'))
+    if 'num_queries' in model:
+        found['num_queries'] = model['num_queries']
+    if 'bbox_head.num_queries' in found:
+        found['num_queries'] = found.pop('bbox_head.num_queries')
+    return found
+
+
+def differences(source: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings of both that differ, by key: the value of the checkpoint's config and that of ours."""
+    return {key: (source[key], ours[key]) for key in source if key in ours and source[key] != ours[key]}
+
+
+def recode(state_dict: dict[str, Tensor], head: str, source: Coder, ours: Coder) -> bool:
+    """Change the last layer of a head so that ``ours`` decodes its output to the boxes that ``source`` decodes.
+
+    ``d * source.std + source.mean = d' * ours.std + ours.mean`` holds for all deltas d if the layer is linear.
+
+    Args:
+        state_dict: State dict of the detector; changed in place.
+        head: The key of the head in it, for example ``rpn_head``.
+        source: The coder that the weights were trained with.
+        ours: The coder of the detector that loads them.
+
+    Returns:
+        Whether the head has such a layer, and means are equal where it is followed by a factor (ATSS).
+    """
+    for layer in _REGRESSION_LAYERS:
+        name = f'{head}.{layer}'
+        if f'{name}.weight' not in state_dict:
+            continue
+        if source.means != ours.means and layer == 'atss_reg':
+            return False
+        weight, bias = state_dict[f'{name}.weight'], state_dict[f'{name}.bias']
+        repeats = len(weight) // 4
+        source_stds, our_stds = (weight.new_tensor(coder.stds).repeat(repeats) for coder in (source, ours))
+        shift = weight.new_tensor([a - b for a, b in zip(source.means, ours.means, strict=True)]).repeat(repeats)
+        factor = source_stds / our_stds
+        state_dict[f'{name}.weight'] = weight * factor.reshape(-1, *[1] * (weight.dim() - 1))
+        state_dict[f'{name}.bias'] = bias * factor + shift / our_stds
+        return True
+    return False
+
+
+def _heads(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The heads and the keys that they have in a config, and in a state dict, of this package."""
+    if 'query_head' in model:  # Co-DETR in MMDetection 2
+        yield 'bbox_head', model['query_head']
+        names = {'rpn_head': 'rpn_head', 'roi_head': 'roi_heads', 'bbox_head': 'dense_heads'}
+    else:
+        names = {key: key for key in ('rpn_head', 'roi_head', 'roi_heads', 'bbox_head', 'dense_heads')}
+    several = 'query_head' in model or 'roi_heads' in model or 'dense_heads' in model
+    for key, ours in names.items():
+        numbered = several and ours in ('roi_heads', 'dense_heads')
+        for path, part in _items(ours, model.get(key), numbered):
+            if ours.startswith('roi_head'):
+                for inner in ('bbox_head', 'mask_head'):
+                    yield from _items(f'{path}.{inner}', part.get(inner), numbered=False)
+            else:
+                yield path, part
+
+
+def _extractors(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    several = 'query_head' in model or 'roi_heads' in model
+    key = 'roi_heads' if 'roi_heads' in model else 'roi_head'
+    for path, part in _items('roi_heads' if several else 'roi_head', model.get(key), several):
+        for inner in ('bbox_roi_extractor', 'mask_roi_extractor'):
+            yield from _items(f'{path}.{inner}', part.get(inner), numbered=False)
+
+
+def _items(path: str, part: Any, numbered: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The dicts of a config that is a dict, a list of dicts or None; ``numbered`` also numbers a single dict."""
+    if isinstance(part, Mapping):
+        yield (f'{path}.0' if numbered else path), part
+    elif isinstance(part, (list, tuple)):
+        for index, item in enumerate(part):
+            yield f'{path}.{index}', item
+
+
+def _anchors(config: Mapping[str, Any]) -> Any:
+    """The sizes of the anchors of each level and their strides, however the config writes them."""
+    kind = str(config['type']).rpartition('.')[2]
+    generator = TASK_UTILS.build({key: value for key, value in config.items() if key != '_scope_'} | {'type': kind})
+    if not hasattr(generator, 'base_anchors'):  # points
+        return _plain(config)
+    sizes = [[tuple(round(x, 2) for x in anchor) for anchor in level.tolist()] for level in generator.base_anchors]
+    return sizes, [tuple(stride) for stride in generator.strides]
+
+
+def _plain(value: Any) -> Any:
+    """A value whose comparison does not depend on whether it is a list or a tuple, or on the scope of a type."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if key != '_scope_'}
+    return tuple(_plain(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def describe(value: Any) -> str:
+    """A value for a message, cut to a line."""
+    if isinstance(value, Coder):
+        return f'means {list(value.means)}, stds {list(value.stds)}'
+    text = str(value)
+    return text if len(text) <= 100 else f'{text[:97]}...'
+
+
+def model_in_text(text: str) -> dict[str, Any] | None:
+    """``model`` of a config that a checkpoint of MMDetection 2 contains as text; None if it cannot be read.
+
+    The text is not executed: it may contain ``dict(...)``, lists, tuples, numbers, strings, True, False and None.
+    """
+    try:
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) == 'model':
+                model = _literal(node.value)
+                return model if isinstance(model, dict) else None
+    except (SyntaxError, ValueError):
+        return None
+    return None
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', None) == 'dict' and not node.args:
+        return {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Dict):
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True) if key}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(item) for item in node.elts]
+    return ast.literal_eval(node)
