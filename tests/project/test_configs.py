@@ -66,7 +66,7 @@ ONE_STAGE = [
 def loss_of(config):
     names = {'ap': 'APLoss', 'bap': 'BucketedAPLoss', 'rs': 'RSLoss', 'brs': 'BucketedRSLoss'}
     names |= {'alrp': 'aLRPLoss', 'dr': 'DRLoss'}
-    return names[config.split('_fpn_')[1].split('_')[0]]
+    return names[config.split('_fpn_')[1].split('_')[0].split('-')[0]]
 
 
 @pytest.mark.parametrize('config', TWO_STAGE)
