@@ -79,7 +79,8 @@ def predictions(seed, num_queries=7):
     return logits, boxes
 
 
-def query_head(loss):
+def query_head(loss, **settings):
     model = load(BASELINE if loss == 'FocalLoss' else BRS)
     model.bbox_head.loss_cls.type = loss
+    model.bbox_head.update(settings)
     return build(without_auxiliary_heads(model)).bbox_head

@@ -132,7 +132,8 @@ def _items(path: str, part: Any, numbered: bool) -> Iterator[tuple[str, Mapping[
 def _anchors(config: Mapping[str, Any]) -> Any:
     """The sizes of the anchors of each level and their strides, however the config writes them."""
     kind = str(config['type']).rpartition('.')[2]
-    generator = TASK_UTILS.build({key: value for key, value in config.items() if key != '_scope_'} | {'type': kind})
+    settings = {key: value for key, value in config.items() if key != '_scope_'}
+    generator = TASK_UTILS.build(settings | {'type': f'mmdet.{kind}'})  # whatever the default scope is
     if not hasattr(generator, 'base_anchors'):  # points
         return _plain(config)
     sizes = [[tuple(round(x, 2) for x in anchor) for anchor in level.tolist()] for level in generator.base_anchors]

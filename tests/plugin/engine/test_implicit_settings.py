@@ -13,7 +13,7 @@ pytest.importorskip('mmdet')
 
 from mmdet.registry import TASK_UTILS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 
 from bucketed_losses.mmdet.engine.implicit_settings import Coder, differences, model_in_text, recode, settings_of
 
@@ -69,8 +69,11 @@ PUBLISHED_BRS_DETR = dict(
 )
 
 
-def test_brs_detr_differs_from_the_published_in_the_coder_of_the_rpn_only():
-    source, ours = settings_of(PUBLISHED_BRS_DETR), settings_of(load('brs_detr/brs-detr_r50_8xb2-12e_coco'))
+@pytest.mark.parametrize('scope', ['mmdet', 'mmengine'])
+def test_brs_detr_differs_from_the_published_in_the_coder_of_the_rpn_only(scope):
+    model = load('brs_detr/brs-detr_r50_8xb2-12e_coco')
+    with DefaultScope.overwrite_default_scope(scope):
+        source, ours = settings_of(PUBLISHED_BRS_DETR), settings_of(model)
     assert set(source) <= set(ours), 'every published setting is compared'
     assert differences(source, ours) == {'rpn_head.bbox_coder': (ONES, OURS)}
 

@@ -259,13 +259,21 @@ def test_query_losses_equal_loops(loss, positives):
     assert not actual[0][1, 2].any() and not actual[1][1, 2].any(), 'weight 0 trains nothing'
 
 
-@pytest.mark.parametrize('loss', ['FocalLoss', 'BucketedRSLoss'])
-def test_matched_layers_equal_loops(loss):
+@pytest.mark.parametrize(
+    ('loss', 'settings', 'shift'),
+    [
+        ('FocalLoss', {}, 0),
+        ('BucketedRSLoss', dict(classifier_prior=0.01), 0),
+        ('BucketedRSLoss', dict(classifier_prior=0.5), -math.log(99)),
+        ('BucketedRSLoss', dict(classifier_prior=0.5, score_prior=0.5), 0),
+    ],
+)
+def test_matched_layers_equal_loops(loss, settings, shift):
     """Targets too: the cheapest assignment of all, with class cost 2 for focal and 4 for ranking losses.
 
-    For the costs a ranking logit of 0 is a probability of 0.01.
+    For the costs, a ranking logit that the classifier starts with is a probability of 0.01 by default.
     """
-    head = query_head(loss)
+    head = query_head(loss, **settings)
     sizes = [(160, 100), (60, 90)]
     metas = [dict(img_shape=size[::-1]) for size in sizes]
     layers = [predictions(seed) for seed in (1, 2)]
@@ -295,10 +303,8 @@ def test_matched_layers_equal_loops(loss):
             normalised = torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], 1) / torch.tensor([*size, *size])
             classes = [0] * len(image) if prefix == 'enc.' else image.labels.tolist()
             with torch.no_grad():
-                if loss == 'FocalLoss':
-                    order = best_assignment(logits[i], boxes[i], classes, normalised, size, 2.0)
-                else:
-                    order = best_assignment(logits[i] - math.log(99), boxes[i], classes, normalised, size, 4.0)
+                cost = 2.0 if loss == 'FocalLoss' else 4.0
+                order = best_assignment(logits[i] + shift, boxes[i], classes, normalised, size, cost)
             for g, q in enumerate(order):
                 labels[i, q], target_boxes[i, q] = classes[g], normalised[g]
         weights = valid.float() if prefix == 'enc.' else torch.ones(2, 7)
