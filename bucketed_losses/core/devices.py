@@ -16,9 +16,14 @@ MOST_ELEMENTS = 2**22
 
 
 _is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)  # torch 2.1 has none
-is_transformed = getattr(torch._C, '_are_functorch_transforms_active', lambda: False)
-"""Whether the call is inside of a transform of ``torch.func``."""
+_in_a_transform = getattr(torch._C, '_are_functorch_transforms_active', lambda: False)
+_compiles_the_question = torch.__version__ >= '2.6'  # torch 2.4 cannot trace a call of _in_a_transform
 _as_accelerator = False
+
+
+def is_transformed() -> bool:
+    """Whether the call is inside of a transform of ``torch.func``; before torch 2.6, not known while compiling."""
+    return (_compiles_the_question or not _is_compiling()) and _in_a_transform()
 
 
 @contextmanager

@@ -34,7 +34,6 @@ class GroupedEdges(NamedTuple):
     right: bool
     """Whether an entry reaches an edge that it equals."""
 
-    @property
     def groups(self) -> Tensor:
         """The group of each bucket, ``(E + G,)`` int64."""
         return self.keys.div(_stride(self.sorted_edges), rounding_mode='floor')
@@ -65,7 +64,7 @@ class GroupedEdges(NamedTuple):
             values: Of the edges, ``(m, E)``.
         """
         row = values.new_zeros(len(values), len(self.keys)).index_copy_(1, self.places, values).cumsum(1)
-        return row.index_select(1, self.closings.index_select(0, self.groups)) - row
+        return row.index_select(1, self.closings.index_select(0, self.groups())) - row
 
 
 def group_edges(edges: Tensor, groups: Tensor, num_groups: int, right: bool) -> GroupedEdges:

@@ -46,7 +46,7 @@ def rank_groups(
         sizes.index_fill_(0, published.closings, 0)
         sums.index_fill_(0, published.closings, 0)
         values = (sums / sizes.clamp(min=1)).clamp(kinks.min(), kinks.max())
-        buckets = edges.find(values, published.groups)
+        buckets = edges.find(values, published.groups())
         sums = sizes.new_zeros(2, len(edges.keys)).index_add_(1, buckets, torch.stack([sizes, sizes * values]))
     own = torch.zeros_like(sums).index_add_(1, edges.find(z, positive_groups), torch.stack([signs[1].expand_as(z), z]))
     sums = edges.sums_before(torch.stack([sums, own], dim=1), kink_groups)

@@ -14,7 +14,7 @@ from torch import Tensor
 from .autograd import FullUpdate
 from .bucket_sums import bucket_sums
 from .grouped_ranking import rank_groups
-from .negated import negate
+from .negated import Negated, negate
 from .pair_sums import pair_sums
 from .sorting_update import sorting_update
 
@@ -72,7 +72,7 @@ def rank_each_group(
             (nonfinite, nonfinite)[: 1 + sort], grad, positive_indices, none if sort else None, groups.of_entries
         )
     # What is not finite must not reach the sums of the other groups.
-    entries = entries._replace(positives=entries.positives.nan_to_num(0, 0, 0))
+    entries = Negated(entries.positives.nan_to_num(0, 0, 0), *entries[1:])
     ranked = rank_groups(entries, groups.of_entries, own, groups.num, delta, exact)
     weights = (own_nonfinite + ranked.ranks * num_positives).reciprocal()
     errors = ranked.false_positives * weights  # l_R(i) / P, Eq. 9

@@ -25,13 +25,10 @@ class Negated(NamedTuple):
     """``z`` of the negatives, ``(n,)``: one value for each entry, infinity where the entry is not a negative."""
     constants: Tensor
     """-1, 0 and 1, ``(3, 1)``: made once, because making a constant is a launch."""
+    signs: Tensor
+    """-1 and 1, ``(2, 1)``: a view of the constants."""
     notes: Tensor
     """``(n,)``: NaN if the entry takes part and is not finite, else 0."""
-
-    @property
-    def signs(self) -> Tensor:
-        """-1 and 1, ``(2, 1)``."""
-        return self.constants[::2]
 
 
 def negate(logits: Tensor, targets: Tensor, positive_indices: Tensor, groups: Tensor | None = None) -> Negated:
@@ -51,4 +48,6 @@ def negate(logits: Tensor, targets: Tensor, positive_indices: Tensor, groups: Te
         by_group = groups.index_select(0, indices).argsort(stable=True)
         positives, indices, order = (values.index_select(0, by_group) for values in (positives, indices, order))
     notes = (z + targets).mul_(0).masked_fill_(targets < 0, 0)
-    return Negated(positives, indices, order, z.masked_fill_(targets != 0, torch.inf), constants.unsqueeze(1), notes)
+    constants = constants.unsqueeze(1)
+    negatives = z.masked_fill_(targets != 0, torch.inf)
+    return Negated(positives, indices, order, negatives, constants, constants[::2], notes)

@@ -65,12 +65,22 @@ def test_harmless_warnings_are_hidden_and_others_are_not():
         warnings.warn('Warning: The bbox is out of bounds, the drawn bbox may not be in the image', stacklevel=1)
         warnings.warn('DeprecationWarning: `num_anchors` is deprecated, for consistency ...', stacklevel=1)
         warnings.warn('faster_coco_eval is not installed, metrics ...', stacklevel=1)
-        warnings.warn('`TorchScript` support for functional optimizers is deprecated and ...', stacklevel=1)
         compile('"\\ "', '/environment/mmdet/models/a.py', 'exec')
         warnings.warn('the loss is NaN', stacklevel=1)
         compile('"\\ "', '/home/user/config.py', 'exec')
     shown = [(str(warning.message), warning.filename) for warning in seen]
     assert shown[0] == ('the loss is NaN', __file__) and {name for _, name in shown[1:]} <= {'/home/user/config.py'}
+
+
+def test_a_warning_that_no_filter_hides_is_hidden():
+    code = (
+        'import warnings; from bucketed_losses.library_warnings import hide_harmless_warnings; '
+        'hide_harmless_warnings(); hide_harmless_warnings(); warnings.simplefilter("always"); '
+        'warnings.warn("`TorchScript` support for functional optimizers is deprecated and will ..."); '
+        'warnings.warn("another", DeprecationWarning)'
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert 'another' in result.stderr and 'TorchScript' not in result.stderr
 
 
 def test_the_user_can_see_harmless_warnings():

@@ -12,6 +12,6 @@ def fake_cuda():
     """Skips where fake CUDA tensors need a driver: in CUDA builds of old versions of torch."""
     try:
         with FakeTensorMode():
-            torch.empty(1, device='cuda').sum()
+            torch.empty(1, device='cuda')[None].sum()
     except RuntimeError as error:
         pytest.skip(f'torch {torch.__version__} makes no fake CUDA tensors here: {str(error).splitlines()[0]}')
