@@ -17,7 +17,8 @@ MOST_ELEMENTS = 2**22
 
 _is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)  # torch 2.1 has none
 _in_a_transform = getattr(torch._C, '_are_functorch_transforms_active', lambda: False)
-_compiles_the_question = torch.__version__ >= '2.6'  # torch 2.4 cannot trace a call of _in_a_transform
+# Torch 2.4 cannot trace a call of _in_a_transform. (Comparing torch.__version__ itself needs a package in torch 2.1.)
+_compiles_the_question = tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 6)
 _as_accelerator = False
 
 
