@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .alrp import ranks_with_self_as_one
 from .autograd import ErrorDrivenUpdate, with_gradient
+from .devices import check_determinism
 from .distributed import Group, gather_positives, num_processes, resolve
 from .entries import find_positives, flatten
 from .negatives import count_negatives, relevant_negatives
@@ -19,6 +20,7 @@ def interpolated_ap(
     logits: Tensor, targets: Tensor | SparseTargets, delta: float, positive_indices: Tensor | None, group: Group
 ) -> Tensor:
     """The loss, a scalar; arguments as in :func:`bucketed_losses.functional.ap_loss`, which states the equations."""
+    check_determinism(logits)
     processes = resolve(group)
     ious = None
     if isinstance(targets, SparseTargets):
