@@ -1,6 +1,7 @@
 """The losses that detectors usually have, in plain PyTorch, to compare with.
 
-They launch the same operations as MMDetection's losses on a CPU (``tests/tools/test_usual_losses.py``); on a GPU, MMCV
+On a CPU, focal loss touches as many elements as MMDetection's; MMDetection's cross-entropy and quality focal loss touch
+more, because they also have classes, weights and ignored entries (``tests/tools/test_usual_losses.py``). On a GPU, MMCV
 has a fused kernel for focal loss, which is faster. All are means over the entries.
 """
 
