@@ -52,7 +52,7 @@ def swapped(name: str) -> Callable[[], Config]:
 FAMILIES: dict[str, Callable[[], Config]] = {
     'ATSS': ours('atss/atss_r50_fpn_brs_4xb4-1x_coco.py'),
     'RetinaNet': ours('retinanet/retinanet_r50_fpn_brs_4xb4-1x_coco.py'),
-    'PAA': ours('paa/paa_r50_fpn_rs_4xb4-1x_coco.py'),
+    'PAA': ours('paa/paa_r50_fpn_brs_4xb4-1x_coco.py'),
     'Faster R-CNN': ours('faster_rcnn/faster-rcnn_r50_fpn_brs_4xb4-1x_coco.py'),
     'Cascade R-CNN': ours('cascade_rcnn/cascade-rcnn_r50_fpn_brs_4xb4-1x_coco.py'),
     'Mask R-CNN': ours('mask_rcnn/mask-rcnn_r50_fpn_brs_4xb4-1x_coco.py'),

@@ -85,6 +85,11 @@ def run(command: list[str], seconds: float, **variables: object) -> tuple[int, s
     return process.returncode, output
 
 
+def visible(on_gpu: bool) -> dict[str, str]:
+    """The environment variable that hides the GPUs from a trial on a CPU."""
+    return {} if on_gpu else {'CUDA_VISIBLE_DEVICES': ''}
+
+
 def write_config(folder: Path, extent: Extent, processes: int) -> Path:
     """The config of the demo: with several processes, all images are ranked together."""
     path = folder / 'demo.py'
@@ -99,8 +104,9 @@ def write_config(folder: Path, extent: Extent, processes: int) -> Path:
     return path
 
 
-def train_demo(extent: Extent, processes: int, seconds: float) -> Outcome:
+def train_demo(on_gpu: bool, processes: int, seconds: float) -> Outcome:
     """Draw the images, train, and read the log: the first and the last loss, and AP."""
+    extent = ON_A_GPU if on_gpu else ON_A_CPU
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start = time.monotonic()
@@ -113,7 +119,7 @@ def train_demo(extent: Extent, processes: int, seconds: float) -> Outcome:
             options = several if processes > 1 else []
             command = launch(processes, 'tools/train.py', config, '--work-dir', folder / 'run', *options)
             left = seconds - (time.monotonic() - start)
-            code, output = run(command, left, SHAPES_ROOT=folder / 'shapes')
+            code, output = run(command, left, SHAPES_ROOT=folder / 'shapes', **visible(on_gpu))
         try:
             steps, validations = read_scalars(folder / 'run')
         except UserError:
@@ -132,7 +138,7 @@ def step_families(out: Path, on_gpu: bool, processes: int, families: list[str], 
     """A step of each kind of detector, into families.csv."""
     options: list[object] = ['--out', out / 'families.csv', *([] if on_gpu else ['--cpu', '--size', 128])]
     options += ['--families', *families] if families else []
-    code, output = run(launch(processes, 'tools/gpu/family_steps.py', *options), seconds)
+    code, output = run(launch(processes, 'tools/gpu/family_steps.py', *options), seconds, **visible(on_gpu))
     return Outcome('families', 'see families.csv' if code == 0 else 'some failed, see families.csv', code != 0, output)
 
 
@@ -147,6 +153,6 @@ def check_training(out: Path, on_gpu: bool, processes: int, families: list[str],
         seconds: For both parts together.
     """
     start = time.monotonic()
-    demo = train_demo(ON_A_GPU if on_gpu else ON_A_CPU, processes, SHARE_OF_DEMO * seconds)
+    demo = train_demo(on_gpu, processes, SHARE_OF_DEMO * seconds)
     left = seconds - (time.monotonic() - start)
     return [demo, step_families(out, on_gpu, processes, families, left)]
