@@ -61,7 +61,7 @@ def test_it_compiles_as_one_graph_for_all_sizes(name, delta, backend):
 @COMPILER
 @pytest.mark.parametrize('name', ['alrp_loss', 'interpolated AP'])
 def test_losses_by_other_ways_compile(name):
-    """These take the CPU's way on every device."""
+    """They have no algorithm of their own for an accelerator."""
     torch._dynamo.reset()
     logits, targets, positives = case(9)
 
