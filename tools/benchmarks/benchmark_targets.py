@@ -1,10 +1,10 @@
 """Passes over the logits and peak memory of a dense head's loss, with a dense tensor of targets and with SparseTargets.
 
-python tools/benchmarks/benchmark_targets.py [--rows 268800] [--classes 80] [--positives 1000] [--out FILE.csv]
+python tools/benchmarks/benchmark_targets.py [--rows 89600] [--classes 80] [--positives 1000] [--out FILE.csv]
 
 Forward and backward of each loss, the targets included: from the labels, IoUs and weights of the predictions, as the
 heads have them. The rows of the positives are given both times. The default size is that of ATSS on 4 images of 800 x
-1344 pixels with 80 classes and 3 anchors per location. A pass is an operation that reads or writes each of the N = rows
+1344 pixels with 80 classes and one anchor per location. A pass is an operation that reads or writes each of the N = rows
 x classes entries once. Peak memory is what is allocated on top of logits, labels, IoUs and weights, the gradient
 included. ``way`` is the algorithm that ran: that of a CPU, or that of an accelerator, which runs on the CPU here. No
 time is measured, so the numbers depend on the version of torch alone. Needs MMDetection.
@@ -96,7 +96,7 @@ def measure(given: Predictions) -> Iterator[dict[str, Any]]:
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument('--rows', type=int, default=268_800, metavar='N', help='predictions')
+    parser.add_argument('--rows', type=int, default=89_600, metavar='N', help='predictions')
     parser.add_argument('--classes', type=int, default=80, metavar='C', help='classes')
     parser.add_argument('--positives', type=int, default=1000, metavar='P', help='positive predictions')
     parser.add_argument('--out', type=Path, help='CSV to write')
