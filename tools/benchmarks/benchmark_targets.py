@@ -4,10 +4,10 @@ python tools/benchmarks/benchmark_targets.py [--rows 89600] [--classes 80] [--po
 
 Forward and backward of each loss, the targets included: from the labels, IoUs and weights of the predictions, as the
 heads have them. The rows of the positives are given both times. The default size is that of ATSS on 4 images of 800 x
-1344 pixels with 80 classes and one anchor per location. A pass is an operation that reads or writes each of the N = rows
-x classes entries once. Peak memory is what is allocated on top of logits, labels, IoUs and weights, the gradient
-included. ``way`` is the algorithm that ran: that of a CPU, or that of an accelerator, which runs on the CPU here. No
-time is measured, so the numbers depend on the version of torch alone. Needs MMDetection.
+1344 pixels with 80 classes and one anchor per location. A pass is an operation that reads or writes each of the
+N = rows x classes entries once. Peak memory is what is allocated on top of logits, labels, IoUs and weights, the
+gradient included. ``way`` is the algorithm that ran: that of a CPU, or that of an accelerator, which runs on the CPU
+here. No time is measured, so the numbers depend on the version of torch alone. Needs MMDetection.
 """
 
 from __future__ import annotations
