@@ -27,7 +27,7 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, init_dist
 from mmengine.hub import get_config
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from tables import write_csv
@@ -73,6 +73,7 @@ def build(cfg: Config, on_gpu: bool) -> tuple[nn.Module, Any]:
         model = model.cuda()
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
     else:
+        model = revert_sync_batchnorm(model)  # RTMDet's batch norm needs a GPU
         cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     if get_world_size() > 1:
