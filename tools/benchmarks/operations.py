@@ -1,7 +1,8 @@
-"""Counting what an accelerator would launch, and how large its tensors are."""
+"""Counting operations: what an accelerator would launch, and how many elements an operation touches."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -37,3 +38,42 @@ def is_view(func: Any) -> bool:
     returns = func._schema.returns
     alias = returns[0].alias_info if returns else None
     return (alias is not None and not alias.is_write) or func.name() == 'aten::_unsafe_view'
+
+
+class CountElementOperations(TorchDispatchMode):
+    """Sums up the elements that operations touch.
+
+    An operation that is neither a view nor an allocation counts the elements of its largest tensor.
+
+    Attributes:
+        total: The sum, where a sort counts n log2 n and a search log2 of the length per value.
+        touched: The sum without these factors, where an operation that reads or writes at indices counts the elements
+            that it reads or writes. Divided by N it is the number of passes over N entries.
+    """
+
+    AT_INDICES = ('index_select', 'gather', 'take', 'index', 'index_fill_', 'index_add_', 'index_copy_', 'scatter_',
+                  'scatter_add_')  # fmt: skip
+    FREE = ('empty', 'detach', 'alias', '_local_scalar_dense', 'resize', 'set_')
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0.0
+        self.touched = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.name().removeprefix('aten::').split('.')[0]
+        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+        if not is_view and not any(word in name for word in self.FREE):
+            inputs = [leaf.numel() for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+            outputs = [leaf.numel() for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor)]
+            factor = 1.0
+            if name in ('sort', 'argsort'):
+                factor = math.log2(max(inputs[0], 2))
+            elif name in ('searchsorted', 'bucketize'):
+                factor, inputs = math.log2(max(inputs[0], 2)), inputs[1:]
+            self.total += factor * max(inputs + outputs, default=0)
+            if name in self.AT_INDICES:
+                inputs, outputs = inputs[1:], [] if name.endswith('_') else outputs
+            self.touched += max(inputs + outputs, default=0)
+        return out
