@@ -95,23 +95,24 @@ class QueryRankingMixin(ClassifierMixin, _Host):
     def _rank(self, rows: _Rows, ious: Tensor, num_images: int) -> dict[str, Tensor]:
         """The parts of the ranking loss, ``(num_sets,)`` each; ``ious (num_pos,)`` are those of the positives."""
         row_ious = ious.new_zeros(len(rows.labels)).index_copy(0, rows.positive, ious)
-        images = [None] * len(rows.sizes)
-        if self.loss_cls.needs_images:
-            images = [ImageRows(image, num_images) for image in rows.images(num_images)]
+        images = rows.images(num_images) if self.loss_cls.needs_images else None
         if self.loss_cls.ranks_sets and not devices.on_cpu(rows.logits):
             return self.loss_cls(
                 rows.logits,
                 (rows.labels, row_ious),
                 weight=rows.weights,
                 positive=rows.positive,
-                images=images[0] and ImageRows(torch.cat([image for image, _ in images]), num_images),
+                images=None if images is None else ImageRows(torch.cat(images), num_images),
                 sets=RowSets(rows.set_of_rows, len(rows.sizes)),
             )
         inputs = (some.split(rows.sizes) for some in (rows.logits, rows.labels, row_ious, rows.weights))
         positives = rows.positive_in_set.split(rows.num_positives)
+        own_images: list[ImageRows | None] = [None] * len(rows.sizes)
+        if images is not None:
+            own_images = [ImageRows(image, num_images) for image in images]
         parts = [
             self.loss_cls(logits, (labels, own_ious), weight=weights, positive=positive, images=image)
-            for logits, labels, own_ious, weights, positive, image in zip(*inputs, positives, images, strict=True)
+            for logits, labels, own_ious, weights, positive, image in zip(*inputs, positives, own_images, strict=True)
         ]
         return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
