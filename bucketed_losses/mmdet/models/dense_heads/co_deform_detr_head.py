@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmdet.models.dense_heads import DeformableDETRHead
 from mmdet.models.layers import inverse_sigmoid
-from mmdet.models.losses import QualityFocalLoss
-from mmdet.models.task_modules.assigners import FocalLossCost
-from mmdet.models.utils import rename_loss_dict, reweight_loss_dict
-from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.registry import MODELS
 from mmdet.structures import SampleList
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from mmdet.utils import InstanceList, OptInstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ..losses.box_weighting import at_least_float32, mean_over_processes
-from ..recipes import Part, Role, Rule, Setting, ranking_head
-from ..rules import at, each, ranking_loss
+from ..recipes import Role, ranking_head
+from ..rules import QUERY_HEAD
+from .plain_query_losses import plain_query_losses
 from .query_ranking import QueryRankingMixin
-from .query_sets import QuerySet, QueryTargets, layer_prefix, match_queries
+from .query_sets import QuerySet, QueryTargets, layer_prefix, match_queries, matched_layers, of_first_class
 
 
 @MODELS.register_module()
@@ -117,15 +113,10 @@ class CoDeformDETRHead(DeformableDETRHead):
         """
         sets = []
         if enc_cls_scores is not None and enc_bbox_preds is not None:
-            # The first class stands for "object" in the encoder, as in Deformable DETR.
-            objects = copy.deepcopy(batch_gt_instances)
-            for image in objects:
-                image.labels = torch.zeros_like(image.labels)
+            objects = of_first_class(batch_gt_instances)
             targets = self.match(enc_cls_scores, enc_bbox_preds, objects, batch_img_metas, enc_valid)
             sets.append(QuerySet('enc.', enc_cls_scores, enc_bbox_preds, targets))
-        for layer, (logits, boxes) in enumerate(zip(all_layers_cls_scores, all_layers_bbox_preds, strict=True)):
-            targets = self.match(logits, boxes, batch_gt_instances, batch_img_metas)
-            sets.append(QuerySet(layer_prefix(layer, len(all_layers_cls_scores)), logits, boxes, targets))
+        sets += matched_layers(self, all_layers_cls_scores, all_layers_bbox_preds, batch_gt_instances, batch_img_metas)
         return self.query_losses([*sets, *auxiliary], batch_img_metas)
 
     def auxiliary_sets(
@@ -162,43 +153,7 @@ class CoDeformDETRHead(DeformableDETRHead):
             sets: Predictions of the same images.
             batch_img_metas: Dicts with ``img_shape``, ``(height, width)``.
         """
-        losses: dict[str, Tensor] = {}
-        for one in sets:
-            parts = self.losses_of_a_set(one.logits, one.boxes, one.targets, batch_img_metas)
-            losses |= rename_loss_dict(one.prefix, reweight_loss_dict(parts, one.weight))
-        return losses
-
-    def losses_of_a_set(
-        self, logits: Tensor, boxes: Tensor, targets: QueryTargets, batch_img_metas: list[dict]
-    ) -> dict[str, Tensor]:
-        """``loss_cls``, ``loss_bbox`` and ``loss_iou`` of one set of predictions, Eq. 16.
-
-        Args:
-            logits: ``(batch, n, num_classes)``.
-            boxes: ``(batch, n, 4)``, normalised cx cy w h.
-            targets: Targets of the same predictions.
-            batch_img_metas: Dicts with ``img_shape``, ``(height, width)``.
-        """
-        logits, boxes = at_least_float32(logits).flatten(0, 1), at_least_float32(boxes)
-        sizes = boxes.new_tensor([meta['img_shape'][1::-1] * 2 for meta in batch_img_metas])[:, None]
-        target_boxes = targets.boxes.to(boxes)
-        pixels, target_pixels = ((bbox_cxcywh_to_xyxy(some) * sizes).flatten(0, 1) for some in (boxes, target_boxes))
-        labels, weights = targets.labels.flatten(), targets.weights.flatten()
-        positive = (labels < self.num_classes) & (weights > 0)
-        num_local = positive.sum().to(boxes.dtype)
-        num_pos = mean_over_processes(num_local).clamp(min=1)
-        box_weights = positive[:, None].expand(-1, 4).to(boxes.dtype)
-        target: Tensor | tuple[Tensor, Tensor] = labels
-        if isinstance(self.loss_cls, QualityFocalLoss):
-            target = labels, bbox_overlaps(pixels.detach(), target_pixels, is_aligned=True)
-        avg_factor = num_pos if self.sync_cls_avg_factor else num_local.clamp(min=1)
-        return {
-            'loss_cls': self.loss_cls(logits, target, weights, avg_factor=avg_factor),
-            'loss_bbox': self.loss_bbox(
-                boxes.flatten(0, 1), target_boxes.flatten(0, 1), box_weights, avg_factor=num_pos
-            ),
-            'loss_iou': self.loss_iou(pixels, target_pixels, box_weights, avg_factor=num_pos),
-        }
+        return plain_query_losses(self, self.loss_cls, sets, batch_img_metas)
 
     def _predict_by_feat_single(
         self, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool = True
@@ -212,26 +167,7 @@ class CoDeformDETRHead(DeformableDETRHead):
         return limited._predict_by_feat_single(cls_score, bbox_pred, img_meta, rescale)
 
 
-def _published_match_cost() -> Rule:
-    """Sets the weight of the classification cost in matching to the value published for BRS-DETR."""
-
-    def apply(part: Part) -> Iterator[Setting]:
-        assigner = (part.train_cfg or {}).get('assigner') or {}
-        costs = assigner.get('match_costs')
-        for where in each(costs):
-            if part.type_of(at(costs, where), TASK_UTILS) is FocalLossCost:
-                path = ('assigner', 'match_costs', *where, 'weight')
-                yield Setting(path, 4.0, 'matching weighs classes as published for BRS-DETR', 'train_cfg')
-
-    return Rule(('train_cfg.assigner.match_costs',), apply)
-
-
-@ranking_head(
-    CoDeformDETRHead,
-    role=Role.QUERIES,
-    rules=(ranking_loss(weight=2.0), _published_match_cost()),
-    suggested_for=[DeformableDETRHead],
-)
+@ranking_head(CoDeformDETRHead, role=Role.QUERIES, rules=QUERY_HEAD)
 @MODELS.register_module()
 class RankBasedCoDeformDETRHead(QueryRankingMixin, CoDeformDETRHead):
     """``CoDeformDETRHead`` trained with a ranking loss, Eq. 17: the query head of BRS-DETR.

@@ -45,7 +45,7 @@ class QueryRankingMixin(ClassifierMixin, _Host):
         baseline: The ``type`` of the head that the error message recommends for other losses.
 
     Raises:
-        ValueError: ``loss_cls`` is not a ranking loss, or ``score_prior`` is not in (0, 1).
+        ValueError: ``loss_cls`` is not a ranking loss, or it is aLRP Loss, or ``score_prior`` is not in (0, 1).
     """
 
     own_init = True
@@ -54,6 +54,11 @@ class QueryRankingMixin(ClassifierMixin, _Host):
     def __init__(self, *args: Any, loss_cls: dict, score_prior: float = 0.01, **kwargs: Any) -> None:
         super().__init__(*args, loss_cls=loss_cls, **kwargs)
         check_ranks(self, instead=f'type={self.baseline!r}')
+        if 'loss_bbox' in self.loss_cls.LOG_NAMES:
+            raise ValueError(
+                f'{type(self).__name__}: {type(self.loss_cls).__name__} is a box loss too, and queries have L1 and '
+                'GIoU; use APLoss, BucketedAPLoss, RSLoss, BucketedRSLoss or DRLoss'
+            )
         self.score_shift = self.shift_to_prior(score_prior)
 
     def match(

@@ -6,6 +6,7 @@ proposals, and of each group of auxiliary or denoising queries.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -96,6 +97,45 @@ def match_queries(
         target_boxes.view(batch, num, 4),
         torch.cat(all_positive),
     )
+
+
+def matched_layers(
+    head: DETRHead,
+    all_layers_logits: Tensor,
+    all_layers_boxes: Tensor,
+    batch_gt_instances: InstanceList,
+    batch_img_metas: list[dict],
+    valid: Sequence[Tensor | None] | None = None,
+) -> list[QuerySet]:
+    """The predictions of every decoder layer, each matched with the objects.
+
+    Args:
+        head: A head with a method ``match`` (:meth:`QueryRankingMixin.match`).
+        all_layers_logits: ``(num_layers, batch, n, num_classes)``.
+        all_layers_boxes: ``(num_layers, batch, n, 4)``, normalised cx cy w h.
+        batch_gt_instances, batch_img_metas: As for :func:`match_queries`.
+        valid: The argument of this name of :func:`match_queries`, for each layer.
+    """
+    num_layers = len(all_layers_logits)
+    return [
+        QuerySet(
+            layer_prefix(layer, num_layers),
+            logits,
+            boxes,
+            head.match(logits, boxes, batch_gt_instances, batch_img_metas, chosen),
+        )
+        for layer, (logits, boxes, chosen) in enumerate(
+            zip(all_layers_logits, all_layers_boxes, valid or [None] * num_layers, strict=True)
+        )
+    ]
+
+
+def of_first_class(batch_gt_instances: InstanceList) -> InstanceList:
+    """The same objects, all of the first class: it stands for "object" in the encoder of Deformable DETR."""
+    objects = copy.deepcopy(batch_gt_instances)
+    for image in objects:
+        image.labels = torch.zeros_like(image.labels)
+    return objects
 
 
 def layer_prefix(layer: int, num_layers: int) -> str:
