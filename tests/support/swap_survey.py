@@ -101,9 +101,11 @@ def _train_one_step(cfg: Config) -> list[str]:
         cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer)
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     head = model_cfg.get('roi_head', {})
+    # DINO takes its queries from the locations of an image, and needs as many locations.
+    edge = 256 if model_cfg.get('num_queries', 0) > 300 else 128
     inputs = demo_mm_inputs(
         2,
-        [[3, 128, 128], [3, 128, 96]],
+        [[3, edge, edge], [3, edge, edge * 3 // 4]],
         num_items=[3, 2],
         num_classes=2,
         with_mask=bool(head.get('mask_head')) or 'segm' in str(cfg.get('val_evaluator')),

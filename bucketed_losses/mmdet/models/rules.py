@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from mmdet.models.task_modules.assigners import ClassificationCost, FocalLossCost
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmdet.models.task_modules.samplers import PseudoSampler
 from mmdet.registry import TASK_UTILS
@@ -13,6 +14,7 @@ from .losses import takes_decoded_boxes
 from .recipes import Inner, Note, Part, Path, Role, Rule, Setting
 
 STDS = [0.1, 0.1, 0.2, 0.2]
+MATCHING_WEIGHT = 4.0
 
 
 def ranking_loss(weight: float | None = None) -> Rule:
@@ -115,6 +117,25 @@ def three_anchor_scales() -> Rule:
     return Rule((), apply)
 
 
+def matching_costs() -> Rule:
+    """The class cost of matching reads sigmoid scores, and has the weight that was published for BRS-DETR."""
+
+    def apply(part: Part) -> Iterator[Setting]:
+        costs = ((part.train_cfg or {}).get('assigner') or {}).get('match_costs')
+        for where in each(costs):
+            path = ('assigner', 'match_costs', *where)
+            kind = part.type_of(at(costs, where), TASK_UTILS)
+            if kind is FocalLossCost:
+                reason = 'matching weighs classes as published for BRS-DETR'
+                yield Setting((*path, 'weight'), MATCHING_WEIGHT, reason, 'train_cfg')
+            elif kind is ClassificationCost:
+                cost = dict(type='FocalLossCost', weight=MATCHING_WEIGHT)
+                reason = 'scores are sigmoids; matching weighs classes as published for BRS-DETR'
+                yield Setting(path, cost, reason, 'train_cfg')
+
+    return Rule(('train_cfg.assigner.match_costs',), apply)
+
+
 def inner_heads(key: str, role: Role) -> Rule:
     """The heads inside another head get their own recipes."""
 
@@ -127,6 +148,9 @@ def inner_heads(key: str, role: Role) -> Rule:
 
 ANCHOR_HEAD = (ranking_loss(), coder_stds(), decoded_box_loss(2.0), decoded_boxes(), nothing_sampled())
 """Rules of a head with anchors that encodes boxes as deltas."""
+
+QUERY_HEAD = (ranking_loss(weight=2.0), matching_costs())
+"""Rules of a head with queries."""
 
 POINT_HEAD = (ranking_loss(), decoded_box_loss(2.0, default_fits=True), nothing_sampled())
 """Rules of a head that regresses distances, with a box loss on decoded boxes by default."""

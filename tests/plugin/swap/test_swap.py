@@ -325,6 +325,7 @@ def quiet():
         ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'brs'),
         ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'brs'),
         ('vfnet/vfnet_r50_fpn_1x_coco.py', 'brs'),
+        ('deformable_detr/deformable-detr-refine-twostage_r50_16xb2-50e_coco.py', 'rs'),
     ],
 )
 def test_swapped_configs_train_a_step(name, loss, quiet):

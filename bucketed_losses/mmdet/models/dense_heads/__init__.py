@@ -2,7 +2,9 @@
 
 from ..recipes import ranking_heads
 from .co_atss_head import CoATSSHead, CoATSSHeadMixin, RankBasedCoATSSHead
-from .co_deform_detr_head import CoDeformDETRHead, QueryTargets, RankBasedCoDeformDETRHead
+from .co_deform_detr_head import CoDeformDETRHead, RankBasedCoDeformDETRHead
+from .query_ranking import QueryRankingMixin
+from .query_sets import QuerySet, QueryTargets, match_queries
 from .rank_based_atss_head import RankBasedATSSHead
 from .rank_based_fcos_head import RankBasedFCOSHead
 from .rank_based_gfl_head import RankBasedGFLHead
@@ -16,6 +18,8 @@ __all__ = [
     'CoATSSHead',
     'CoATSSHeadMixin',
     'CoDeformDETRHead',
+    'QueryRankingMixin',
+    'QuerySet',
     'QueryTargets',
     'RankBasedATSSHead',
     'RankBasedCoATSSHead',
@@ -31,6 +35,7 @@ __all__ = [
     'RankingDenseHeadMixin',
     'RankingHeadMixin',
     'RankingRTMDetHeadMixin',
+    'match_queries',
 ]
 
 # The file of a ranking head registers and exports it; it need not be named here.

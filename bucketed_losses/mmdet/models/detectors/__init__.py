@@ -1,6 +1,6 @@
 """Detectors that MMDetection does not contain."""
 
-from .auxiliary_queries import AuxiliaryQueries, AuxiliaryQueryEmbedding, draw_auxiliary_queries
+from .auxiliary_queries import AuxiliaryQueries, AuxiliaryQueryEmbedding, count_positives, draw_auxiliary_queries
 from .calibrated_detector import CalibratedDetector, CalibratedDetectorMixin, ScoreCalibration, take_score_threshold
 from .co_detr import CoDETR
 
@@ -11,6 +11,7 @@ __all__ = [
     'CalibratedDetectorMixin',
     'CoDETR',
     'ScoreCalibration',
+    'count_positives',
     'draw_auxiliary_queries',
     'take_score_threshold',
 ]

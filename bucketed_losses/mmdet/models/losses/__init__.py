@@ -10,7 +10,7 @@ from .box_weighting import (
 )
 from .dr_loss import DRLoss
 from .head_checks import check_decodes_boxes, check_head_losses, check_ranks, prior_logit, takes_decoded_boxes
-from .ranking_losses import APLoss, BucketedAPLoss, BucketedRSLoss, ImageRows, RankingLoss, RSLoss
+from .ranking_losses import APLoss, BucketedAPLoss, BucketedRSLoss, ImageRows, RankingLoss, RowSets, RSLoss
 
 __all__ = [
     'APLoss',
@@ -21,6 +21,7 @@ __all__ = [
     'PositiveBoxes',
     'RSLoss',
     'RankingLoss',
+    'RowSets',
     'aLRPLoss',
     'check_decodes_boxes',
     'check_head_losses',

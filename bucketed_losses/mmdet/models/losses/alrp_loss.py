@@ -36,6 +36,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
 
     LOG_NAMES = ('loss_cls', 'loss_bbox')
     SCOPES = ('batch', 'global', 'image')
+    TAKES_SPARSE_TARGETS = False
     balances_itself = True
     needs_ious = True
     balance: Tensor

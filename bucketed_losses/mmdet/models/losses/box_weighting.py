@@ -151,8 +151,11 @@ def self_balance(loss: Tensor, ranking_losses: Iterable[Tensor], shared: bool = 
 
 
 def balance_factor(loss: Tensor, ranking_losses: Iterable[Tensor], shared: bool = False) -> Tensor:
-    """The detached factor of :func:`self_balance`; arguments as there."""
-    total = torch.stack(list(ranking_losses)).sum().detach()
+    """The detached factor of :func:`self_balance`; arguments as there.
+
+    ``(n,)`` ranking losses of ``n`` sets give a factor for each entry of a loss ``(..., n)``.
+    """
+    total = torch.stack(list(ranking_losses)).sum(0).detach()
     size = mean_over_processes(loss.detach(), shared)
     return total / size.clamp(min=torch.finfo(size.dtype).eps)
 
