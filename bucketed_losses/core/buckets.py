@@ -32,23 +32,26 @@ class Buckets(NamedTuple):
     means: Tensor
     """``(B,)`` float64; 0 for an empty bucket."""
 
-    def spread(self, negatives: Sequence[Tensor], sums: StepSums, linear: bool, reuse: bool) -> list[Tensor]:
-        """What each negative gets of the ``sums`` at the buckets' means, in pieces ``(n,)``.
+    def spread(
+        self, negatives: Sequence[Tensor], sums: StepSums, lower_edges: Tensor | None, reuse: bool
+    ) -> list[Tensor]:
+        """What each negative gets of the ``sums``, in pieces ``(n,)``.
 
         Args:
             negatives: The pieces that were bucketed.
-            sums: Values and slopes at the means, ``(B,)``.
-            linear: Each negative gets the value at its own logit, by the slope of its bucket. Otherwise all members of
-                a bucket get the value at the mean (S.22).
+            sums: Values and slopes of each bucket, ``(B,)`` and not below 0: at its lower edge if there are
+                ``lower_edges``, else at its mean.
+            lower_edges: ``(B,)`` float64. Each negative gets the value at its own logit, by the slope of its bucket. If
+                None, all members of a bucket get its value (S.22).
             reuse: The result may take the memory of ``negatives``, which are then overwritten.
         """
         dtype = negatives[0].dtype
-        if not linear:
+        if lower_edges is None:
             values = sums.values.to(dtype)
             return [values.index_select(0, bucket) for bucket in self.assignments]
-        # The mean is rounded to the logits' dtype first, so that the distance to it is exact.
-        origins = self.means.to(dtype)
-        values = (sums.values + sums.slopes * (origins.double() - self.means)).to(dtype)
+        # No member lies below the rounded edge, so no distance is negative and no share is.
+        origins = round_up(lower_edges, dtype)
+        values = (sums.values + sums.slopes * (origins.double() - lower_edges)).to(dtype)
         slopes = sums.slopes.to(dtype)
         return [
             torch.sub(logits, origins.index_select(0, bucket), out=logits if reuse else None)

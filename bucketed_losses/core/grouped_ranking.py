@@ -56,7 +56,7 @@ def rank_groups(
         signed = weights * signs
         ramps = edges.sums_behind(torch.stack([signed, signed * around]).view(2, -1))
         slopes, constants = ramps.index_select(1, buckets).unbind()
-        shares = torch.addcmul(constants, slopes, values, value=-1)
+        shares = torch.addcmul(constants, slopes, values, value=-1).clamp_(min=0)  # rounding takes nothing below 0
         if exact:
             return shares
         return shares.index_fill_(0, published.closings, 0).index_select(0, published_buckets)

@@ -8,22 +8,21 @@ from torch import Tensor
 
 from .alrp import ranks_with_self_as_one
 from .autograd import ErrorDrivenUpdate, with_gradient
+from .devices import check_determinism
 from .distributed import Group, gather_positives, num_processes, resolve
 from .entries import find_positives, flatten
 from .negatives import count_negatives, relevant_negatives
 from .positives import rank_positives
-from .sparse_targets import SparseTargets
+from .sparse_targets import SparseTargets, as_dense
 
 
 def interpolated_ap(
     logits: Tensor, targets: Tensor | SparseTargets, delta: float, positive_indices: Tensor | None, group: Group
 ) -> Tensor:
     """The loss, a scalar; arguments as in :func:`bucketed_losses.functional.ap_loss`, which states the equations."""
+    check_determinism(logits)
     processes = resolve(group)
-    ious = None
-    if isinstance(targets, SparseTargets):
-        positive_indices, ious = targets.positives, targets.ious.detach()
-        targets = targets.kinds(logits.numel()).view(logits.shape)
+    targets, positive_indices, ious = as_dense(targets, positive_indices, logits)
     entries = flatten(logits, targets)
     x, t = entries.logits, entries.targets
     if positive_indices is None:

@@ -13,7 +13,7 @@ from .buckets import Buckets, bucket_negatives, clamp_between, edges_around
 from .devices import round_up
 from .distributed import ProcessGroup
 from .positives import RankedPositives
-from .step_sums import Band, band_above, band_below, sums_above, sums_below
+from .step_sums import Band, StepSums, band_above, band_below, sums_above, sums_below
 
 
 class Negatives(NamedTuple):
@@ -62,30 +62,37 @@ class CountedNegatives(NamedTuple):
     """FP(i) (Eq. 1, 13) for each positive in ascending order of logits, ``(P,)`` float64."""
     positives: Tensor
     """The logits of the positives, ascending, relative to their origin; ``(P,)`` float64."""
-    means: Tensor
-    """The means of the buckets, relative to the same origin; ``(B,)`` float64."""
+    places: Tensor
+    """Where each bucket is compared with the positives, relative to the same origin: its lower edge if a sum of steps
+    is linear inside it, else its mean; ``(B,)`` float64."""
     band: Band
-    """For each mean, the positives for which H is fractional."""
+    """For each place, the positives for which H is fractional."""
+    floor: Tensor
+    """The scalar below and at which H is 0 for every positive, relative to the same origin."""
     buckets: Buckets
-    linear: bool
-    """Whether a sum of steps is linear inside each bucket: for exact buckets with ``delta > 0``."""
+    lower_edges: Tensor | None
+    """The lower edges of exact buckets with ``delta > 0``, in which a sum of steps is linear; ``(B,)`` float64."""
     delta: float
 
     def share(self, weights: Tensor, negatives: Sequence[Tensor], reuse: bool = False) -> list[Tensor]:
-        """``sum_i weights_i H(x_ij)`` for every negative j, in pieces ``(n,)``.
+        """``sum_i weights_i H(x_ij)`` for every negative j, in pieces ``(n,)``; never below 0.
 
         FP(i) sums the same steps over j. In the published losses, all members of a bucket get the value at its mean.
 
         Args:
-            weights: ``(P,)`` float64, in ascending order of the positives' logits.
+            weights: ``(P,)`` float64, not below 0, in ascending order of the positives' logits.
             negatives: The pieces that were counted.
             reuse: The result may take the memory of ``negatives``, which are then overwritten.
         """
-        sums = sums_below(self.positives, weights, self.means, self.band, self.delta)
-        # Bucket 0 lies below the floor. Its share is 0 in exact arithmetic, and rounding must not change that.
-        for part in sums:
-            part.select(-1, 0).zero_()
-        return self.buckets.spread(negatives, sums, self.linear, reuse)
+        values, slopes = sums_below(self.positives, weights, self.places, self.band, self.delta)
+        # These hold in exact arithmetic, and rounding must not change them: nothing is below 0, and a bucket that lies
+        # below the floor or begins there has the value 0.
+        if self.delta > 0:
+            values = torch.where(self.places > self.floor, values.clamp_(min=0), 0)
+        values.select(-1, 0).zero_()
+        slopes = slopes.clamp_(min=0)
+        slopes.select(-1, 0).zero_()
+        return self.buckets.spread(negatives, StepSums(values, slopes), self.lower_edges, reuse)
 
 
 def count_negatives(
@@ -112,10 +119,14 @@ def count_negatives(
         edges, band, band_of_positives = edges_around(positives.logits, delta)
         buckets = bucket_negatives(negatives, edges, group, lowest_counts=False)
         means = buckets.means - positives.origin
+        lower_edges = torch.cat([edges[:1], edges])  # the lowest bucket has none, and no share
+        places = lower_edges - positives.origin
     else:
         edges = torch.cat([positives.floor.unsqueeze(0), positives.logits])
         buckets = bucket_negatives(negatives, edges, group, lowest_counts=False)
-        means = clamp_between(buckets.means, edges) - positives.origin
+        means = places = clamp_between(buckets.means, edges) - positives.origin
+        lower_edges = None
         band, band_of_positives = band_above(means, s, delta), band_below(s, means, delta)
     false_positives = sums_above(means, buckets.sizes, s, band, delta).values.clamp(min=0)
-    return CountedNegatives(false_positives, s, means, band_of_positives, buckets, exact and delta > 0, delta)
+    floor = positives.floor - positives.origin
+    return CountedNegatives(false_positives, s, places, band_of_positives, floor, buckets, lower_edges, delta)

@@ -20,7 +20,7 @@ from .identity_update import identity_update
 from .many_rankings import Groups, rank_each_group
 from .negatives import relevant_negatives
 from .positives import rank_positives
-from .sparse_targets import SparseTargets
+from .sparse_targets import SparseTargets, as_dense
 
 
 class RankSort(NamedTuple):
@@ -61,10 +61,7 @@ def rank_and_sort(
     """
     devices.check_determinism(logits)
     processes = resolve(group)
-    ious = None
-    if isinstance(targets, SparseTargets):
-        positive_indices, ious = targets.positives, targets.ious.detach()
-        targets = targets.kinds(logits.numel()).view(logits.shape)
+    targets, positive_indices, ious = as_dense(targets, positive_indices, logits)
     if positive_indices is None:
         positive_indices = find_positives(targets.reshape(-1))
     if groups is not None or (processes is None and len(positive_indices) and not devices.on_cpu(logits)):

@@ -57,7 +57,7 @@ def _rank_exactly(entries: Negated, delta: float) -> Ranked:
 
     def share(weights: Tensor) -> Tensor:
         slopes, values = ramps_of_kinks(kinks, weights, signs).index_select(1, buckets[:num]).unbind()
-        return torch.addcmul(values, slopes, negatives, value=-1)
+        return torch.addcmul(values, slopes, negatives, value=-1).clamp_(min=0)  # rounding takes nothing below 0
 
     return Ranked(steps[0], steps.sum(0), share)
 
@@ -67,7 +67,8 @@ def _rank_bucketed(entries: Negated, delta: float) -> Ranked:
     z, signs, num = entries.positives, entries.signs, len(entries.negatives)
     kinks = find_kinks(z, signs, delta)
     floor = kinks.edges[-1:]
-    edges = torch.cat([z, floor, floor])
+    lower_edges = torch.cat([kinks.edges[:1], z, floor, floor])
+    edges = lower_edges[1:]
     num_buckets = len(edges)
     both = _join(entries.negatives, z, floor, num_buckets)
     # A negative on an edge ranks above it. The last bucket, beyond the floor, takes no part.
@@ -76,7 +77,8 @@ def _rank_bucketed(entries: Negated, delta: float) -> Ranked:
     sums = bucket_sums(buckets, both, signs[1], 2 * num_buckets + 1).view(2, 2, num_buckets + 1)
     sizes, moments = sums.narrow(-1, 1, num_buckets).unbind()
     # A mean may move to the highest kink or to the floor, as in `_rank_exactly`; the mean of the last bucket does.
-    means = torch.where(sizes > 0, moments / sizes, edges).clamp(kinks.edges[:1], floor)
+    # An empty bucket has no mean (NaN) and gets its lower edge.
+    means = (moments / sizes).fmax(lower_edges[:-1]).fmin(edges)
     moments.copy_(sizes * means)
     prefix = sums.cumsum(-1)
     at = kinks.around.view(1, -1).repeat(2, 1)
@@ -91,7 +93,7 @@ def _rank_bucketed(entries: Negated, delta: float) -> Ranked:
             .index_select(1, torch.searchsorted(kinks.edges[1:], own, right=True))
             .unbind()
         )
-        return torch.addcmul(values, slopes, own, value=-1).index_select(0, buckets[:num])
+        return torch.addcmul(values, slopes, own, value=-1).clamp_(min=0).index_select(0, buckets[:num])
 
     return Ranked(steps[0], steps.sum(0), share)
 

@@ -35,3 +35,18 @@ class SparseTargets(NamedTuple):
         else:
             kinds = self.ignored.view(torch.int8).neg().reshape(-1)  # one pass, also if the mask is an expanded column
         return kinds.index_fill_(0, self.positives, 1)
+
+
+def as_dense(
+    targets: Tensor | SparseTargets, positive_indices: Tensor | None, logits: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """A target for each logit, in their shape; the indices of the positives, if known; their IoUs, if sparse.
+
+    Args:
+        targets: Of the shape of ``logits``, or sparse.
+        positive_indices: ``(P,)`` int64 into the flattened logits, or None; sparse targets have their own.
+        logits: Any shape.
+    """
+    if isinstance(targets, SparseTargets):
+        return targets.kinds(logits.numel()).view(logits.shape), targets.positives, targets.ious.detach()
+    return targets, positive_indices, None

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from cases import DELTAS, close_in_float64, random_case
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from published_reference import loop_alrp_parts, loop_interpolated_ap, loop_rank_sort
 from synchronisations import CountSynchronisations
@@ -183,6 +183,8 @@ def test_any_entries_agree_with_the_loops(loss, entries, delta):
 
 
 @ALL
+@example(entries=[(0.0, 0.4), (0.623046875, 0.0), (-1.0, 0.0)], delta=1.0, shift=0.0, seed=0)
+@example(entries=[(0.0, 0.0), (0.0, 0.4), (-1.0, 0.0), (-1.0, 0.0)], delta=1.0, shift=0.0, seed=0)
 @given(entries=ENTRIES, delta=st.sampled_from(DELTAS), shift=st.floats(-5, 5), seed=st.integers(0, 99))
 def test_properties(loss, entries, delta, shift, seed):
     """Gradients sum to zero, errors lie in [0, 1); the order of the entries and a common shift do not matter."""

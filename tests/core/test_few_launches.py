@@ -6,6 +6,8 @@ and the waits of the host are counted.
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from cases import DELTAS, LOSSES, close_in_float64, random_case, value_and_grad
@@ -52,6 +54,24 @@ def synthetic(num_pos, num_neg, dtype=torch.float32):
     targets = torch.zeros(num_pos + num_neg, dtype=dtype)
     targets[:num_pos] = torch.rand(num_pos, generator=generator, dtype=dtype).clamp(min=0.01)
     return logits, targets, torch.arange(num_pos)
+
+
+@pytest.mark.usefixtures('accelerator')
+@pytest.mark.parametrize('grouped', [False, True], ids=['one', 'grouped'])
+@pytest.mark.parametrize('name', sorted(LOSSES))
+def test_no_negative_is_pushed_up_and_one_at_the_floor_is_not_pushed(name, grouped):
+    """H is 0 for a negative that lies exactly delta below the lowest positive; the last digits of the others vary."""
+    random = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        logits = torch.randn(12, generator=random, dtype=torch.float64)
+        targets = torch.tensor([0.4, 0.9] + [0.0] * 10, dtype=torch.float64)
+        logits[2] = logits[:2].min() - 0.3
+        logits[3] = logits[2] + 1e-16
+        arguments = {'groups': torch.zeros(12, dtype=torch.int64), 'num_groups': 1} if grouped else {}
+        _, grad = value_and_grad(partial(LOSSES[name], **arguments), logits, targets, 0.3)
+        assert (grad[2:] >= 0).all()
+        if 'bucketed' not in name:  # a bucket shares what its mean gets
+            assert grad[2:][logits[2:] <= logits[2]].eq(0).all()
 
 
 def step(loss, logits, targets, positives, **arguments):

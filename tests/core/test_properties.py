@@ -30,6 +30,8 @@ FOUND = [
     ([0.0] * 22 + [0.125], [0.0] * 20 + [-1, 0.1, 0.1], 1e-3),
     ([0.0] * 7 + [0.25, 1.625, -3.5], [0.0] * 8 + [0.1, 0], 5.0),
     ([0.0] * 8 + [1.75, -3.375], [0.0] * 7 + [-1, 0.1, 0], 5.0),
+    ([0.0, 0.623046875, -1.0], [0.4, 0.0, 0.0], 1.0),
+    ([0.0, 0.0, -1.0, -1.0], [0.0, 0.4, 0.0, 0.0], 1.0),
 ]
 """Logits, targets and delta of cases in which what takes no part once had a gradient or changed the value."""
 
@@ -95,6 +97,20 @@ def test_negatives_far_below_get_no_gradient_and_do_not_count(case, delta, name)
     assert grad[far].eq(0).all()
     without, _ = value_and_grad(LOSSES[name], logits[~far], targets[~far], delta)
     assert value == without
+
+
+@with_found_cases
+@given(inputs(), deltas, names)
+def test_no_negative_is_pushed_up_and_one_at_the_floor_is_not_pushed(case, delta, name):
+    """H is 0 for a negative that lies exactly delta below the lowest positive."""
+    logits, targets = case
+    if not (targets > 0).any():
+        return
+    _, grad = value_and_grad(LOSSES[name], logits, targets, delta)
+    assert (grad[targets == 0] >= 0).all()
+    if delta >= 0.25 and 'bucketed' not in name:  # the floor is a number that logits reach; a bucket shares its mean
+        floor = logits[targets > 0].min() - delta
+        assert grad[(targets == 0) & (logits <= floor)].eq(0).all()
 
 
 @given(inputs(), deltas, names)

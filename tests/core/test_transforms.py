@@ -161,7 +161,14 @@ def test_export(name):
 
 
 @pytest.mark.usefixtures('fake_cuda')
-@pytest.mark.parametrize('loss', [*LOSSES.values(), lambda *args, **kw: F.alrp_loss(*args, torch.zeros(3), **kw)])
+@pytest.mark.parametrize(
+    'loss',
+    [
+        *LOSSES.values(),
+        lambda *args, **kw: F.alrp_loss(*args, torch.zeros(3), **kw),
+        lambda *args, **kw: F.ap_loss(*args, interpolated=True, **kw),
+    ],
+)
 def test_deterministic_algorithms_on_cuda_are_refused_by_name(loss, monkeypatch):
     monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled', lambda: True)
     monkeypatch.setattr(torch, 'is_deterministic_algorithms_warn_only_enabled', lambda: False)

@@ -11,7 +11,6 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
-from ..losses import ImageRows
 from ..losses.box_weighting import without_bfloat16
 from ..recipes import Part, Role, Rule, Setting, ranking_head
 from ..rules import ANCHOR_HEAD, at, each
@@ -66,23 +65,11 @@ class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
         cls_scores, bbox_preds = ([without_bfloat16(level) for level in maps] for maps in (cls_scores, bbox_preds))
         return super().predict_by_feat(cls_scores, bbox_preds, *args, **kwargs)
 
-    def ranking_losses(
-        self,
-        logits: Tensor,
-        predictions: Tensor,
-        priors: Tensor,
-        labels: Tensor,
-        label_weights: Tensor,
-        bbox_targets: Tensor,
-        images: ImageRows | None = None,
-    ) -> dict[str, Tensor]:
-        """As in the mixin; with ``loss_stds``, target boxes are encoded by ``bbox_coder`` and decoded by the loss's."""
-        if self.loss_coder is not None:
-            bbox_targets = bbox_targets.clone()
-            positive = (labels < self.num_classes) & (label_weights > 0)
-            deltas = self.bbox_coder.encode(priors[positive], bbox_targets[positive])
-            bbox_targets[positive] = self.loss_coder.decode(priors[positive], deltas)
-        return super().ranking_losses(logits, predictions, priors, labels, label_weights, bbox_targets, images)
+    def target_boxes(self, priors: Tensor, boxes: Tensor) -> Tensor:
+        """With ``loss_stds``, the boxes are encoded by ``bbox_coder`` and decoded by the coder of the loss."""
+        if self.loss_coder is None:
+            return boxes
+        return self.loss_coder.decode(priors, self.bbox_coder.encode(priors, boxes))
 
     def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
         return (self.loss_coder or self.bbox_coder).decode(priors, predictions)

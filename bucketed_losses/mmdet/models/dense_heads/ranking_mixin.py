@@ -42,6 +42,10 @@ class RankingHeadMixin(ClassifierMixin, _Host):
         """Boxes ``(n, 4)``, x1 y1 x2 y2 in pixels, of predictions ``(n, ...)`` at their priors ``(n, ...)``."""
         return self.bbox_coder.decode(priors, predictions)
 
+    def target_boxes(self, priors: Tensor, boxes: Tensor) -> Tensor:
+        """What :meth:`decode` should give for ground-truth boxes ``(n, 4)`` at their priors: here, these boxes."""
+        return boxes
+
     def ranking_losses(
         self,
         logits: Tensor,
@@ -68,7 +72,8 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             there is no positive, all are 0 and connected to the predictions; only DR Loss is not 0 then.
         """
         positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
-        priors, predictions, targets = priors[positive], predictions[positive], bbox_targets[positive]
+        priors, predictions = priors[positive], predictions[positive]
+        targets = self.target_boxes(priors, bbox_targets[positive])
         return ranking_and_box_losses(
             self.loss_cls,
             self.loss_bbox,
