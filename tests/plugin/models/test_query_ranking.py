@@ -132,9 +132,13 @@ def test_losses_that_cannot_rank_many_sets_rank_one_after_another(loss, calls):
     with as_on_an_accelerator():
         torch.testing.assert_close(with_gradients(head, random_sets(torch.float64)), on_cpu)
     assert len(counted) == 2 * len(SETS)
+
+
+@pytest.mark.parametrize('loss', [dict(type='APLoss', interpolated=True), dict(type='DRLoss'), dict(type='aLRPLoss')])
+def test_losses_that_cannot_rank_many_sets_say_so(loss):
     rows = RowSets(torch.zeros(3, dtype=torch.int64), 1)
     with pytest.raises(ValueError, match=f'{loss["type"]}: it cannot rank many sets in one call.*call the loss for'):
-        head.loss_cls(torch.zeros(3, 2), torch.tensor([0, 1, 2]), sets=rows)
+        MODELS.build(loss)(torch.zeros(3, 2), torch.tensor([0, 1, 2]), sets=rows)
 
 
 @pytest.mark.parametrize('known', [True, False])

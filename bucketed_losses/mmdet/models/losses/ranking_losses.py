@@ -190,11 +190,7 @@ class RankingLoss(nn.Module):
             ValueError: ``sets`` are given, and ``ranks_sets`` is False.
         """
         self._check_reduction(reduction_override)
-        if sets is not None and not self.ranks_sets:
-            raise ValueError(
-                f'{type(self).__name__}: it cannot rank many sets in one call '
-                f'({self.extra_repr()}); call the loss for each set'
-            )
+        self._check_sets(sets)
         labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
         targets: Tensor | SparseTargets
         if positive is not None and self.TAKES_SPARSE_TARGETS:
@@ -247,6 +243,13 @@ class RankingLoss(nn.Module):
             raise ValueError(
                 f'{type(self).__name__}: reduction_override must be None, "mean" or "sum", got {reduction_override!r}; '
                 'a ranking loss compares entries with each other and has no value per entry'
+            )
+
+    def _check_sets(self, sets: RowSets | None) -> None:
+        if sets is not None and not self.ranks_sets:
+            raise ValueError(
+                f'{type(self).__name__}: it cannot rank many sets in one call '
+                f'({self.extra_repr()}); call the loss for each set'
             )
 
     def _rank_parts(
