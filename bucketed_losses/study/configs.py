@@ -20,7 +20,13 @@ from .plan import STOCK, Detector, Refusal, Run
 DATA_KEYS = [f'{part}_{kind}' for part in ('train', 'val', 'test') for kind in ('dataloader', 'evaluator')]
 
 
-def make_config(run: Run, data: Path | None = None, options: Mapping[str, Any] | None = None, gpus: int = 1) -> Config:
+def make_config(
+    run: Run,
+    data: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    gpus: int = 1,
+    epochs: int | None = None,
+) -> Config:
     """The config of one run.
 
     Args:
@@ -28,13 +34,14 @@ def make_config(run: Run, data: Path | None = None, options: Mapping[str, Any] |
         data: A config with data that replace those of the detector, or None.
         options: Settings that are put in before the loss, as ``--cfg-options`` takes them.
         gpus: Processes of the training. With more than one, the learning rate is scaled if the config says how.
+        epochs: Epochs or iterations, unless the run has its own; None for those of the config. Schedules are stretched.
 
     Raises:
-        Refusal: the config does not train a detector, the data name no classes, or the detector cannot be trained with
-            the loss.
+        Refusal: the config does not train a detector, the data name no classes, the detector cannot be trained with
+            the loss, or the learning rate is not where it can be changed.
     """
-    cfg = _stock_config(run.detector, data, options or {})
-    if run.loss != STOCK:
+    cfg = _read_config(run.config or run.detector.config, data, options or {})
+    if run.loss != STOCK and run.config is None:
         try:
             swap = swap_loss(cfg, run.loss)
         except SwapError as error:
@@ -46,20 +53,23 @@ def make_config(run: Run, data: Path | None = None, options: Mapping[str, Any] |
     cfg.randomness = {**cfg.get('randomness', {}), 'seed': run.seed}
     if gpus > 1 and base_batch_size(cfg) is not None:
         cfg.auto_scale_lr.enable = True  # MMEngine's runner scales by processes x images of each / base_batch_size
-    if run.epochs:
-        stretch(cfg, run.epochs)
+    budget = run.epochs or epochs
+    if budget:
+        stretch(cfg, budget)
+    if run.lr_factor != 1:
+        scale_learning_rate(cfg, run.lr_factor, run.config or run.detector.config)
     _add_hooks(cfg)
     return cfg
 
 
-def _stock_config(detector: Detector, data: Path | None, options: Mapping[str, Any]) -> Config:
+def _read_config(path: str, data: Path | None, options: Mapping[str, Any]) -> Config:
     try:
-        cfg, _ = read_editable_config(find_config(detector.config))
+        cfg, _ = read_editable_config(find_config(path))
     except UserError as error:
         raise Refusal(str(error)) from error
     for key in ('model', 'train_cfg'):
         if key not in cfg:
-            raise Refusal(f'{detector.config} has no {key}: it is not a config that trains a detector')
+            raise Refusal(f'{path} has no {key}: it is not a config that trains a detector')
     if data is not None:
         _replace_data(cfg, data)
     apply_options(cfg, options)
@@ -125,14 +135,20 @@ def _replace_data(cfg: Config, data: Path) -> None:
     for key in DATA_KEYS:
         if key in source:
             cfg[key] = source[key]
-    dataset = source.train_dataloader.dataset
+    classes = classes_of(source.train_dataloader.dataset)
+    if not classes:
+        kind = source.train_dataloader.dataset.type
+        raise Refusal(f'{data}: {kind} names no classes; give train_dataloader.dataset.metainfo.classes')
+    _set_num_classes(cfg.model, len(classes))
+
+
+def classes_of(dataset: ConfigDict) -> list[str]:
+    """The names of the classes of a data set's config, or none if they are not known."""
     while 'metainfo' not in dataset and 'dataset' in dataset:  # RepeatDataset and other wrappers
         dataset = dataset.dataset
     registered = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
-    classes = dataset.get('metainfo', {}).get('classes') or getattr(registered, 'METAINFO', {}).get('classes')
-    if not classes:
-        raise Refusal(f'{data}: {dataset.type} names no classes; give train_dataloader.dataset.metainfo.classes')
-    _set_num_classes(cfg.model, len([classes] if isinstance(classes, str) else classes))
+    classes = dataset.get('metainfo', {}).get('classes') or getattr(registered, 'METAINFO', {}).get('classes') or []
+    return [classes] if isinstance(classes, str) else list(classes)
 
 
 def _set_num_classes(part: Any, number: int) -> None:
@@ -158,8 +174,7 @@ def stretch(cfg: Config, budget: int) -> None:
     """Give a config another number of epochs or iterations, and stretch its schedules, except for warm-ups."""
     by_epoch, old = budget_of(cfg)
     cfg.train_cfg['max_epochs' if by_epoch else 'max_iters'] = budget
-    schedulers = cfg.get('param_scheduler') or []
-    for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
+    for scheduler in _schedulers(cfg):
         if scheduler.get('by_epoch', True) != by_epoch:
             continue
         warms_up = scheduler.get('type') == 'LinearLR' and scheduler.get('start_factor', 1 / 3) < scheduler.get(
@@ -170,6 +185,38 @@ def stretch(cfg: Config, budget: int) -> None:
                 scheduler[key] = round(scheduler[key] * budget / old)
         if 'milestones' in scheduler:
             scheduler.milestones = [round(step * budget / old) for step in scheduler.milestones]
+
+
+def learning_rate(cfg: Config) -> float | None:
+    """The learning rate of a config, or None if it has none at ``optim_wrapper.optimizer.lr``."""
+    rate = (cfg.get('optim_wrapper', {}).get('optimizer') or {}).get('lr')
+    return None if rate is None else float(rate)
+
+
+def scale_learning_rate(cfg: Config, factor: float, path: str) -> None:
+    """Multiply the learning rate, and the absolute rates of schedules.
+
+    Args:
+        cfg: The config, which is changed.
+        factor: The factor.
+        path: The file of the config, for the message.
+
+    Raises:
+        Refusal: there is no ``optim_wrapper.optimizer.lr``.
+    """
+    rate = learning_rate(cfg)
+    if rate is None:
+        raise Refusal(f'--lr-factors: {path} has no optim_wrapper.optimizer.lr, so its learning rate is not changed')
+    cfg.optim_wrapper.optimizer.lr = rate * factor
+    for scheduler in _schedulers(cfg):
+        for key in ('eta_min', 'eta_max'):
+            if scheduler.get(key):
+                scheduler[key] *= factor
+
+
+def _schedulers(cfg: Config) -> list[ConfigDict]:
+    schedulers = cfg.get('param_scheduler') or []
+    return list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
 
 
 def write_config(cfg: Config, path: Path) -> None:
