@@ -22,6 +22,7 @@ Each file uses only files below it in this list:
 ``markdown``                tables in Markdown
 ``lock``                    one command at a time in a folder
 ``configs``                 the config of one run
+``learning_rates``          the learning rate of a config
 ``store``                   the files of a study, and its results as a table
 ``names``                   names and hyper-parameters of losses, as the paper counts them
 ``logs``                    the logs of MMEngine

@@ -15,7 +15,8 @@ from bucketed_losses.mmdet.engine.config_checks import find_config, read_editabl
 from bucketed_losses.mmdet.engine.runner import apply_options
 from bucketed_losses.mmdet.swap import SwapError, swap_loss
 
-from .plan import STOCK, Detector, Refusal, Run
+from .learning_rates import scale_learning_rate, schedulers_of
+from .plan import STOCK, Refusal, Run
 
 DATA_KEYS = [f'{part}_{kind}' for part in ('train', 'val', 'test') for kind in ('dataloader', 'evaluator')]
 
@@ -98,32 +99,6 @@ def _add_hooks(cfg: Config) -> None:
     checkpoint.setdefault('max_keep_ckpts', 2)
 
 
-def learning_rate_note(detector: Detector, cfg: Config, gpus: int) -> str | None:
-    """Whether the learning rate of a run's config is scaled, and why not; None if there is nothing to scale.
-
-    The linear rule: the learning rate is proportional to the number of images in an iteration.
-    """
-    images = cfg.train_dataloader.get('batch_size')
-    scaling = cfg.get('auto_scale_lr', {})
-    base = base_batch_size(cfg)
-    if base is None:
-        return (
-            f'{detector.name}: the learning rate is not scaled for {gpus} GPUs, because the config has no '
-            'auto_scale_lr.base_batch_size, the number of images per iteration that its learning rate was chosen for'
-            if gpus > 1
-            else None
-        )
-    if images is None or gpus * images == base:
-        return None
-    rule = f'{gpus * images} images per iteration instead of the {base} of auto_scale_lr.base_batch_size'
-    if scaling.get('enable'):
-        return f'{detector.name}: the learning rate is multiplied by {gpus * images / base:.4g}: {rule}'
-    return (
-        f'{detector.name}: the learning rate is not scaled although there are {rule}, because --gpus is 1; '
-        '--cfg-options auto_scale_lr.enable=True scales it'
-    )
-
-
 def _replace_data(cfg: Config, data: Path) -> None:
     """Replace the data of a detector's config, and the number of classes by theirs."""
     if not data.is_file():
@@ -174,7 +149,7 @@ def stretch(cfg: Config, budget: int) -> None:
     """Give a config another number of epochs or iterations, and stretch its schedules, except for warm-ups."""
     by_epoch, old = budget_of(cfg)
     cfg.train_cfg['max_epochs' if by_epoch else 'max_iters'] = budget
-    for scheduler in _schedulers(cfg):
+    for scheduler in schedulers_of(cfg):
         if scheduler.get('by_epoch', True) != by_epoch:
             continue
         warms_up = scheduler.get('type') == 'LinearLR' and scheduler.get('start_factor', 1 / 3) < scheduler.get(
@@ -185,38 +160,6 @@ def stretch(cfg: Config, budget: int) -> None:
                 scheduler[key] = round(scheduler[key] * budget / old)
         if 'milestones' in scheduler:
             scheduler.milestones = [round(step * budget / old) for step in scheduler.milestones]
-
-
-def learning_rate(cfg: Config) -> float | None:
-    """The learning rate of a config, or None if it has none at ``optim_wrapper.optimizer.lr``."""
-    rate = (cfg.get('optim_wrapper', {}).get('optimizer') or {}).get('lr')
-    return None if rate is None else float(rate)
-
-
-def scale_learning_rate(cfg: Config, factor: float, path: str) -> None:
-    """Multiply the learning rate, and the absolute rates of schedules.
-
-    Args:
-        cfg: The config, which is changed.
-        factor: The factor.
-        path: The file of the config, for the message.
-
-    Raises:
-        Refusal: there is no ``optim_wrapper.optimizer.lr``.
-    """
-    rate = learning_rate(cfg)
-    if rate is None:
-        raise Refusal(f'--lr-factors: {path} has no optim_wrapper.optimizer.lr, so its learning rate is not changed')
-    cfg.optim_wrapper.optimizer.lr = rate * factor
-    for scheduler in _schedulers(cfg):
-        for key in ('eta_min', 'eta_max'):
-            if scheduler.get(key):
-                scheduler[key] *= factor
-
-
-def _schedulers(cfg: Config) -> list[ConfigDict]:
-    schedulers = cfg.get('param_scheduler') or []
-    return list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
 
 
 def write_config(cfg: Config, path: Path) -> None:

@@ -21,9 +21,10 @@ from bucketed_losses.terminal import say
 
 from .child import arguments_of
 from .commands import Command
-from .configs import budget_of, learning_rate, learning_rate_note, make_config, write_config
+from .configs import budget_of, make_config, write_config
 from .detections import resample, save_detections
 from .executors import Executor
+from .learning_rates import learning_rate, learning_rate_note
 from .lock import only_study
 from .logs import read_metrics
 from .measurements import Measurements
@@ -156,7 +157,7 @@ class StudyRunner:
         name = run.loss if run.config and not run.is_trial else None
         self.study.remember(
             run.detector.name, run.label, *describe_losses(cfg.model), cfg.model.type, budget_of(cfg), name=name,
-            learning_rate=learning_rate(cfg), **more,
+            learning_rate=learning_rate(cfg, self.plan.gpus), **more,
         )  # fmt: skip
 
     def equal_time_runs(self, runs: Sequence[Run]) -> list[Run]:

@@ -15,7 +15,8 @@ from mmengine.config import Config
 from studies import ROOT, call, detector, finished, make_up, plan, study_command, write_small_config
 
 from bucketed_losses.errors import UserError
-from bucketed_losses.study.configs import learning_rate, make_config, scale_learning_rate
+from bucketed_losses.study.configs import make_config
+from bucketed_losses.study.learning_rates import learning_rate, scale_learning_rate
 from bucketed_losses.study.plan import Plan, Refusal, Run
 from bucketed_losses.study.report import write_report
 from bucketed_losses.study.store import Study

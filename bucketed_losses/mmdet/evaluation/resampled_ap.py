@@ -98,7 +98,7 @@ def _class_ap(matches: _Matches, counts: NDArray[np.int64]) -> NDArray[np.float6
 
 
 def _chunk_ap(matches: _Matches, counts: NDArray[np.int64], num_objects: NDArray[np.int64]) -> NDArray[np.float64]:
-    copies = counts[:, None, matches.images].astype(np.float64)
+    copies = np.take(counts, matches.images, axis=1)[:, None].astype(np.float64)
     true = np.cumsum(copies * (matches.correct & matches.counted), axis=2)
     false = np.cumsum(copies * (~matches.correct & matches.counted), axis=2)
     recall = true / np.maximum(num_objects, 1)[:, None, None]

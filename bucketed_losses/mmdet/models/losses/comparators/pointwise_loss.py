@@ -32,6 +32,7 @@ class PointwiseLoss(RankingLoss):
     """
 
     LOG_NAMES = ('loss_cls',)
+    TAKES_SPARSE_TARGETS = False
     balances_itself = False
     needs_ious = True
 
