@@ -38,7 +38,9 @@ def coco_evaluator(cfg: Config) -> ConfigDict | None:
 
 
 def resample(study: Study, run: Run) -> None:
-    """Write ``resampled.json`` into the folder of a finished run, unless it is there or detections are missing.
+    """Write ``resampled.json`` into the folder of a finished run, unless it is there.
+
+    Runs without detections, annotations or known classes, and trials, have none.
 
     It has the number of images, the AP, and the AP of each resample of the images.
     """
@@ -50,9 +52,10 @@ def resample(study: Study, run: Run) -> None:
     cfg = Config.fromfile(study.config(*run.key))
     evaluator = coco_evaluator(cfg)
     classes = classes_of(cfg.val_dataloader.dataset)
-    if evaluator is None or not classes:
+    truth = Path((evaluator or {}).get('ann_file') or folder / 'detections.gt.json')
+    if evaluator is None or not classes or not truth.is_file():
         return
-    annotations = load_annotations(evaluator.get('ann_file') or folder / 'detections.gt.json')
+    annotations = load_annotations(truth)
     num_images = len(annotations.getImgIds())
     counts = image_counts(num_images)
     values = _ap_of(annotations, json.loads(file.read_text()), classes, np.vstack([np.ones_like(counts[:1]), counts]))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .markdown import markdown_table
+from .markdown import collapsed, markdown_table
 from .outcomes import FINISHED
 from .plan import EQUAL_TIME
 from .store import Study
@@ -102,5 +102,10 @@ def differences_section(differences: pd.DataFrame) -> list[str]:
         f'Mean differences of AP between runs with the same seed, and their {LEVEL} % interval by a bootstrap over the '
         f'seeds and the {differences.images.iloc[0]} validation images. A pair whose interval contains 0 is a tie. '
         'With one seed, the interval does not contain the spread of the seeds.',
-        markdown_table(['Detector', 'Pair', 'difference of AP', 'interval', 'the first is', 'seeds'], lines),
+        '![For each detector, the difference of AP of each pair of losses with its interval](differences.png)',
+        '*A pair whose interval does not reach the dashed line at 0 differs. Made by `bucketed-losses compare`.*',
+        collapsed(
+            'The differences in numbers',
+            markdown_table(['Detector', 'Pair', 'difference of AP', 'interval', 'the first is', 'seeds'], lines),
+        ),
     ]

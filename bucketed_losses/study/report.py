@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from .differences import differences_section, differences_table
-from .figures import draw_ap_against_time, draw_ap_over_epochs, draw_gradients
+from .figures import draw_ap_against_time, draw_ap_over_epochs, draw_differences, draw_gradients
 from .markdown import collapsed, markdown_table
 from .outcomes import FINISHED
 from .plan import EQUAL_TIME
@@ -55,6 +55,7 @@ def write_report(study: Study) -> None:
     gradients = tables['gradients']
     draw_ap_over_epochs(study, study.root / 'ap_over_epochs.png')
     draw_ap_against_time(table, study.root / 'ap_against_time.png')
+    draw_differences(tables['differences'], study.root / 'differences.png')
     draw_gradients(gradients, study.root / 'gradients.png')
     aside = study.root / '.study.md'
     aside.write_text(page(study, table, **tables))

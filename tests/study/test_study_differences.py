@@ -93,7 +93,8 @@ def test_report_has_the_differences(made_up):
     write_report(made_up)
     page = (made_up.root / 'study.md').read_text()
     assert '| A | RS against Focal+GIoU | +0.101 | [+0.09' in page and '| ahead | 0 |' in page
-    assert 'the 67 validation images' in page
+    assert 'the 67 validation images' in page and '](differences.png)' in page
+    assert (made_up.root / 'differences.png').stat().st_size > 10_000
     with (made_up.root / 'differences.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert [row['loss'] for row in rows] == ['RS', 'BRS', 'BRS']

@@ -189,6 +189,7 @@ def test_a_loss_given_by_its_config_needs_one_detector(tmp_path):
 # A real run
 
 
+@pytest.mark.slow
 def test_a_study_tunes_trains_and_compares(shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
