@@ -162,6 +162,27 @@ def stretch(cfg: Config, budget: int) -> None:
             scheduler.milestones = [round(step * budget / old) for step in scheduler.milestones]
 
 
+def other_settings_note(run: Run, cfg: Config, stock: Config) -> str | None:
+    """The settings outside the model in which the config of a loss differs from that of its detector, or None.
+
+    Args:
+        run: A run whose loss is given by a config.
+        cfg: The config of the run.
+        stock: The config of the detector with its own losses and the same seed and learning-rate factor.
+    """
+    before, now = flat(stock), flat(cfg)
+    differing = sorted(
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and not key.startswith(('model.', 'custom_imports'))
+    )
+    if not differing:
+        return None
+    return (
+        f'{run.detector.name} {run.loss}: its config also has other settings outside the model: {", ".join(differing)}'
+    )
+
+
 def write_config(cfg: Config, path: Path) -> None:
     """Write a run's config in full, so that the study stays the same if the detector's config changes.
 

@@ -21,7 +21,7 @@ from bucketed_losses.terminal import say
 
 from .child import arguments_of
 from .commands import Command
-from .configs import budget_of, make_config, write_config
+from .configs import budget_of, make_config, other_settings_note, write_config
 from .detections import resample, save_detections
 from .executors import Executor
 from .learning_rates import learning_rate, learning_rate_note
@@ -30,7 +30,7 @@ from .logs import read_metrics
 from .measurements import Measurements
 from .names import describe_losses
 from .outcomes import keep_three, outcome_of
-from .plan import Detector, Plan, Run
+from .plan import STOCK, Plan, Run
 from .progress import share_done, time_left
 from .report import write_report
 from .store import Study
@@ -127,19 +127,26 @@ class StudyRunner:
         """
         self.later = []
         runs = []
-        noted: set[Detector] = set()
+        noted: set[str] = set()
         for planned in self.plan.runs():
             factor = chosen_factor(self.study, self.plan, planned.detector, planned.loss)
             if factor is None:
                 continue
             run = replace(planned, lr_factor=factor)
             cfg = self._write_config(run)
-            note = learning_rate_note(run.detector, cfg, self.plan.gpus)
-            if note and run.detector not in noted:
-                print(note, flush=True)
-                noted.add(run.detector)
+            for note in self._notes(run, cfg):
+                if note not in noted:
+                    print(note, flush=True)
+                    noted.add(note)
             runs.append(run)
         return runs
+
+    def _notes(self, run: Run, cfg: Config) -> list[str]:
+        notes = [learning_rate_note(run.detector, cfg, self.plan.gpus)]
+        if run.config:
+            stock = self._make_config(replace(run, loss=STOCK, config=None))
+            notes.append(other_settings_note(run, cfg, stock))
+        return [note for note in notes if note]
 
     def _make_config(self, run: Run) -> Config:
         return make_config(run, self.plan.data, self.plan.options, self.plan.gpus, self.plan.epochs)

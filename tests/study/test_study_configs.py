@@ -12,9 +12,11 @@ pytest.importorskip('efficientnet_lite_pytorch', reason='the demo backbone: pip 
 from mmengine.config import Config
 from studies import ATSS, FASTER, MASK, ROOT, detector
 
-from bucketed_losses.study.configs import flat, make_config, stretch, write_config
+from bucketed_losses.study.configs import flat, make_config, other_settings_note, stretch, write_config
 from bucketed_losses.study.learning_rates import learning_rate, learning_rate_note
 from bucketed_losses.study.plan import Refusal, Run
+
+CARDS = ROOT / 'configs/cards/atss_efficientnet-lite0_fpn_focal_1xb8-12e_cards.py'
 
 
 def config(loss, seed=0, path=ATSS, data=None, options=(), epochs=None, gpus=1):
@@ -184,3 +186,17 @@ def test_accumulated_images_count():
     assert learning_rate_note(detector(), accumulated, 1) is None
     assert (learning_rate(scaled), learning_rate(accumulated)) == (1e-3 / 8, 1e-3)
     assert learning_rate(scaled, gpus=4) == 1e-3 / 2
+
+
+def test_other_settings_of_a_loss_given_by_its_config_are_told():
+    stock = config('stock', path=CARDS)
+    for name, note in (
+        ('cards_atss_rs-ones', None),
+        (
+            'cards_atss_batch4',
+            'ATSS X: its config also has other settings outside the model: auto_scale_lr.enable, param_scheduler, '
+            'train_dataloader.batch_size',
+        ),
+    ):
+        run = Run(detector(CARDS), 'X', 0, config=str(ROOT / f'configs/study/{name}.py'))
+        assert other_settings_note(run, make_config(run), stock) == note
