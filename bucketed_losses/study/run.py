@@ -70,7 +70,7 @@ def run_study(plan: Plan, make_executor: Callable[[TextIO], Executor]) -> int:
             measurements.gradients()
         write_report(runner.study)
         if executor.stopping.is_set():
-            print(f'Stopped; the same command continues. The finished runs are in {plan.folder / "study.md"}')
+            print(f'Stopped; the same command continues. The finished runs are in {plan.folder}')
             return STOPPED
         failed = [run for run in trials + runs if not runner.study.is_done(run)]
         for run in failed:

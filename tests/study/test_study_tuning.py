@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,10 +18,12 @@ from mmengine.config import Config
 from studies import ROOT, call, detector, finished, make_up, plan, study_command, write_small_config
 
 from bucketed_losses.errors import UserError
+from bucketed_losses.study.commands import Ended
 from bucketed_losses.study.configs import make_config
 from bucketed_losses.study.learning_rates import learning_rate, scale_learning_rate
 from bucketed_losses.study.plan import Plan, Refusal, Run
 from bucketed_losses.study.report import write_report
+from bucketed_losses.study.run import run_study
 from bucketed_losses.study.store import Study
 from bucketed_losses.study.tuning import chosen_factor, tuning_table
 
@@ -184,6 +189,62 @@ def test_wrong_arguments_are_named(arguments, message, tmp_path):
 def test_a_loss_given_by_its_config_needs_one_detector(tmp_path):
     with pytest.raises(UserError, match='must name one detector'):
         plan(tmp_path, '--losses', 'A=1.py', detectors=('X=a.py', 'Y=b.py'))
+
+
+# The order of the runs
+
+
+class Trainer:
+    """An executor that trains nothing: with a higher learning rate, BRS Loss gets a higher AP, focal loss a lower one."""
+
+    jobs = 1
+
+    def __init__(self, runs=100):
+        self.stopping = threading.Event()
+        self.left = runs
+        self.trained = []
+
+    def check(self, command):
+        pass
+
+    def stop(self):
+        self.stopping.set()
+
+    def call(self, command, alone=False):
+        step, arguments = command.arguments[-2:]
+        if step != 'train':
+            return Ended(1)
+        self.left -= 1
+        if self.left < 0:
+            self.stopping.set()
+            return Ended(1)
+        arguments = json.loads(arguments)
+        cfg = Config.fromfile(arguments['config'])
+        rate, ranks = cfg.optim_wrapper.optimizer.lr, cfg.model.bbox_head.type == 'RankBasedATSSHead'
+        self.trained.append((Path(arguments['config']).stem, pytest.approx(rate)))
+        folder = Path(arguments['work_dir'], 'now/vis_data')
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [dict(loss=1.0, step=1, epoch=12), {'coco/bbox_mAP': 0.5 + (100 if ranks else -100) * rate, 'step': 12}]
+        (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+        command.log.write_text('')
+        return Ended(0)
+
+
+def test_a_study_that_is_stopped_while_it_tunes_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)
+    made = plan(tmp_path, '--losses', 'stock', 'brs', '--lr-factors', '1,3', '--seeds', '0,1')
+    stopped, continued, again = Trainer(3), Trainer(), Trainer()
+    assert run_study(made, lambda lock: stopped) == 130
+    assert [name for name, _ in stopped.trained] == ['stock-lr-1_100', 'brs-lr-1_100', 'stock-lr-3_100']
+    assert run_study(made, lambda lock: continued) == 0
+    assert continued.trained == [
+        ('brs-lr-3_100', 3e-3), ('stock_0', 1e-3), ('brs_0', 3e-3), ('stock_1', 1e-3), ('brs_1', 3e-3),
+    ]  # fmt: skip
+    assert run_study(made, lambda lock: again) == 0 and again.trained == []
+    # Another grid with another choice is another study.
+    wider = plan(tmp_path, '--losses', 'stock', 'brs', '--lr-factors', '0.3,1,3', '--seeds', '0,1')
+    with pytest.raises(Refusal, match=r'optim_wrapper\.optimizer\.lr was 0\.001 and is 0\.0003'):
+        run_study(wider, lambda lock: Trainer())
 
 
 # A real run
