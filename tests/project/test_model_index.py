@@ -13,7 +13,7 @@ from mmengine.fileio import load
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {str(path.relative_to(ROOT)) for path in ROOT.glob('configs/*/*.py') if path.parent.name != '_base_'}
-TRAINED_HERE = ('configs/bccd/', 'configs/cards/', 'configs/shapes/')
+TRAINED_HERE = ('configs/bccd/', 'configs/cards/', 'configs/shapes/', 'configs/study/')
 README = (ROOT / 'configs/README.md').read_text()
 
 

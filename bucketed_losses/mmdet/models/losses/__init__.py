@@ -1,5 +1,9 @@
-"""Ranking losses as registered modules, and the weighting of box losses that are trained with them."""
+"""Ranking losses as registered modules, and the weighting of box losses that are trained with them.
 
+:mod:`~bucketed_losses.mmdet.models.losses.comparators` has losses that rank nothing, for studies.
+"""
+
+from . import comparators
 from .alrp_loss import aLRPLoss
 from .box_weighting import (
     PositiveBoxes,
@@ -26,6 +30,7 @@ __all__ = [
     'check_decodes_boxes',
     'check_head_losses',
     'check_ranks',
+    'comparators',
     'highest_probability',
     'prior_logit',
     'ranking_and_box_losses',
