@@ -26,7 +26,7 @@ from demo_batches import demo_batch
 from mmdet.models.dense_heads import CenterNetHead, CornerHead
 from mmdet.models.reid import BaseReID
 from mmdet.registry import MODELS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -42,7 +42,7 @@ SEVEN = ('FasterRCNN', 'CascadeRCNN', 'MaskRCNN', 'ATSS', 'PAA', 'RetinaNet', 'C
 TRAINED, REFUSED, FAILED = 'trained', 'refused', 'failed'
 STEPS = 3
 COUNTED = 'yes'
-COLUMNS = ('config', 'detector', 'counted', 'outcome', 'detail', 'falls', 'ap_outcome', 'ap_falls')
+COLUMNS = ('config', 'detector', 'family', 'counted', 'outcome', 'detail', 'falls', 'ap_outcome', 'ap_falls')
 
 
 def configs(*families: str) -> list[Path]:
@@ -91,14 +91,34 @@ def outcome(file: Path, loss: str = 'brs', steps: int = 1) -> Outcome:
     return Outcome(kind, TRAINED, ' '.join(names), tuple(totals))
 
 
+def family_of(file: Path) -> str:
+    """The family of a config's model, for the table of the docs."""
+    try:
+        model = _model_of(file)
+    except FileNotFoundError:
+        model = None
+    if model is None:
+        return 'not a model'
+    families = {
+        'semi-supervised': 'semi_train_cfg' in model,
+        'trackers': 'tracker' in model,
+        'two stages': bool(model.get('roi_head')),
+        'region proposals alone': bool(model.get('rpn_head')),
+        'queries (DETR and others)': 'num_queries' in model or 'decoder' in model,
+        'one stage': bool(model.get('bbox_head')),
+        'masks without boxes': bool(model.get('mask_head') or model.get('panoptic_head')),
+    }
+    return next((family for family, holds in families.items() if holds), 'others')
+
+
 def why_not_counted(file: Path) -> str:
     """``COUNTED`` if a config describes a model with a class score for each box or mask; otherwise what it is."""
     try:
-        model = Config.fromfile(file, import_custom_modules=False).get('model')
-    except Exception:  # noqa: BLE001  (its base config is missing; the outcome says so)
-        return COUNTED
-    if not isinstance(model, dict) or 'type' not in model:
-        return 'no: a part that other configs inherit'
+        model = _model_of(file)
+    except FileNotFoundError:
+        return 'no: their base configs are not in the wheel of MMDetection'
+    if model is None:
+        return 'no: parts that other configs inherit'
     if registered_class(model['type']) is BaseReID:
         return 'no: re-identification'
     head = registered_class((model.get('bbox_head') or {}).get('type', ''))
@@ -107,6 +127,16 @@ def why_not_counted(file: Path) -> str:
     if 'language_model' in model:
         return 'apart: conditioned on text'
     return COUNTED
+
+
+def _model_of(file: Path) -> ConfigDict | None:
+    """The model of a config, or None if there is none.
+
+    Raises:
+        FileNotFoundError: The config inherits one that does not exist.
+    """
+    model = Config.fromfile(file, import_custom_modules=False).get('model')
+    return model if isinstance(model, dict) and 'type' in model else None
 
 
 def _first_line(error: Exception) -> str:
@@ -192,20 +222,15 @@ def without_downloads(part: object) -> None:
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """The outcomes by folder of configs as a table of a page; folders where all is refused are one row."""
-    folders: dict[str, list[dict[str, str]]] = {}
+    """The outcomes by family as a table of a page."""
+    families: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         if row['counted'] == COUNTED:
-            folders.setdefault(row['config'].split('/')[0], []).append(row)
-    lines = ['| configs of | counted | train | refused | cannot run here |', '|---|---|---|---|---|']
-    nothing: list[str] = []
-    for folder, members in folders.items():
+            families.setdefault(row['family'], []).append(row)
+    lines = ['| family | counted | train | refused | cannot run here |', '|---|---|---|---|---|']
+    for family, members in sorted(families.items(), key=lambda item: -len(item[1])):
         counts = [sum(row['outcome'] == what for row in members) for what in (TRAINED, REFUSED, FAILED)]
-        if counts[0] == 0 and counts[2] == 0:
-            nothing += [folder] * len(members)
-            continue
-        lines.append(f'| `{folder}` | {len(members)} | ' + ' | '.join(map(str, counts)) + ' |')
-    lines.append(f'| {len(set(nothing))} others | {len(nothing)} | 0 | {len(nothing)} | 0 |')
+        lines.append(f'| {family} | {len(members)} | ' + ' | '.join(map(str, counts)) + ' |')
     return '\n'.join(lines)
 
 
@@ -279,7 +304,8 @@ def survey(file: Path) -> dict[str, str]:
     """The row of a config: three steps with BRS and three with AP Loss."""
     brs = outcome(file, 'brs', STEPS)
     ap = outcome(file, 'ap', STEPS)
-    values = (brs.detector, why_not_counted(file), brs.what, brs.detail, brs.falls(), ap.what, ap.falls())
+    about = (brs.detector, family_of(file), why_not_counted(file))
+    values = (*about, brs.what, brs.detail, brs.falls(), ap.what, ap.falls())
     return dict(zip(COLUMNS, (str(file.relative_to(CONFIGS)), *values), strict=True))
 
 

@@ -312,7 +312,9 @@ class _Swapper:
         why = f'{dotted(path)} is a {kind}, which has no ranking form'
         if _is_softmax(config, stock):
             why += ' and scores by a softmax with background'
-        parent = None if stock is None or stock.__module__.startswith('mmdet.') else _first(stock, roles)
+        parent = None if stock is None else _first(stock, roles)
+        if parent is not None and stock.__module__.startswith('mmdet.'):
+            return f'{why}; the nearest head that has one is a {parent.__name__}'
         if parent is not None:
             why += f'; it derives from {parent.__name__}: derive a head from {recipes()[parent].head.__name__} instead'
         misspelt = nearest(kind, convertible) if stock is None else ''

@@ -33,6 +33,16 @@ def test_every_parameter_gets_a_gradient(head_type, name):
     assert not [key for key, p in head.named_parameters() if p.grad is None]
 
 
+@TYPES
+@pytest.mark.parametrize('name', ['aLRPLoss', 'DRLoss'])
+def test_other_losses(head_type, name):
+    head = build_head(head_type, name)
+    losses = losses_of(head)
+    assert all(math.isfinite(value.item()) for value in losses.values()), losses
+    sum(losses.values()).backward()
+    assert not [key for key, p in head.named_parameters() if p.grad is None]
+
+
 @EACH
 @TYPES
 def test_a_batch_without_objects(head_type, name):

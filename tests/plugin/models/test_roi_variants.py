@@ -38,6 +38,16 @@ def test_every_parameter_gets_a_gradient(variant, name):
     assert not [key for key, p in head.named_parameters() if p.grad is None]
 
 
+@EVERY
+@pytest.mark.parametrize('name', ['aLRPLoss', 'DRLoss'])
+def test_other_losses(variant, name):
+    head = build_variant(variant, name)
+    losses = losses_of(head, segmented_batch())
+    assert all(math.isfinite(value.item()) for value in losses.values()), losses
+    sum(losses.values()).backward()
+    assert not [key for key, p in head.named_parameters() if p.grad is None]
+
+
 @EACH
 @EVERY
 def test_a_batch_without_objects(variant, name):

@@ -118,7 +118,9 @@ class RankingBBoxHeadMixin(RankedRoIsMixin):
             bbox_targets[positive],
             images,
         )
-        if bbox_pred is None:
+        if (
+            bbox_pred is None and 'loss_bbox' not in self.loss_cls.LOG_NAMES
+        ):  # in aLRP Loss, it is a loss of scores, too
             losses.pop('loss_bbox')
         return {**losses, **accuracy_of_positives(logits, labels, positive)}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from mmdet.models.roi_heads import GridRoIHead, StandardRoIHead
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox2roi
@@ -14,7 +13,7 @@ from ..losses import self_balance
 from ..losses.box_weighting import at_least_float32, mean_by_score
 from ..recipes import Role, ranking_head
 from .rank_based_mask_head import scores_of
-from .rank_based_roi_heads import TWO_STAGE, RankingRoIHeadMixin, drawn_positives
+from .rank_based_roi_heads import TWO_STAGE, RankingRoIHeadMixin, drawn_positives, unused
 
 
 @ranking_head(GridRoIHead, role=Role.ROI, rules=TWO_STAGE)
@@ -48,9 +47,8 @@ class RankBasedGridRoIHead(RankingRoIHeadMixin, GridRoIHead):
             image.pos_bboxes = image.pos_priors  # the name in the stock grid head
         scores = scores_of(positives)
         if len(scores) == 0:
-            # The norms of the grid head fail without input. Its parameters stay connected to the loss.
-            unused = torch.stack([parameter.sum() for parameter in self.grid_head.parameters()])
-            return mean_by_score(0 * unused, scores.new_zeros(len(unused)), shared)
+            # The norms of the grid head fail without input; other processes may have positives.
+            return mean_by_score(scores, scores, shared) + unused(self.grid_head)
         features = self.grid_roi_extractor(
             x[: self.grid_roi_extractor.num_inputs], bbox2roi([image.pos_priors for image in positives])
         )

@@ -22,7 +22,7 @@ from .rank_based_mask_head import (
     loss_of_each_pixel,
     scores_of,
 )
-from .rank_based_roi_heads import TWO_STAGE, RankBasedRoIHead
+from .rank_based_roi_heads import TWO_STAGE, RankBasedRoIHead, unused
 
 
 @ranking_head(CoarseMaskHead, role=Role.MASK, rules=MASK_HEAD)
@@ -59,9 +59,9 @@ class RankBasedPointRendRoIHead(RankBasedRoIHead, PointRendRoIHead):
         """``loss_point`` of the positives of :meth:`mask_positives`; 0 and connected if there are none."""
         rois = bbox2roi([image.pos_priors for image in sampling_results])
         if len(rois) == 0:
-            # Points cannot be sampled. The parameters of the point head stay connected to the loss.
-            unused = sum(parameter.sum() for parameter in self.point_head.parameters())
-            return dict(loss_point=0 * unused)
+            nothing = scores_of(sampling_results)  # points cannot be sampled; other processes may have positives
+            loss = mean_by_score(nothing, nothing, self.mask_head.shared)
+            return dict(loss_point=loss + unused(self.point_head))
         labels = torch.cat([image.pos_gt_labels for image in sampling_results])
         points = self.point_head.get_roi_rel_points_train(mask_preds, labels, cfg=self.train_cfg)
         predicted = self.point_head(

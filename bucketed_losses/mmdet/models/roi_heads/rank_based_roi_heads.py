@@ -142,6 +142,11 @@ def drawn_positives(sampling_results: list, fields: Sequence[str], limit: int) -
     return [image[kept] for image, kept in zip(positives, keep.split(sizes), strict=True)]
 
 
+def unused(module: nn.Module) -> Tensor:
+    """0, connected to the parameters of a head that has no input in a batch without positives (DDP needs it)."""
+    return 0 * torch.stack([parameter.sum() for parameter in module.parameters()]).sum()
+
+
 def _as_list(value: Any) -> list:
     if value is None:
         return []

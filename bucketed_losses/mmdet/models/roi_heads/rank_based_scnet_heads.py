@@ -17,7 +17,7 @@ from ..recipes import Note, Part, Role, Rule, ranking_head
 from .rank_based_bbox_heads import BOX_HEAD, RankingBBoxHeadMixin
 from .rank_based_htc_heads import semantic_branch
 from .rank_based_mask_head import MASK_HEAD, RankingMaskHeadMixin
-from .rank_based_roi_heads import CASCADE, RankingRoIHeadMixin
+from .rank_based_roi_heads import CASCADE, RankingRoIHeadMixin, unused
 
 
 def _global_context() -> Rule:
@@ -97,7 +97,6 @@ class RankBasedSCNetRoIHead(RankingRoIHeadMixin, SCNetRoIHead):
             relayed_feat = relayed_feat[torch.cat([image.pos_rows for image in positives])]
         results = super().mask_loss(x, positives, batch_gt_instances, semantic_feat, glbctx_feat, relayed_feat)
         if relayed_feat is None and self.with_feat_relay:
-            # Without positives, the relay head returns nothing. Its parameters stay connected to the loss.
-            unused = sum(parameter.sum() for parameter in self.feat_relay_head.parameters())
-            results['loss_mask']['loss_mask'] = results['loss_mask']['loss_mask'] + 0 * unused
+            # Without positives, the relay head returns nothing.
+            results['loss_mask']['loss_mask'] = results['loss_mask']['loss_mask'] + unused(self.feat_relay_head)
         return results
