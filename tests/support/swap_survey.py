@@ -27,6 +27,7 @@ from mmdet.models.dense_heads import CenterNetHead, CornerHead
 from mmdet.models.reid import BaseReID
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -176,11 +177,15 @@ def _train(cfg: Config, steps: int) -> tuple[list[str], list[float]]:
         model_cfg = cfg.model
     # Fixed sizes of 1024 pixels and the like: these images are small.
     model_cfg.get('data_preprocessor', {}).pop('batch_augments', None)
+    if 'teacher_config' in model_cfg:  # of LD: a path in a checkout of MMDetection, and a checkpoint in the network
+        model_cfg.teacher_config = str(CONFIGS / Path(model_cfg.teacher_config).relative_to('configs'))
+        model_cfg.teacher_ckpt = None
     # As many proposals as small images need.
     for part in (model_cfg, model_cfg.get('detector', {})):
         if 'rpn_proposal' in (part.get('train_cfg') or {}):
             part.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=100)
     torch.manual_seed(0)
+    MessageHub.get_current_instance().update_info('epoch', 0)  # a runner counts epochs, and TOOD reads it
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
     assert any(isinstance(module, RankingLoss) for module in model.modules())
     model.init_weights()

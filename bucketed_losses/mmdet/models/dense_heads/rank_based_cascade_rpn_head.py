@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mmcv.ops import DeformConv2d
 from mmdet.models.dense_heads import CascadeRPNHead, StageCascadeRPNHead
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
@@ -17,7 +16,7 @@ from ..losses import self_balance
 from ..losses.box_weighting import without_bfloat16
 from ..recipes import Inner, Note, Part, Role, Rule, ranking_head
 from ..rules import decoded_box_loss, decoded_boxes, each, nothing_sampled, ranking_loss
-from .autocast_deform_conv import for_autocast
+from .float32_deform_conv import use_float32_deform_convs
 from .ranking_mixin import RankingDenseHeadMixin, flatten_maps, flatten_targets
 
 _STAGE = (ranking_loss(), decoded_box_loss(2.0), decoded_boxes(), nothing_sampled())
@@ -51,8 +50,7 @@ class RankBasedStageCascadeRPNHead(RankingDenseHeadMixin, StageCascadeRPNHead):
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        if isinstance(self.rpn_conv.conv, DeformConv2d):
-            self.rpn_conv.conv = for_autocast(self.rpn_conv.conv)
+        use_float32_deform_convs(self)
 
     def loss_by_feat(
         self,

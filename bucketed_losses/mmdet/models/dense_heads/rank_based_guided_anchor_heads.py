@@ -15,7 +15,7 @@ from ..losses import ranking_and_box_losses
 from ..losses.box_weighting import at_least_float32, mean_by_score, without_bfloat16
 from ..recipes import Note, Part, Role, Rule, ranking_head
 from ..rules import ANCHOR_HEAD
-from .autocast_deform_conv import for_autocast
+from .float32_deform_conv import use_float32_deform_convs
 from .rank_based_rpn_head import anchors_across_the_border
 from .ranking_mixin import RankingDenseHeadMixin, flatten_maps, flatten_targets
 
@@ -63,9 +63,7 @@ class RankingGuidedAnchorMixin(RankingDenseHeadMixin, _Host):
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        for name, module in self.named_children():
-            if name.startswith('feature_adaption'):
-                module.conv_adaption = for_autocast(module.conv_adaption)
+        use_float32_deform_convs(self)
 
     def loss_by_feat(
         self,
