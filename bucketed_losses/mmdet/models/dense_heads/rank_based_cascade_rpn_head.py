@@ -80,11 +80,16 @@ class RankBasedStageCascadeRPNHead(RankingDenseHeadMixin, StageCascadeRPNHead):
         return {name.replace('loss_', 'loss_rpn_'): self.head_weight * value for name, value in losses.items()}
 
     def predict_by_feat(
-        self, anchor_list: list[list[Tensor]], cls_scores: list[Tensor], bbox_preds: list[Tensor], **kwargs: Any
+        self,
+        anchor_list: list[list[Tensor]],
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        *args: Any,
+        **kwargs: Any,
     ) -> InstanceList:
         """Proposals; arguments as for the stock stage. Training uses them too."""
         cls_scores, bbox_preds = ([without_bfloat16(level) for level in maps] for maps in (cls_scores, bbox_preds))
-        return super().predict_by_feat(anchor_list, cls_scores, bbox_preds, **kwargs)
+        return super().predict_by_feat(anchor_list, cls_scores, bbox_preds, *args, **kwargs)
 
 
 def _stages() -> Rule:

@@ -173,7 +173,17 @@ class RankBasedGARPNHead(RankingGuidedAnchorMixin, GARPNHead):
         renamed = {name.replace('loss_', 'loss_rpn_'): self.head_weight * value for name, value in losses.items()}
         return {**renamed, 'loss_anchor_shape': self.head_weight * shape, 'loss_anchor_loc': location}
 
-    def predict_by_feat(self, *args: Any, **kwargs: Any) -> InstanceList:
+    def predict_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        shape_preds: list[Tensor],
+        loc_preds: list[Tensor],
+        *args: Any,
+        **kwargs: Any,
+    ) -> InstanceList:
         """Proposals; arguments as for :meth:`mmdet.models.GARPNHead.predict_by_feat`. Training uses them too."""
-        maps = [[without_bfloat16(level) for level in part] for part in args[:4]]
-        return super().predict_by_feat(*maps, *args[4:], **kwargs)
+        maps = [
+            [without_bfloat16(level) for level in part] for part in (cls_scores, bbox_preds, shape_preds, loc_preds)
+        ]
+        return super().predict_by_feat(*maps, *args, **kwargs)

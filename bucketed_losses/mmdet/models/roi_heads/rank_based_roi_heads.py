@@ -91,13 +91,15 @@ class RankingRoIHeadMixin(_Host):
                     "add_gt_as_proposals=True) or type='PseudoSampler' in train_cfg.rcnn"
                 )
 
-    def loss(self, x: tuple[Tensor, ...], rpn_results_list: InstanceList, batch_data_samples: list) -> dict:
+    def loss(
+        self, x: tuple[Tensor, ...], rpn_results_list: InstanceList, batch_data_samples: list, **kwargs: Any
+    ) -> dict:
         """Losses of the boxes and masks; arguments as for the RoI head."""
         x = tuple(without_bfloat16(level) for level in x)
         bbox_heads, mask_heads = _as_list(self.bbox_head), _as_list(self.mask_head) if self.with_mask else []
         for bbox_head, mask_head in zip(bbox_heads[-len(mask_heads) :], mask_heads, strict=False):
             mask_head.shared = bbox_head.loss_cls.shared
-        losses = super().loss(x, rpn_results_list, batch_data_samples)
+        losses = super().loss(x, rpn_results_list, batch_data_samples, **kwargs)
         stages = [name.removesuffix('loss_mask') for name in losses if name.endswith('loss_mask')]  # '' or 's0.' ...
         for stage in stages:
             head = bbox_heads[int(stage[1:-1]) if stage else -1]
