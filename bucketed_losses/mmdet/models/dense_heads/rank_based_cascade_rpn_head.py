@@ -52,7 +52,7 @@ class RankBasedStageCascadeRPNHead(RankingDenseHeadMixin, StageCascadeRPNHead):
         super()._init_layers()
         use_float32_deform_convs(self)
 
-    def loss_by_feat(
+    def loss_by_feat(  # type: ignore[override]
         self,
         anchor_list: list[list[Tensor]],
         valid_flag_list: list[list[Tensor]],
