@@ -102,7 +102,7 @@ def family_of(file: Path) -> str:
         return 'not a model'
     families = {
         'semi-supervised': 'semi_train_cfg' in model,
-        'trackers': 'tracker' in model,
+        'trackers': 'tracker' in model or 'track_head' in model,
         'two stages': bool(model.get('roi_head')),
         'region proposals alone': bool(model.get('rpn_head')),
         'queries (DETR and others)': 'num_queries' in model or 'decoder' in model,
