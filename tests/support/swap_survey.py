@@ -185,7 +185,7 @@ def _train(cfg: Config, steps: int) -> tuple[list[str], list[float]]:
         if 'rpn_proposal' in (part.get('train_cfg') or {}):
             part.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=100)
     torch.manual_seed(0)
-    MessageHub.get_current_instance().update_info('epoch', 0)  # a runner counts epochs, and TOOD reads it
+    MessageHub.get_current_instance().update_info('epoch', 0)  # a runner counts epochs, and task-aligned heads read it
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
     assert any(isinstance(module, RankingLoss) for module in model.modules())
     model.init_weights()
