@@ -64,8 +64,9 @@ def _pairs_of_frames(cfg: Config) -> dict[str, Any]:
 def _semi_supervised_batch() -> dict[str, Any]:
     inputs, samples = {}, {}
     for branch in ('sup', 'unsup_teacher', 'unsup_student'):
-        packed = demo_mm_inputs(1, [[3, 128, 128]], num_items=[3], num_classes=1)
+        packed = demo_mm_inputs(1, [[3, 128, 128]], num_items=[3], num_classes=2)
         for sample in packed['data_samples']:
+            sample.gt_instances.labels.zero_()
             sample.set_metainfo(dict(homography_matrix=np.eye(3, dtype=np.float32)))
         inputs[branch], samples[branch] = packed['inputs'], packed['data_samples']
     return dict(inputs=inputs, data_samples=samples)
