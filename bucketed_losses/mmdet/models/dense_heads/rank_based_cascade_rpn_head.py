@@ -94,7 +94,7 @@ class RankBasedStageCascadeRPNHead(RankingDenseHeadMixin, StageCascadeRPNHead):
 
 def _stages() -> Rule:
     def apply(part: Part) -> Iterator[Inner | Note]:
-        stages = part.config.get('stages')
+        stages = part.config.get('stages', [])
         for where in each(stages):
             if stages[where[0]].get('with_cls', True):
                 yield Inner(('stages', *where), Role.PROPOSALS)

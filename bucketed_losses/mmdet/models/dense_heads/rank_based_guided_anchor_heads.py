@@ -161,7 +161,7 @@ class RankBasedGARPNHead(RankingGuidedAnchorMixin, GARPNHead):
         super().__init__(*args, **kwargs)
         self.head_weight = head_weight
 
-    def loss_by_feat(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+    def loss_by_feat(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """``loss_rpn_rank``, ``loss_rpn_sort`` (RS losses), ``loss_rpn_bbox`` and the losses of the anchors.
 
         The losses of the anchors are ``loss_anchor_shape`` and ``loss_anchor_loc``. Arguments are those of

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.models.losses import GIoULoss
-from torch import Tensor, nn
+from torch import Tensor
 
 from .box_weighting import PositiveBoxes, at_least_float32, score_weights
 

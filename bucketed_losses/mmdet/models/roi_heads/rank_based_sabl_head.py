@@ -63,8 +63,10 @@ class RankBasedSABLHead(RankedRoIsMixin, SABLHead):
         """
         positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
         logits = at_least_float32(cls_score)
-        sides = (Sides(*part).at(positive) for part in (bbox_pred, bbox_targets, bbox_weights))
-        boxes = side_aware_boxes(self, rois[positive, 1:], *sides, logits[positive], divisors=(4, 1))
+        predicted, targets, weights = (Sides(*part).at(positive) for part in (bbox_pred, bbox_targets, bbox_weights))
+        boxes = side_aware_boxes(
+            self, rois[positive, 1:], predicted, targets, weights, logits[positive], divisors=(4, 1)
+        )
         losses = self.loss_cls.losses_with_boxes(logits, labels, label_weights, positive, boxes, images)
         return {**losses, **accuracy_of_positives(logits, labels, positive)}
 
