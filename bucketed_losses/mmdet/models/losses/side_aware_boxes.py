@@ -41,7 +41,7 @@ class SideAwareBoxes(PositiveBoxes):
 
 
 def side_aware_boxes(
-    head: nn.Module,
+    head: Any,
     priors: Tensor,
     predicted: Sides,
     targets: Sides,
