@@ -46,6 +46,15 @@ def decode(prior: Tensor, delta: Tensor) -> Tensor:
 
 def slow_losses(name: str, predictions: list[Prediction], box_weight: float) -> tuple[dict[str, float], Tensor]:
     """Values by log name, and a total whose gradient is that of the losses (the Identity Update for the ranking)."""
+    losses, total, loss_bbox = slow_parts(name, predictions, box_weight)
+    if 'RS' in name:
+        loss_bbox = loss_bbox * (sum(losses.values()) / loss_bbox.detach())
+    losses['loss_bbox'] = float(loss_bbox.detach())
+    return losses, total + loss_bbox
+
+
+def slow_parts(name: str, predictions: list[Prediction], box_weight: float) -> tuple[dict[str, float], Tensor, Tensor]:
+    """The ranking losses by log name, a total with their gradient, and the box loss before it is balanced."""
     logits, targets, boxes = [], [], []
     for p in predictions:
         num_classes = len(p.scores)
@@ -57,6 +66,18 @@ def slow_losses(name: str, predictions: list[Prediction], box_weight: float) -> 
             logits.append(p.scores[c])
             positive = c == p.label and iou is not None
             targets.append(-1.0 if p.ignored else max(float(iou.detach()), 1e-7) if positive else 0.0)
+    losses, total = slow_ranking(name, logits, targets)
+    return losses, total, box_weight * sum(w * loss for w, loss in boxes) / sum(w for w, _ in boxes)
+
+
+def slow_ranking(name: str, logits: list[Tensor], targets: list[float]) -> tuple[dict[str, float], Tensor]:
+    """The ranking losses of entries by log name, and a total whose gradient is the Identity Update.
+
+    Args:
+        name: Name of the loss.
+        logits: A scalar for each entry.
+        targets: IoU of a positive, 0 for a negative, -1 for an ignored entry.
+    """
     delta = 0.5 if 'RS' in name else 1.0
     values = [float(logit.detach()) for logit in logits]
     reference = loop_rs_loss(values, targets, delta)
@@ -67,9 +88,4 @@ def slow_losses(name: str, predictions: list[Prediction], box_weight: float) -> 
     if 'RS' in name:
         losses['loss_sort'] = reference.sorting
         grad = [a + b for a, b in zip(grad, reference.sorting_grad, strict=True)]
-    loss_bbox = box_weight * sum(w * loss for w, loss in boxes) / sum(w for w, _ in boxes)
-    if 'RS' in name:
-        loss_bbox = loss_bbox * (sum(losses.values()) / loss_bbox.detach())
-    losses['loss_bbox'] = float(loss_bbox.detach())
-    total = sum(g * logit for g, logit in zip(grad, logits, strict=True) if g != 0) + loss_bbox
-    return losses, total
+    return losses, sum(g * logit for g, logit in zip(grad, logits, strict=True) if g != 0)

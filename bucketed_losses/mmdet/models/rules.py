@@ -136,6 +136,34 @@ def matching_costs() -> Rule:
     return Rule(('train_cfg.assigner.match_costs',), apply)
 
 
+def no_rescoring() -> Rule:
+    """A note for side-aware boxes: the confidences of their buckets do not change scores."""
+
+    def apply(part: Part) -> Iterator[Note]:
+        yield Note(
+            f'{part.path}: scores are not multiplied by the confidences of the buckets (bucketing guided rescoring), '
+            'because the classifier learns the order of the boxes by their IoUs'
+        )
+
+    return Rule((), apply)
+
+
+def no_sample_weights() -> Rule:
+    """Notes for PISA: a ranking loss does what its settings are for, so they have no effect."""
+    reasons = dict(
+        isr='it weights the samples of a classification loss, and a ranking loss has no such weights',
+        carl='it weights box losses by scores, which the box loss of this head does, too',
+    )
+
+    def apply(part: Part) -> Iterator[Note]:
+        for where in each(part.train_cfg):
+            for key, reason in reasons.items():
+                if key in at(part.train_cfg, where):
+                    yield Note(f'{part.path}: {key} of train_cfg has no effect: {reason}')
+
+    return Rule((), apply)
+
+
 def inner_heads(key: str, role: Role) -> Rule:
     """The heads inside another head get their own recipes."""
 

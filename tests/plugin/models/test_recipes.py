@@ -91,6 +91,7 @@ def a_part_where_everything_has_to_change(head):
         init_cfg=dict(type='Normal'),
         stage_loss_weights=[1, 0.5],
         bbox_head=[{}, {}],
+        stages=[{}, dict(with_cls=False)],
         mask_head=[{}, {}],
         bbox_roi_extractor={},
     )

@@ -101,10 +101,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             num_images: The number of images in the batch.
             device: The device of the predictions.
         """
-        if not self.loss_cls.needs_images:
-            return None
-        rows = [torch.arange(num_images, device=device).repeat_interleave(size) for size in sizes]
-        return ImageRows(torch.cat(rows), num_images)
+        return image_rows(sizes, num_images, device) if self.loss_cls.needs_images else None
 
 
 class RankingDenseHeadMixin(RankingHeadMixin):
@@ -168,6 +165,12 @@ class RankingDenseHeadMixin(RankingHeadMixin):
 def flatten_maps(maps: list[Tensor], channels: int) -> Tensor:
     """Maps ``(num_imgs, num_priors * channels, H, W)`` as one ``(n, channels)`` float32 (or float64) tensor."""
     return at_least_float32(torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in maps]))
+
+
+def image_rows(sizes: list[int], num_images: int, device: torch.device) -> ImageRows:
+    """The images of predictions in the order of :func:`flatten_maps`; arguments as for the method of the mixin."""
+    rows = [torch.arange(num_images, device=device).repeat_interleave(size) for size in sizes]
+    return ImageRows(torch.cat(rows), num_images)
 
 
 def flatten_targets(targets: list[Tensor]) -> Tensor:

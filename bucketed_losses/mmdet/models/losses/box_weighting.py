@@ -128,6 +128,21 @@ def score_weights(class_logits: Tensor, shared: bool, equally: bool = False) -> 
     return weights, mean_over_processes(weights.sum(), shared)
 
 
+def mean_by_score(losses: Tensor, scores: Tensor, shared: bool) -> Tensor:
+    """The mean of losses of positives, weighted by their scores.
+
+    Args:
+        losses: ``(num_pos,)``.
+        scores: ``(num_pos,)`` weights; 0 for positives that do not count.
+        shared: Whether the positives of all processes form one batch; this takes one collective.
+
+    Returns:
+        A scalar; 0, connected to ``losses``, if there are no positives.
+    """
+    total = mean_over_processes(scores.sum(), shared)
+    return (scores * losses).sum() / total.clamp(min=torch.finfo(total.dtype).eps)
+
+
 def highest_probability(class_logits: Tensor) -> Tensor:
     """``(n,)`` highest class probabilities of ``(n, num_classes)`` logits: the weights of box losses.
 
