@@ -11,10 +11,12 @@ from .rank_based_retina_head import RankBasedRetinaHead, RankBasedRetinaSepBNHea
 from .rank_based_rpn_head import RankBasedRPNHead
 from .rank_based_rtmdet_head import RankBasedRTMDetHead, RankBasedRTMDetSepBNHead, RankingRTMDetHeadMixin
 from .ranking_mixin import RankingDenseHeadMixin, RankingHeadMixin
+from .score_assignment import CandidateScoreMixin, RankingDecodedHeadMixin, ScorePriorMixin
 
 __all__ = [
     'CoATSSHead',
     'CoATSSHeadMixin',
+    'CandidateScoreMixin',
     'CoDeformDETRHead',
     'QueryTargets',
     'RankBasedATSSHead',
@@ -28,9 +30,11 @@ __all__ = [
     'RankBasedRTMDetSepBNHead',
     'RankBasedRetinaHead',
     'RankBasedRetinaSepBNHead',
+    'RankingDecodedHeadMixin',
     'RankingDenseHeadMixin',
     'RankingHeadMixin',
     'RankingRTMDetHeadMixin',
+    'ScorePriorMixin',
 ]
 
 # The file of a ranking head registers and exports it; it need not be named here.

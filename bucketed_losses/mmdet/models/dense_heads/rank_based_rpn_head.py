@@ -75,6 +75,7 @@ class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
         label_weights: Tensor,
         bbox_targets: Tensor,
         images: ImageRows | None = None,
+        **kwargs: Any,
     ) -> dict[str, Tensor]:
         """As in the mixin; with ``loss_stds``, target boxes are encoded by ``bbox_coder`` and decoded by the loss's."""
         if self.loss_coder is not None:
@@ -82,7 +83,9 @@ class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
             positive = (labels < self.num_classes) & (label_weights > 0)
             deltas = self.bbox_coder.encode(priors[positive], bbox_targets[positive])
             bbox_targets[positive] = self.loss_coder.decode(priors[positive], deltas)
-        return super().ranking_losses(logits, predictions, priors, labels, label_weights, bbox_targets, images)
+        return super().ranking_losses(
+            logits, predictions, priors, labels, label_weights, bbox_targets, images, **kwargs
+        )
 
     def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
         return (self.loss_coder or self.bbox_coder).decode(priors, predictions)
