@@ -1,10 +1,12 @@
-"""Small heads of the dense detectors that are not of the paper: FCOS, GFL, RTMDet, RetinaNet with SepBN, VFNet."""
+"""Small heads of the dense detectors that are not of the paper, their inputs, and what they are trained on."""
 
 from __future__ import annotations
 
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
+from mmengine.structures import InstanceData
 
 import bucketed_losses.mmdet  # noqa: F401  (registers the heads)
 
@@ -72,8 +74,34 @@ HEAD_CONFIGS['RankBasedVFNetHead'] = dict(
 )
 
 
+ANCHORS = dict(type='AnchorGenerator', ratios=[1.0], octave_base_scale=4, scales_per_octave=1, strides=list(STRIDES))
+HEAD_CONFIGS['RankBasedTOODHead'] = dict(
+    stacked_convs=2,
+    norm_cfg=GN,
+    anchor_generator=ANCHORS,
+    train_cfg=dict(
+        initial_epoch=4,
+        initial_assigner=dict(type='ATSSAssigner', topk=9),
+        assigner=dict(type='TaskAlignedAssigner', topk=6),
+        alpha=1,
+        beta=2,
+    ),
+)
+HEAD_CONFIGS['RankBasedDDODHead'] = dict(
+    stacked_convs=1,
+    norm_cfg=GN,
+    use_dcn=False,
+    anchor_generator=ANCHORS,
+    bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
+    train_cfg=dict(
+        assigner=dict(type='ATSSAssigner', topk=9, alpha=0.8), reg_assigner=dict(type='ATSSAssigner', topk=6, alpha=0.5)
+    ),
+)
+
+
 def build_head(head_type, loss='BucketedRSLoss', **kwargs):
     torch.manual_seed(0)
+    MessageHub.get_current_instance().update_info('epoch', 0)  # TOOD reads it
     specific = {**HEAD_CONFIGS[head_type], **kwargs}
     train_cfg = ConfigDict(dict(allowed_border=-1, pos_weight=-1, debug=False), **specific.pop('train_cfg', {}))
     test_cfg = ConfigDict(
@@ -94,3 +122,47 @@ def build_head(head_type, loss='BucketedRSLoss', **kwargs):
     )
     head.init_weights()
     return head
+
+
+def objects(*images):
+    return [
+        InstanceData(bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels=torch.tensor(labels).long())
+        for boxes, labels in images
+    ]
+
+
+OBJECTS = objects(
+    ([[4, 4, 40, 44], [30, 10, 60, 50]], [0, 2]), ([[20, 20, 62, 62], [2, 2, 20, 22], [10, 30, 30, 62]], [1, 1, 0])
+)
+
+
+def features(head):
+    """A feature map of each level of a head, for two images of 64 x 64 pixels."""
+    generator = torch.Generator().manual_seed(1)
+    strides = [stride[0] for stride in head.prior_generator.strides]
+    return tuple(torch.randn(2, 8, 64 // stride, 64 // stride, generator=generator) for stride in strides)
+
+
+def random_maps(like, scale=1.0, seed=2, uniform=False):
+    """Maps of the shapes of given ones, for every level: normally distributed, or uniform in [0, scale)."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.rand if uniform else torch.randn
+    return [(scale * draw(level.shape, generator=generator)).requires_grad_() for level in like]
+
+
+def at(maps, level, image, y, x):
+    return maps[level][image, :, y, x]
+
+
+def places(maps):
+    """Level, image, y and x, in the order of MMDetection's targets per level."""
+    for level, values in enumerate(maps):
+        for image in range(values.size(0)):
+            for y in range(values.size(2)):
+                for x in range(values.size(3)):
+                    yield level, image, y, x
+
+
+def distance_box(point, distances):
+    left, top, right, bottom = distances
+    return torch.stack([point[0] - left, point[1] - top, point[0] + right, point[1] + bottom])

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -93,6 +94,7 @@ def _train_one_step(cfg: Config) -> list[str]:
     if 'rpn_proposal' in (model_cfg.get('train_cfg') or {}):
         model_cfg.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=100)
     torch.manual_seed(0)
+    MessageHub.get_current_instance().update_info('epoch', 0)  # a runner counts epochs, and TOOD reads it
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
     assert any(isinstance(module, RankingLoss) for module in model.modules())
     model.init_weights()
