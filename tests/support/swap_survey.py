@@ -90,6 +90,9 @@ def _train_one_step(cfg: Config) -> list[str]:
     without_downloads(model_cfg)
     # Fixed sizes of 1024 pixels and the like: these images are small.
     model_cfg.get('data_preprocessor', {}).pop('batch_augments', None)
+    if 'teacher_config' in model_cfg:  # of LD: a path in a checkout of MMDetection, and a checkpoint in the network
+        model_cfg.teacher_config = str(CONFIGS / Path(model_cfg.teacher_config).relative_to('configs'))
+        model_cfg.teacher_ckpt = None
     # As many proposals as small images need.
     if 'rpn_proposal' in (model_cfg.get('train_cfg') or {}):
         model_cfg.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=100)

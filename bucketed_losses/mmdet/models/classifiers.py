@@ -35,8 +35,7 @@ class ClassifierMixin(_Host):
             with the root of ``classifier_prior``, so that the score starts with ``classifier_prior``.
         own_init: Whether the head's ``init_weights`` sets the bias itself and does not read ``init_cfg``. Other heads
             have a default ``init_cfg`` with a bias of 0; the user can give another one.
-        initial_logit: The logit of the initial scores.
-        initial_bias: The bias that the classifiers start with; it differs from ``initial_logit`` if there are factors.
+        initial_logit: The bias that the classifiers start with.
 
     Raises:
         ValueError: ``classifier_prior`` does not lie in (0, 1).
@@ -46,15 +45,14 @@ class ClassifierMixin(_Host):
     num_factors = 1
     own_init = False
     initial_logit: float
-    initial_bias: float
 
     def __init__(self, *args: Any, classifier_prior: float = 0.5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.initial_logit = prior_logit(self, classifier_prior, 'classifier_prior')
-        self.initial_bias = prior_logit(self, classifier_prior ** (1 / self.num_factors), 'classifier_prior')
+        prior_logit(self, classifier_prior, 'classifier_prior')  # check it before its root is taken
+        self.initial_logit = prior_logit(self, classifier_prior ** (1 / self.num_factors), 'classifier_prior')
 
     def shift_to_prior(self, score_prior: float) -> float:
-        """What is added to logits that are interpreted as probabilities: they then start at ``score_prior``.
+        """What is added to a classifier's logits if they are read as probabilities: these start at ``score_prior``.
 
         Raises:
             ValueError: ``score_prior`` does not lie in (0, 1).
@@ -68,6 +66,6 @@ class ClassifierMixin(_Host):
 
     def init_weights(self) -> None:
         super().init_weights()
-        if self.own_init or self.initial_bias != 0:
+        if self.own_init or self.initial_logit != 0:
             for bias in self.classifier_biases():
-                nn.init.constant_(bias, self.initial_bias)
+                nn.init.constant_(bias, self.initial_logit)

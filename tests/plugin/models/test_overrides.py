@@ -21,6 +21,7 @@ from bucketed_losses.mmdet.models.detectors import CalibratedDetectorMixin
 WITHOUT_BRANCH = {
     ('RankBasedATSSHead', 'loss_by_feat'): {'centernesses'},
     ('RankBasedCoATSSHead', 'loss_by_feat'): {'centernesses'},
+    ('RankBasedDDODHead', 'loss_by_feat'): {'iou_preds'},
     ('RankBasedFCOSHead', 'loss_by_feat'): {'centernesses'},
     ('RankBasedPAAHead', 'loss_by_feat'): {'iou_preds'},
 }

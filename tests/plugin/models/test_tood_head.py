@@ -66,10 +66,10 @@ def atss_positives(head, cls_scores, bbox_preds):
     _, labels, _, targets, _ = head.get_targets(
         None, None, *head.get_anchors(sizes, METAS, device='cpu'), OBJECTS, METAS
     )
-    flat = zip(torch.cat([level.flatten() for level in labels]), torch.cat([t.flatten(0, 1) for t in targets]))
+    flat_labels, flat_targets = (torch.cat([level.flatten(0, 1) for level in part]) for part in (labels, targets))
     return {
         place: (int(label), target, None)
-        for place, (label, target) in zip(places(cls_scores), flat, strict=True)
+        for place, label, target in zip(places(cls_scores), flat_labels, flat_targets, strict=True)
         if label < NUM_CLASSES
     }
 

@@ -173,11 +173,11 @@ def test_alrp_in_a_schedule_of_iterations():
 @pytest.mark.parametrize(
     ('name', 'words'),
     [
-        ('solo/solo_r50_fpn_1x_coco.py', 'SOLO has no classification loss.*mask_head'),
-        ('ssd/ssd300_coco.py', r'SSDHead.*softmax with background.*ATSSHead'),
+        ('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', 'Mask2Former has no classification loss.*panoptic_head'),
+        ('yolact/yolact_r50_1xb8-55e_coco.py', r'YOLACTHead.*softmax with background.*ATSSHead'),
         ('double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py', 'roi_head is a DoubleHeadRoIHead.*StandardRoIHead'),
         ('sabl/sabl-faster-rcnn_r50_fpn_1x_coco.py', r'SABLHead.*Shared2FCBBoxHead'),
-        ('guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco.py', 'GARetinaHead'),
+        ('free_anchor/freeanchor_r50_fpn_1x_coco.py', 'FreeAnchorRetinaHead'),
         ('htc/htc_r50_fpn_1x_coco.py', 'HybridTaskCascadeRoIHead'),
         ('ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py', 'MaskScoringRoIHead'),
         ('soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py', 'SoftTeacher has no'),
@@ -256,7 +256,7 @@ def test_tool_names_wrong_files(tmp_path, capsys):
         ([str(tmp_path / 'a.txt')], r'must end in \.py'),
         ([ATSS, '--loss', 'focal'], "no loss is called 'focal'"),
         ([ATSS, '-o', str(tmp_path / 'a.txt')], r'must end in \.py'),
-        (['mmdet::solo/solo_r50_fpn_1x_coco.py'], 'SOLO has no classification loss'),
+        (['mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py'], 'Mask2Former has no classification loss'),
     ]
     for arguments, words in cases:
         with pytest.raises(UserError, match=words):
@@ -325,6 +325,21 @@ def quiet():
         ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'brs'),
         ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'brs'),
         ('vfnet/vfnet_r50_fpn_1x_coco.py', 'brs'),
+        ('tood/tood_r50_fpn_1x_coco.py', 'brs'),
+        ('ddod/ddod_r50_fpn_1x_coco.py', 'bap'),
+        ('yolof/yolof_r50-c5_8xb8-1x_coco.py', 'rs'),
+        ('fsaf/fsaf_r50_fpn_1x_coco.py', 'ap'),
+        ('foveabox/fovea_r50_fpn_gn-head-align_4xb4-2x_coco.py', 'brs'),
+        ('reppoints/reppoints-bbox_r50_fpn-gn_head-gn-grid_1x_coco.py', 'brs'),
+        ('yolox/yolox_tiny_8xb8-300e_coco.py', 'brs'),
+        ('ld/ld_r18-gflv1-r101_fpn_1x_coco.py', 'brs'),
+        ('nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco.py', 'ap'),
+        ('centernet/centernet-update_r18_fpn_8xb8-amp-lsj-200e_coco.py', 'brs'),
+        ('ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py', 'brs'),
+        ('solo/solo_r50_fpn_1x_coco.py', 'brs'),
+        ('solo/decoupled-solo-light_r50_fpn_3x_coco.py', 'ap'),
+        ('solov2/solov2-light_r18_fpn_ms-3x_coco.py', 'brs'),
+        ('yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py', 'brs'),
     ],
 )
 def test_swapped_configs_train_a_step(name, loss, quiet):

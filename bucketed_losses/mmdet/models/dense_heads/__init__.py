@@ -14,9 +14,9 @@ from .ranking_mixin import RankingDenseHeadMixin, RankingHeadMixin
 from .score_assignment import CandidateScoreMixin, RankingDecodedHeadMixin, ScorePriorMixin
 
 __all__ = [
+    'CandidateScoreMixin',
     'CoATSSHead',
     'CoATSSHeadMixin',
-    'CandidateScoreMixin',
     'CoDeformDETRHead',
     'QueryTargets',
     'RankBasedATSSHead',

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,27 +10,12 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor, nn
 
-from ..losses import PositiveBoxes, highest_probability
+from ..losses import PositiveBoxes, SeparateBoxes, highest_probability
 from ..losses.box_weighting import at_least_float32
 from ..recipes import Role, ranking_head
 from ..rules import ANCHOR_HEAD
 from .ranking_mixin import RankingDenseHeadMixin, flatten_maps, flatten_targets
 from .score_assignment import ScorePriorMixin
-
-
-@dataclass(frozen=True)
-class DisentangledBoxes(PositiveBoxes):
-    """The boxes of the ranked positives, which give the targets; the box loss is that of other boxes.
-
-    Attributes:
-        regressed: The boxes of the box loss.
-    """
-
-    regressed: PositiveBoxes | None = None
-
-    def weighted_losses(self, shared: bool, equally: bool) -> dict[str, Tensor]:
-        assert self.regressed is not None
-        return self.regressed.weighted_losses(shared, equally)
 
 
 @ranking_head(DDODHead, role=Role.DENSE, rules=ANCHOR_HEAD, unused=['loss_iou'])
@@ -102,7 +86,7 @@ class RankBasedDDODHead(ScorePriorMixin, RankingDenseHeadMixin, DDODHead):
         positive = self.positives(labels, label_weights)
         regressed = self.positives(*(flatten_targets(levels) for levels in to_regress[1:3]))
         weights = highest_probability(logits[regressed]) * self.level_factors(to_regress[1])[regressed]
-        boxes = DisentangledBoxes(
+        boxes = SeparateBoxes(
             self.loss_bbox,
             *boxes_of(positive, to_rank[3]),
             regressed=PositiveBoxes(self.loss_bbox, *boxes_of(regressed, to_regress[3]), weights=weights),
@@ -117,5 +101,8 @@ class RankBasedDDODHead(ScorePriorMixin, RankingDenseHeadMixin, DDODHead):
             labels: ``(num_imgs, num_anchors)`` labels of the box assigner, per level.
         """
         factors = self.calc_reweight_factor(labels)
-        rows = [level.new_full((level.numel(),), factor, dtype=torch.float32) for level, factor in zip(labels, factors, strict=True)]
+        rows = [
+            level.new_full((level.numel(),), factor, dtype=torch.float32)
+            for level, factor in zip(labels, factors, strict=True)
+        ]
         return torch.cat(rows)

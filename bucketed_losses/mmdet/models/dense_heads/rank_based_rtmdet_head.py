@@ -17,7 +17,7 @@ else:
     _Host = object
 
 # RTMDet's boxes are distances. Without a loss_bbox in the config, it uses AnchorHead's default, which is on deltas.
-_RULES = (ranking_loss(), decoded_box_loss(2.0), nothing_sampled())
+RTMDET_RULES = (ranking_loss(), decoded_box_loss(2.0), nothing_sampled())
 
 
 class RankingRTMDetHeadMixin(RankingDecodedHeadMixin, _Host):
@@ -42,13 +42,13 @@ class RankingRTMDetHeadMixin(RankingDecodedHeadMixin, _Host):
         return ('rtm_cls', 'rtm_obj') if self.with_objectness else ('rtm_cls',)
 
 
-@ranking_head(RTMDetHead, role=Role.DENSE, rules=_RULES)
+@ranking_head(RTMDetHead, role=Role.DENSE, rules=RTMDET_RULES)
 @MODELS.register_module()
 class RankBasedRTMDetHead(RankingRTMDetHeadMixin, RTMDetHead):
     """``RTMDetHead`` trained with a ranking loss; arguments as for MMDetection's head, and ``score_prior``."""
 
 
-@ranking_head(RTMDetSepBNHead, role=Role.DENSE, rules=_RULES)
+@ranking_head(RTMDetSepBNHead, role=Role.DENSE, rules=RTMDET_RULES)
 @MODELS.register_module()
 class RankBasedRTMDetSepBNHead(RankingRTMDetHeadMixin, RTMDetSepBNHead):
     """``RTMDetSepBNHead`` trained with a ranking loss; arguments as for MMDetection's head, and ``score_prior``."""

@@ -18,8 +18,8 @@ from .ranking_mixin import RankingHeadMixin, flatten_maps
 
 _RULES = (
     ranking_loss(),
-    decoded_box_loss(1.5, 'loss_bbox', default_fits=True),
-    decoded_box_loss(2.0, 'loss_bbox_refine', default_fits=True),
+    decoded_box_loss(1.5, 'loss_bbox', default_fits=True, keep_weight=True),
+    decoded_box_loss(2.0, 'loss_bbox_refine', default_fits=True, keep_weight=True),
     nothing_sampled(),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +44,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
         if init_cfg:
             kwargs['init_cfg'] = init_cfg
         super().__init__(*args, loss_cls={'use_sigmoid': True, **loss_cls}, **kwargs)
-        check_head_losses(self, *self.box_losses)
+        check_head_losses(self, self.box_losses)
 
     def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
         """Boxes ``(n, 4)``, x1 y1 x2 y2 in pixels, of predictions ``(n, ...)`` at their priors ``(n, ...)``."""
@@ -61,6 +62,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
         *,
         quality: Tensor | None = None,
         box_weights: Tensor | None = None,
+        other_losses: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Rank the predictions of all levels and images of the batch together, in any order.
 
@@ -74,6 +76,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             images: The images of the predictions, for a loss that ranks each image separately.
             quality: ``(n,)`` targets in [0, 1], read at the positives; None for the IoUs of their boxes.
             box_weights: ``(n,)`` weights of the box loss, read at the positives; None for the scores.
+            other_losses: Further losses of the positives by log name, as those of :meth:`other_box_losses`.
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the losses of :meth:`other_box_losses`. If
@@ -91,7 +94,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             self.decode(priors, predictions),
             targets,
             images,
-            self.other_box_losses(priors, predictions, targets, logits[positive]),
+            {**self.other_box_losses(priors, predictions, targets, logits[positive]), **(other_losses or {})},
             None if quality is None else quality[positive],
             None if box_weights is None else box_weights[positive],
         )

@@ -7,7 +7,8 @@ assigner, so that an initial logit has the prior probability that a detector wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from mmdet.registry import MODELS
@@ -60,6 +61,30 @@ class CandidateScoreMixin(ScorePriorMixin):
         )
 
 
+class AssignedPredictions(NamedTuple):
+    """Predictions of all levels and images, in the order of :func:`flatten_maps`, with their targets.
+
+    Attributes:
+        logits: ``(n, num_classes)``.
+        boxes: ``(n, 4)`` decoded boxes.
+        labels: ``(n,)``, ``num_classes`` for background.
+        label_weights: ``(n,)``, 0 for ignored predictions.
+        bbox_targets: ``(n, 4)`` ground-truth boxes of the positives.
+        metrics: ``(n,)`` metrics of the assigner.
+        level_sizes: The number of predictions of one image on each level.
+        samples: The sampling result of each image, if ``get_targets`` returns them.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    labels: Tensor
+    label_weights: Tensor
+    bbox_targets: Tensor
+    metrics: Tensor
+    level_sizes: list[int]
+    samples: list
+
+
 class RankingDecodedHeadMixin(ScorePriorMixin, RankingDenseHeadMixin):
     """A mixin for heads whose ``get_targets`` reads the scores and the decoded boxes of each image.
 
@@ -76,6 +101,18 @@ class RankingDecodedHeadMixin(ScorePriorMixin, RankingDenseHeadMixin):
         batch_gt_instances_ignore: OptInstanceList = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch; arguments as for :meth:`mmdet.models.AnchorHead.loss_by_feat`."""
+        assigned = self.assign(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
+        return self.assigned_losses(assigned, len(batch_img_metas))
+
+    def assign(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: OptInstanceList = None,
+    ) -> AssignedPredictions:
+        """Decode the predictions and assign them; arguments as for :meth:`loss_by_feat`."""
         num_images = len(batch_img_metas)
         featmap_sizes = [level.shape[-2:] for level in cls_scores]
         priors, valid_flags = self.get_anchors(featmap_sizes, batch_img_metas, device=cls_scores[0].device)
@@ -84,12 +121,11 @@ class RankingDecodedHeadMixin(ScorePriorMixin, RankingDenseHeadMixin):
             self.decode_level(level.repeat(num_images, 1), flatten_maps([predictions], 4), stride[0])
             for level, predictions, stride in zip(priors[0], bbox_preds, self.prior_generator.strides, strict=True)
         ]
-        by_image = (
+        scores, detached_boxes = (
             torch.cat([level.detach().reshape(num_images, -1, level.size(1)) for level in levels], dim=1)
             for levels in (logits, boxes)
         )
-        scores, detached_boxes = by_image
-        _, labels, label_weights, bbox_targets, metrics = self.get_targets(
+        targets = self.get_targets(
             self.assigner_scores(scores + self.score_shift),
             detached_boxes,
             priors,
@@ -97,19 +133,33 @@ class RankingDecodedHeadMixin(ScorePriorMixin, RankingDenseHeadMixin):
             batch_gt_instances,
             batch_img_metas,
             batch_gt_instances_ignore,
-        )[:5]
-        alignment = self.alignment(flatten_targets(metrics))
-        flat_boxes = torch.cat(boxes)
-        return self.ranking_losses(
+        )
+        _, *levels, metrics = targets[:5]
+        return AssignedPredictions(
             torch.cat(logits),
-            flat_boxes,
-            flat_boxes,
-            flatten_targets(labels),
-            flatten_targets(label_weights),
-            flatten_targets(bbox_targets),
-            self.image_rows([level.size(1) for level in labels], num_images, scores.device),
+            torch.cat(boxes),
+            *(flatten_targets(level) for level in levels),
+            flatten_targets(metrics),
+            [level.size(1) for level in metrics],
+            targets[5] if len(targets) > 5 else [],
+        )
+
+    def assigned_losses(
+        self, assigned: AssignedPredictions, num_images: int, other_losses: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """:meth:`ranking_losses` of assigned predictions, with further losses of the positives."""
+        alignment = self.alignment(assigned.metrics)
+        return self.ranking_losses(
+            assigned.logits,
+            assigned.boxes,
+            assigned.boxes,
+            assigned.labels,
+            assigned.label_weights,
+            assigned.bbox_targets,
+            self.image_rows(assigned.level_sizes, num_images, assigned.labels.device),
             quality=alignment,
             box_weights=alignment,
+            other_losses=other_losses,
         )
 
     def decode_level(self, priors: Tensor, predictions: Tensor, stride: int) -> Tensor:

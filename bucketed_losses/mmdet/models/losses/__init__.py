@@ -3,6 +3,7 @@
 from .alrp_loss import aLRPLoss
 from .box_weighting import (
     PositiveBoxes,
+    SeparateBoxes,
     highest_probability,
     ranking_and_box_losses,
     score_weighted_box_loss,
@@ -21,6 +22,7 @@ __all__ = [
     'PositiveBoxes',
     'RSLoss',
     'RankingLoss',
+    'SeparateBoxes',
     'aLRPLoss',
     'check_decodes_boxes',
     'check_head_losses',

@@ -103,6 +103,24 @@ class PositiveBoxes:
         return {'loss_bbox': loss, **self.other_losses}
 
 
+@dataclass(frozen=True)
+class SeparateBoxes(PositiveBoxes):
+    """The boxes of the ranked positives, which give the targets; the box loss is that of other boxes.
+
+    aLRP Loss computes its box loss at the ranked positives.
+
+    Attributes:
+        regressed: The boxes of the box loss; required.
+    """
+
+    regressed: PositiveBoxes | None = None
+
+    def weighted_losses(self, shared: bool, equally: bool) -> dict[str, Tensor]:
+        """The losses of the other boxes."""
+        assert self.regressed is not None
+        return self.regressed.weighted_losses(shared, equally)
+
+
 def score_weighted_box_loss(
     loss_bbox: nn.Module,
     boxes: Tensor,

@@ -193,8 +193,8 @@ class RankingLoss(nn.Module):
         """This loss and the box losses of the positives, with the names that heads of this package log.
 
         The target of a positive is the IoU of its box, or its quality if the head gives one. Box losses are means with
-        the weights of ``box_weights``. With ``self_balancing``, their sum is scaled to the sum of the parts of this loss. A loss that combines its parts
-        with box losses in another way overrides this method.
+        the weights of ``box_weights``. With ``self_balancing``, their sum is scaled to the sum of the parts of this
+        loss. A loss that combines its parts with box losses in another way overrides this method.
 
         Args:
             pred: ``(n, num_classes)`` logits.
@@ -207,8 +207,9 @@ class RankingLoss(nn.Module):
         Returns:
             Scalars by log name: the parts of this loss, ``loss_bbox`` and the other losses of the boxes.
         """
-        targets = boxes.boxes.new_zeros(len(pred))
-        targets[positive] = boxes.rank_targets().to(targets.dtype)
+        quality = boxes.rank_targets()
+        targets = quality.new_zeros(len(pred))
+        targets[positive] = quality
         losses = self(pred, (labels, targets), weight=weight, positive=positive, images=images)
         box_losses = boxes.weighted_losses(self.shared, self.equal_box_weights)
         if self.self_balancing:
