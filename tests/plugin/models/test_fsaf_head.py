@@ -77,4 +77,4 @@ def test_fresh_boxes_have_an_area():
     """Their sides are outputs of a ReLU, which would have no gradient if its inputs were negative."""
     head = build_head('RankBasedFSAFHead')
     sides = torch.cat([level.flatten() for level in head(features(head))[1]])
-    assert (sides > 0).all() and sides.mean().item() == pytest.approx(0.25, abs=0.01)
+    assert (sides > 0).all() and sides.mean().item() == pytest.approx(0.25, abs=0.03)

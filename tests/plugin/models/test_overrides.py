@@ -23,6 +23,7 @@ WITHOUT_BRANCH = {
     ('RankBasedCoATSSHead', 'loss_by_feat'): {'centernesses'},
     ('RankBasedDDODHead', 'loss_by_feat'): {'iou_preds'},
     ('RankBasedFCOSHead', 'loss_by_feat'): {'centernesses'},
+    ('RankBasedNASFCOSHead', 'loss_by_feat'): {'centernesses'},
     ('RankBasedPAAHead', 'loss_by_feat'): {'iou_preds'},
 }
 VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
