@@ -55,13 +55,16 @@ def coder_stds() -> Rule:
     return Rule(('bbox_coder',), apply)
 
 
-def decoded_box_loss(weight: float, key: str = 'loss_bbox', *, default_fits: bool = False) -> Rule:
+def decoded_box_loss(
+    weight: float, key: str = 'loss_bbox', *, default_fits: bool = False, keep_weight: bool = False
+) -> Rule:
     """A box loss becomes ``GIoULoss``, unless it is on decoded boxes already.
 
     Args:
         weight: Its ``loss_weight`` if the ranking loss does not balance it.
         key: The key of the loss.
         default_fits: Whether the head's default loss, which applies if the config lacks the key, is on decoded boxes.
+        keep_weight: Set the weight in any case, because the head balances several box losses together.
     """
 
     def apply(part: Part) -> Iterator[Setting]:
@@ -70,7 +73,10 @@ def decoded_box_loss(weight: float, key: str = 'loss_bbox', *, default_fits: boo
         old = part.type_of(part.config.get(key))
         if old is not None and takes_decoded_boxes(old):
             return
-        if part.loss.balances_itself:
+        if keep_weight:
+            new = dict(type='GIoULoss', loss_weight=weight)
+            yield Setting((key,), new, 'on decoded boxes; its weight relative to the other box loss stays')
+        elif part.loss.balances_itself:
             yield Setting((key,), dict(type='GIoULoss'), 'on decoded boxes; it is balanced, so its weight would cancel')
         else:
             new = dict(type='GIoULoss', loss_weight=weight)

@@ -49,6 +49,7 @@ _RPN = Layout((Slot('rpn_head', (Role.PROPOSALS,), ('rpn',)),), _R_CNN)
 _ONE_STAGE = Layout(
     (Slot('bbox_head', (Role.DENSE, Role.QUERIES)),), LearningRate('one-stage', paper=0.008, stock=0.01)
 )
+_ONE_STAGE_MASKS = Layout((Slot('mask_head', (Role.INSTANCES,)),), _ONE_STAGE.learning_rate)
 _TWO_STAGE = Layout(
     (
         # Usually an RPN, but any dense head can compute proposals.
@@ -220,6 +221,8 @@ class _Swapper:
             layout = _ONE_STAGE
         elif layout is None and model.get('rpn_head'):
             layout = _RPN
+        elif layout is None and model.get('mask_head'):
+            layout = _ONE_STAGE_MASKS
         if layout is None:
             held = [key for key in keys if model.get(key)]
             raise SwapError(
@@ -233,7 +236,7 @@ class _Swapper:
 
     @staticmethod
     def _all_layouts() -> list[Layout]:
-        return [_RPN, _ONE_STAGE, _TWO_STAGE, *layouts()]
+        return [_RPN, _ONE_STAGE, _TWO_STAGE, _ONE_STAGE_MASKS, *layouts()]
 
     def _slot(self, slot: Slot, model: dict[str, Any]) -> None:
         part = model.get(slot.key)

@@ -86,6 +86,7 @@ def a_part_where_everything_has_to_change(head):
         loss_cls=dict(type='CrossEntropyLoss'),
         loss_bbox=dict(type='L1Loss'),
         loss_bbox_refine=dict(type='L1Loss'),
+        loss_bbox_init=dict(type='SmoothL1Loss'),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=[1.0] * 4),
         reg_decoded_bbox=False,
         init_cfg=dict(type='Normal'),

@@ -173,14 +173,14 @@ def test_alrp_in_a_schedule_of_iterations():
 @pytest.mark.parametrize(
     ('name', 'words'),
     [
-        ('solo/solo_r50_fpn_1x_coco.py', 'SOLO has no classification loss.*mask_head'),
-        ('ssd/ssd300_coco.py', r'SSDHead.*softmax with background.*ATSSHead'),
+        ('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', 'Mask2Former has no classification loss.*panoptic_head'),
+        ('yolact/yolact_r50_1xb8-55e_coco.py', r'YOLACTHead.*softmax with background.*ATSSHead'),
+        ('free_anchor/freeanchor_r50_fpn_1x_coco.py', 'FreeAnchorRetinaHead'),
         (
             'crowddet/crowddet-rcnn_r50_fpn_8xb2-30e_crowdhuman.py',
             'roi_head is a MultiInstanceRoIHead, .*; the nearest head that has one is a StandardRoIHead$',
         ),
         ('sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py', 'rpn_head is a EmbeddingRPNHead.*RPNHead'),
-        ('dino/dino-4scale_r50_8xb2-12e_coco.py', 'bbox_head is a DINOHead'),
         ('misc/d2_retinanet_r50-caffe_fpn_ms-90k_coco.py', 'Detectron2Wrapper has no'),
         ('reid/reid_r50_8xb32-6e_mot17train80_test-mot17val20.py', 'BaseReID has no'),
     ],
@@ -258,7 +258,7 @@ def test_tool_names_wrong_files(tmp_path, capsys):
         ([str(tmp_path / 'a.txt')], r'must end in \.py'),
         ([ATSS, '--loss', 'focal'], "no loss is called 'focal'"),
         ([ATSS, '-o', str(tmp_path / 'a.txt')], r'must end in \.py'),
-        (['mmdet::solo/solo_r50_fpn_1x_coco.py'], 'SOLO has no classification loss'),
+        (['mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py'], 'Mask2Former has no classification loss'),
     ]
     for arguments, words in cases:
         with pytest.raises(UserError, match=words):
@@ -328,6 +328,21 @@ def quiet():
         ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'brs'),
         ('vfnet/vfnet_r50_fpn_1x_coco.py', 'brs'),
         ('deformable_detr/deformable-detr-refine-twostage_r50_16xb2-50e_coco.py', 'rs'),
+        ('tood/tood_r50_fpn_1x_coco.py', 'brs'),
+        ('ddod/ddod_r50_fpn_1x_coco.py', 'bap'),
+        ('yolof/yolof_r50-c5_8xb8-1x_coco.py', 'rs'),
+        ('fsaf/fsaf_r50_fpn_1x_coco.py', 'ap'),
+        ('foveabox/fovea_r50_fpn_gn-head-align_4xb4-2x_coco.py', 'brs'),
+        ('reppoints/reppoints-bbox_r50_fpn-gn_head-gn-grid_1x_coco.py', 'brs'),
+        ('yolox/yolox_tiny_8xb8-300e_coco.py', 'brs'),
+        ('ld/ld_r18-gflv1-r101_fpn_1x_coco.py', 'brs'),
+        ('nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco.py', 'ap'),
+        ('centernet/centernet-update_r18_fpn_8xb8-amp-lsj-200e_coco.py', 'brs'),
+        ('ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py', 'brs'),
+        ('solo/solo_r50_fpn_1x_coco.py', 'brs'),
+        ('solo/decoupled-solo-light_r50_fpn_3x_coco.py', 'ap'),
+        ('solov2/solov2-light_r18_fpn_ms-3x_coco.py', 'brs'),
+        ('yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py', 'brs'),
     ],
 )
 def test_swapped_configs_train_a_step(name, loss, quiet):

@@ -13,8 +13,10 @@ from .rank_based_retina_head import RankBasedRetinaHead, RankBasedRetinaSepBNHea
 from .rank_based_rpn_head import RankBasedRPNHead
 from .rank_based_rtmdet_head import RankBasedRTMDetHead, RankBasedRTMDetSepBNHead, RankingRTMDetHeadMixin
 from .ranking_mixin import RankingDenseHeadMixin, RankingHeadMixin
+from .score_assignment import CandidateScoreMixin, RankingDecodedHeadMixin, ScorePriorMixin
 
 __all__ = [
+    'CandidateScoreMixin',
     'CoATSSHead',
     'CoATSSHeadMixin',
     'CoDeformDETRHead',
@@ -32,9 +34,11 @@ __all__ = [
     'RankBasedRTMDetSepBNHead',
     'RankBasedRetinaHead',
     'RankBasedRetinaSepBNHead',
+    'RankingDecodedHeadMixin',
     'RankingDenseHeadMixin',
     'RankingHeadMixin',
     'RankingRTMDetHeadMixin',
+    'ScorePriorMixin',
     'match_queries',
 ]
 

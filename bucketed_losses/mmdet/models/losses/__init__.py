@@ -7,6 +7,7 @@ from . import comparators
 from .alrp_loss import aLRPLoss
 from .box_weighting import (
     PositiveBoxes,
+    SeparateBoxes,
     highest_probability,
     ranking_and_box_losses,
     score_weighted_box_loss,
@@ -26,6 +27,7 @@ __all__ = [
     'RSLoss',
     'RankingLoss',
     'RowSets',
+    'SeparateBoxes',
     'aLRPLoss',
     'check_decodes_boxes',
     'check_head_losses',

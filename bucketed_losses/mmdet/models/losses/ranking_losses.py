@@ -214,9 +214,9 @@ class RankingLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """This loss and the box losses of the positives, with the names that heads of this package log.
 
-        The target of a positive is the IoU of its box. Box losses are means with the weights of ``box_weights``. With
-        ``self_balancing``, their sum is scaled to the sum of the parts of this loss. A loss that combines its parts
-        with box losses in another way overrides this method.
+        The target of a positive is the IoU of its box, or its quality if the head gives one. Box losses are means with
+        the weights of ``box_weights``. With ``self_balancing``, their sum is scaled to the sum of the parts of this
+        loss. A loss that combines its parts with box losses in another way overrides this method.
 
         Args:
             pred: ``(n, num_classes)`` logits.
@@ -229,9 +229,10 @@ class RankingLoss(nn.Module):
         Returns:
             Scalars by log name: the parts of this loss, ``loss_bbox`` and the other losses of the boxes.
         """
-        ious = boxes.boxes.new_zeros(len(pred))
-        ious[positive] = boxes.ious()
-        losses = self(pred, (labels, ious), weight=weight, positive=positive, images=images)
+        quality = boxes.rank_targets()
+        targets = quality.new_zeros(len(pred))
+        targets[positive] = quality
+        losses = self(pred, (labels, targets), weight=weight, positive=positive, images=images)
         box_losses = boxes.weighted_losses(self.shared, self.equal_box_weights)
         if self.self_balancing:
             factor = balance_factor(torch.stack(list(box_losses.values())).sum(), losses.values(), self.shared)
