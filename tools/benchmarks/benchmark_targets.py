@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
     'RS': functional.rs_loss,
     'BRS': functional.bucketed_rs_loss,
 }
-WAYS = {'CPU': nullcontext, 'accelerator': as_on_an_accelerator}
+WAYS: dict[str, Callable[[], AbstractContextManager[None]]] = {'CPU': nullcontext, 'accelerator': as_on_an_accelerator}
 
 
 class Predictions(NamedTuple):
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, help='CSV to write')
     args = parser.parse_args(argv)
     rows = list(measure(predictions(args.rows, args.classes, args.positives)))
-    print(markdown(list(rows[0]), (row.values() for row in rows)))
+    print(markdown(list(rows[0]), [list(row.values()) for row in rows]))
     if args.out:
         write_csv(args.out, rows)
 

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         for name in args.losses:
             counted = count(LOSSES[name], num_positives, args.negatives)
             rows.append(dict(loss=name, positives=num_positives, **counted, torch=torch.__version__))
-    print(markdown(list(rows[0]), (row.values() for row in rows)))
+    print(markdown(list(rows[0]), [list(row.values()) for row in rows]))
     if args.out:
         write_csv(args.out, rows)
 

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
                     'torch': torch.__version__,
                 }
             )
-    print(markdown(list(rows[0]), (row.values() for row in rows)))
+    print(markdown(list(rows[0]), [list(row.values()) for row in rows]))
     if args.out:
         write_csv(args.out, rows)
 

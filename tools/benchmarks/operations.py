@@ -1,4 +1,4 @@
-"""Counting what an accelerator would launch and wait for, how large its tensors are, and how many elements operations touch."""
+"""Counting what an accelerator would launch and wait for, the sizes of its tensors and the elements that it touches."""
 
 from __future__ import annotations
 

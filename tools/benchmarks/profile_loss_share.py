@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
                     'share': f'{(forward + backward) / step:.2%}',
                 }
             )
-    print(markdown(list(rows[0]), (row.values() for row in rows)))
+    print(markdown(list(rows[0]), [list(row.values()) for row in rows]))
     if args.out:
         write_csv(args.out, rows)
 

@@ -177,7 +177,7 @@ def shares(figures: Path) -> str:
         ('loss_share_coco_size', 'Heads alone, 4 images of 800 x 1333 and 80 classes; ATSS ranks 21 million logits:'),
     ):
         rows = read_csv(figures / f'{name}.csv')
-        parts += [title, markdown(list(rows[0]), (row.values() for row in rows))]
+        parts += [title, markdown(list(rows[0]), [list(row.values()) for row in rows])]
     return '\n\n'.join(parts)
 
 

@@ -27,11 +27,10 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, init_dist
 from mmengine.hub import get_config
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.model import BaseModel, MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from tables import write_csv
-from torch import nn
 
 from bucketed_losses.mmdet import swap_loss
 from bucketed_losses.mmdet.engine.cpu_processes import launch_on_cpu
@@ -64,7 +63,7 @@ FAMILIES: dict[str, Callable[[], Config]] = {
 }
 
 
-def build(cfg: Config, on_gpu: bool) -> tuple[nn.Module, Any]:
+def build(cfg: Config, on_gpu: bool) -> tuple[BaseModel | MMDistributedDataParallel, Any]:
     """The model on the device, with random weights, and its optimizer for mixed precision; on all processes."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     torch.manual_seed(0)

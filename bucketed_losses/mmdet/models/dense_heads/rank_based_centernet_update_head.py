@@ -57,7 +57,7 @@ class RankBasedCenterNetUpdateHead(RankingHeadMixin, CenterNetUpdateHead):
     ) -> dict[str, Tensor]:
         """Losses of a batch; arguments as for :meth:`mmdet.models.CenterNetUpdateHead.loss_by_feat`."""
         num_images = len(batch_img_metas)
-        sizes = [level.shape[-2:] for level in cls_scores]
+        sizes = [(level.size(2), level.size(3)) for level in cls_scores]
         levels = self.prior_generator.grid_priors(sizes, dtype=bbox_preds[0].dtype, device=bbox_preds[0].device)
         points = torch.cat([level.repeat(num_images, 1) for level in levels])
         strides = torch.cat(

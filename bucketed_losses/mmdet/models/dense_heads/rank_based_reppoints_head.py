@@ -63,7 +63,7 @@ class RankBasedRepPointsHead(RankingHeadMixin, RepPointsHead):
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_pts_init`` and ``loss_pts_refine``. If there is no
             positive, all are 0 and connected to the predictions; only DR Loss is not 0 then.
         """
-        sizes = [level.shape[-2:] for level in cls_scores]
+        sizes = [(level.size(2), level.size(3)) for level in cls_scores]
         centers, _ = self.get_points(sizes, batch_img_metas, cls_scores[0].device)
         by_points = self.train_cfg['init']['assigner']['type'] == 'PointAssigner'
         initial, refined = self.boxes_of(centers, pts_preds_init), self.boxes_of(centers, pts_preds_refine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -187,7 +187,7 @@ class RankingDenseHeadMixin(RankingHeadMixin):
         return labels, label_weights, bbox_targets
 
 
-def flatten_maps(maps: list[Tensor], channels: int) -> Tensor:
+def flatten_maps(maps: Sequence[Tensor], channels: int) -> Tensor:
     """Maps ``(num_imgs, num_priors * channels, H, W)`` as one ``(n, channels)`` float32 (or float64) tensor."""
     return at_least_float32(torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in maps]))
 

@@ -134,11 +134,13 @@ class RankingDecodedHeadMixin(ScorePriorMixin, RankingDenseHeadMixin):
             batch_img_metas,
             batch_gt_instances_ignore,
         )
-        _, *levels, metrics = targets[:5]
+        _, labels, label_weights, bbox_targets, metrics = targets[:5]
         return AssignedPredictions(
             torch.cat(logits),
             torch.cat(boxes),
-            *(flatten_targets(level) for level in levels),
+            flatten_targets(labels),
+            flatten_targets(label_weights),
+            flatten_targets(bbox_targets),
             flatten_targets(metrics),
             [level.size(1) for level in metrics],
             targets[5] if len(targets) > 5 else [],

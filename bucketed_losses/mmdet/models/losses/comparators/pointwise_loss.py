@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from ..box_weighting import mean_over_processes
-from ..ranking_losses import ImageRows, RankingLoss, entry_targets
+from ..ranking_losses import ImageRows, RankingLoss, RowSets, entry_targets
 
 
 @MODELS.register_module()
@@ -58,6 +58,7 @@ class PointwiseLoss(RankingLoss):
         reduction_override: str | None = None,
         positive: Tensor | None = None,
         images: ImageRows | None = None,
+        sets: RowSets | None = None,
     ) -> dict[str, Tensor]:
         """The loss of a batch; arguments as for :meth:`RankingLoss.forward`.
 
@@ -69,9 +70,10 @@ class PointwiseLoss(RankingLoss):
             ``loss_cls``, a scalar.
 
         Raises:
-            ValueError: ``weight`` has a value for each class.
+            ValueError: ``weight`` has a value for each class, or ``sets`` are given.
         """
         self._check_reduction(reduction_override)
+        self._check_sets(sets)
         labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
         targets = entry_targets(pred, labels, ious if self.iou_targets else None, None)
         if weight is not None:
