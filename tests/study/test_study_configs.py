@@ -130,12 +130,12 @@ def test_a_loss_that_a_detector_cannot_carry_is_refused(tmp_path):
     ranked = ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_rs_1xb8-12e_bccd.py'
     with pytest.raises(Refusal, match=r'rs_1xb8-12e_bccd\.py cannot be trained with brs: the config already has'):
         config('brs', path=ranked)
-    no_head = tmp_path / 'yolo.py'
+    no_head = tmp_path / 'free_anchor.py'
     no_head.write_text(
-        "model = dict(type='YOLOV3', bbox_head=dict(type='YOLOV3Head', num_classes=3))\n"
+        "model = dict(type='RetinaNet', bbox_head=dict(type='FreeAnchorRetinaHead', num_classes=3))\n"
         "train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)\n"
     )
-    with pytest.raises(Refusal, match=r'cannot be trained with dr: .*YOLOV3Head'):
+    with pytest.raises(Refusal, match=r'cannot be trained with dr: .*FreeAnchorRetinaHead'):
         config('dr', path=no_head)
 
 

@@ -19,8 +19,9 @@ def demo_batch(cfg: Config) -> dict[str, Any]:
     if _tracks_pairs(model):
         return _pairs_of_frames(cfg)
     head = (model.get('detector') or model).get('roi_head', {})
-    # DINO takes its queries from the locations of an image, and needs as many locations.
-    edge = 256 if model.get('num_queries', 0) > 300 else 128
+    # DINO takes its queries from the locations of an image, and needs as many locations. The deformable convolutions of
+    # DDOD need at least 3 x 3 locations on the highest level, of stride 128.
+    edge = 256 if model.get('num_queries', 0) > 300 else 512 if model['type'] == 'DDOD' else 128
     batch = demo_mm_inputs(
         2,
         [[3, edge, edge], [3, edge, edge * 3 // 4]],

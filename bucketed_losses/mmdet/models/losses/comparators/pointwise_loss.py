@@ -19,8 +19,8 @@ class PointwiseLoss(RankingLoss):
     weights of the box loss and, if wanted, self-balancing are those of the ranking head. Give the head
     ``classifier_prior=0.01``, the prior that MMDetection's heads start with.
 
-    The loss is divided by the number of positives, averaged over processes and at least 1, as in MMDetection's ATSS,
-    GFL and VFNet. Log name: ``loss_cls``. It is not 0 without positives.
+    The loss is divided by the number of positives, averaged over processes and at least 1, as in MMDetection's ATSS
+    and GFL. Log name: ``loss_cls``. It is not 0 without positives.
 
     Args:
         loss: Config of a loss that takes logits and targets ``(n, num_classes)``, and ``avg_factor``: ``FocalLoss``,
