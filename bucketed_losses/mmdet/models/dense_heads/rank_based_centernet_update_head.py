@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..losses import PositiveBoxes, SeparateBoxes, highest_probability
+from ..losses.box_weighting import nan_if_not_finite
 from ..recipes import Role, ranking_head
 from ..rules import POINT_HEAD
 from .ranking_mixin import RankingHeadMixin, flatten_maps
@@ -91,7 +92,7 @@ class RankBasedCenterNetUpdateHead(RankingHeadMixin, CenterNetUpdateHead):
         )
         targets = torch.cat([image.bboxes for image in batch_gt_instances])[owners[positive]]
         images = self.image_rows([len(level) for level in levels], num_images, points.device)
-        return self.loss_cls.losses_with_boxes(
+        losses = self.loss_cls.losses_with_boxes(
             logits,
             labels,
             label_weights,
@@ -99,6 +100,7 @@ class RankBasedCenterNetUpdateHead(RankingHeadMixin, CenterNetUpdateHead):
             SeparateBoxes(self.loss_bbox, boxes[positive], targets, logits[positive], regressed=regressed_boxes),
             images,
         )
+        return nan_if_not_finite(losses, distances)  # predicted boxes decide what is positive
 
     def owners(
         self, points: Tensor, distances: Tensor, sizes: list[tuple[int, int]], batch_gt_instances: InstanceList

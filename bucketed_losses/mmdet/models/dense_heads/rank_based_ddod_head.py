@@ -11,7 +11,7 @@ from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor, nn
 
 from ..losses import PositiveBoxes, SeparateBoxes, highest_probability
-from ..losses.box_weighting import at_least_float32
+from ..losses.box_weighting import at_least_float32, nan_if_not_finite
 from ..recipes import Role, ranking_head
 from ..rules import ANCHOR_HEAD
 from .ranking_mixin import RankingDenseHeadMixin, flatten_maps, flatten_targets
@@ -92,7 +92,8 @@ class RankBasedDDODHead(ScorePriorMixin, RankingDenseHeadMixin, DDODHead):
             regressed=PositiveBoxes(self.loss_bbox, *boxes_of(regressed, to_regress[3]), weights=weights),
         )
         images = self.image_rows([level.size(1) for level in to_rank[1]], len(batch_img_metas), labels.device)
-        return self.loss_cls.losses_with_boxes(logits, labels, label_weights, positive, boxes, images)
+        losses = self.loss_cls.losses_with_boxes(logits, labels, label_weights, positive, boxes, images)
+        return nan_if_not_finite(losses, predicted)  # predicted boxes decide what is positive
 
     def level_factors(self, labels: list[Tensor]) -> Tensor:
         """``(n,)`` factors of the box losses, in the order of :func:`flatten_maps`; counts positives over all steps.

@@ -8,6 +8,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
+from ..losses.box_weighting import nan_if_not_finite
 from ..recipes import Role, ranking_head
 from ..rules import ANCHOR_HEAD
 from .ranking_mixin import RankingDenseHeadMixin, flatten_maps, flatten_targets
@@ -52,7 +53,8 @@ class RankBasedFSAFHead(CandidateScoreMixin, RankingDenseHeadMixin, FSAFHead):
             anchors, flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
         )
         logits = flatten_maps(cls_scores, self.cls_out_channels)
-        sides = flatten_maps(bbox_preds, 4).clamp(min=1e-4)  # no box without an area
+        predictions = flatten_maps(bbox_preds, 4)
+        sides = predictions.clamp(min=1e-4)  # no box without an area
         labels, label_weights, bbox_targets = (
             flatten_targets(levels) for levels in (level_labels, level_weights, level_targets)
         )
@@ -66,7 +68,7 @@ class RankBasedFSAFHead(CandidateScoreMixin, RankingDenseHeadMixin, FSAFHead):
         others = positive[~chosen]
         label_weights[others, labels[others]] = 0
         labels[others] = self.num_classes
-        return self.ranking_losses(
+        losses = self.ranking_losses(
             logits,
             sides,
             priors,
@@ -75,6 +77,7 @@ class RankBasedFSAFHead(CandidateScoreMixin, RankingDenseHeadMixin, FSAFHead):
             bbox_targets,
             self.image_rows([level.size(1) for level in level_labels], len(batch_img_metas), priors.device),
         )
+        return nan_if_not_finite(losses, predictions)  # losses of boxes decide the level of an object
 
     @torch.no_grad()
     def candidate_losses(

@@ -34,6 +34,7 @@ class RankBasedYOLOFHead(RankingDenseHeadMixin, YOLOFHead):
 
     classifiers = ('cls_score', 'object_pred')
     num_factors = 2
+    assigned_by_boxes = True
     own_init = True
 
     def loss_by_feat(

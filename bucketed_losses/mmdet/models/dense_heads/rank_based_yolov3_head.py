@@ -12,7 +12,7 @@ from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
 from ..losses import PositiveBoxes
-from ..losses.box_weighting import score_weights
+from ..losses.box_weighting import nan_if_not_finite, score_weights
 from ..recipes import Role, ranking_head
 from ..rules import ranking_loss
 from .joint_logits import product_logit
@@ -96,7 +96,7 @@ class RankBasedYOLOV3Head(RankingHeadMixin, YOLOV3Head):
             self.bbox_coder.decode(priors, coordinates, strides)
             for coordinates in (torch.cat([own[:, :2].sigmoid(), own[:, 2:]], dim=1), encoded)
         )
-        return self.loss_cls.losses_with_boxes(
+        losses = self.loss_cls.losses_with_boxes(
             logits,
             labels,
             (is_positive | (negatives > 0)).float(),
@@ -110,6 +110,7 @@ class RankBasedYOLOV3Head(RankingHeadMixin, YOLOV3Head):
             ),
             self.image_rows([len(level) for level in levels], num_images, device),
         )
+        return nan_if_not_finite(losses, own)
 
     def coordinate_losses(self, predictions: Tensor, targets: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """``loss_xy`` and ``loss_wh`` of ``(num_pos, 4)`` encoded boxes; ``logits (num_pos, num_classes)``."""

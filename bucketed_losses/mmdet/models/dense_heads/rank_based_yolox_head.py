@@ -40,6 +40,7 @@ class RankBasedYOLOXHead(ScorePriorMixin, RankingHeadMixin, YOLOXHead):
 
     classifiers = ('multi_level_conv_cls', 'multi_level_conv_obj')
     num_factors = 2
+    assigned_by_boxes = True
     own_init = True
 
     def __init__(self, *args: Any, loss_cls: dict, loss_obj: dict | None = None, **kwargs: Any) -> None:
@@ -77,7 +78,9 @@ class RankBasedYOLOXHead(ScorePriorMixin, RankingHeadMixin, YOLOXHead):
             boxes = self.decode(priors, predictions)
             for image, objects in enumerate(batch_gt_instances):
                 rows = (images == image).nonzero().squeeze(1)
-                assigned = self.assign(scores[rows].sqrt(), boxes[rows], priors[rows], objects)
+                # The assigner raises an error for NaN, and InvalidLossHook cannot report the training.
+                own_scores, own_boxes = scores[rows].sqrt().nan_to_num(), boxes[rows].nan_to_num(0, 0, 0)
+                assigned = self.assign(own_scores, own_boxes, priors[rows], objects)
                 positive = (assigned >= 0).nonzero().squeeze(1)
                 labels[rows[positive]] = objects.labels[assigned[positive]]
                 bbox_targets[rows[positive]] = objects.bboxes[assigned[positive]].to(bbox_targets)

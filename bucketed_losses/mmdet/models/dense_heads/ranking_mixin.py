@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..classifiers import ClassifierMixin
 from ..losses import ImageRows, check_decodes_boxes, check_head_losses, ranking_and_box_losses
-from ..losses.box_weighting import at_least_float32
+from ..losses.box_weighting import at_least_float32, nan_if_not_finite
 
 if TYPE_CHECKING:
     from mmdet.models.dense_heads import AnchorHead as _Host
@@ -30,6 +30,8 @@ class RankingHeadMixin(ClassifierMixin, _Host):
     Attributes:
         default_init: The ``init_cfg`` of a head without ``own_init``, if the config has none.
         box_losses: Attributes that are losses on decoded boxes.
+        assigned_by_boxes: Whether predicted boxes decide what is positive. Boxes that are not finite may then leave no
+            positive, so the losses become NaN wherever they are. Otherwise this happens at the positives only.
 
     Raises:
         ValueError: ``loss_cls`` is not a ranking loss, or the box loss is on deltas.
@@ -37,6 +39,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
 
     default_init: dict | list = dict(type='Normal', layer='Conv2d', std=0.01)
     box_losses: tuple[str, ...] = ('loss_bbox',)
+    assigned_by_boxes = False
 
     def __init__(self, *args: Any, loss_cls: dict, init_cfg: dict | list | None = None, **kwargs: Any) -> None:
         if not self.own_init:
@@ -87,9 +90,10 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             there is no positive, all are 0 and connected to the predictions; only DR Loss is not 0 then.
         """
         positive = self.positives(labels, label_weights)
+        all_predictions = predictions
         priors, predictions = priors[positive], predictions[positive]
         targets = self.target_boxes(priors, bbox_targets[positive])
-        return ranking_and_box_losses(
+        losses = ranking_and_box_losses(
             self.loss_cls,
             self.loss_bbox,
             logits,
@@ -103,6 +107,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             None if quality is None else quality[positive],
             None if box_weights is None else box_weights[positive],
         )
+        return nan_if_not_finite(losses, all_predictions if self.assigned_by_boxes else predictions)
 
     def positives(self, labels: Tensor, label_weights: Tensor) -> Tensor:
         """``(num_pos,)`` indices of the positives that are not ignored; arguments as for :meth:`ranking_losses`."""

@@ -92,6 +92,8 @@ class RankingDecodedHeadMixin(ScorePriorMixin, RankingDenseHeadMixin):
         ValueError: As :class:`RankingDenseHeadMixin` and :class:`ScorePriorMixin`.
     """
 
+    assigned_by_boxes = True
+
     def loss_by_feat(
         self,
         cls_scores: list[Tensor],

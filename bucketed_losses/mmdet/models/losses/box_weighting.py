@@ -234,6 +234,20 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def nan_if_not_finite(losses: Mapping[str, Tensor], predictions: Tensor) -> dict[str, Tensor]:
+    """The losses, or NaN in place of each if a prediction is not finite.
+
+    A head calls this if predictions that are not finite can leave its losses finite: an assigner that reads them finds
+    no positives, or they stand for a box without an area.
+
+    Args:
+        losses: Scalars by log name.
+        predictions: Any shape, for example of deltas ``(n, 4)``.
+    """
+    mark = (predictions.detach() * 0).sum()
+    return {name: value + mark for name, value in losses.items()}
+
+
 def without_bfloat16(x: Tensor) -> Tensor:
     """Convert bfloat16 to float32: MMCV's NMS and RoIAlign support float16, but not bfloat16."""
     return x.float() if x.dtype == torch.bfloat16 else x
