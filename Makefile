@@ -6,7 +6,7 @@
 # make docs       the documentation site, in docs/_build/html; make linkcheck also requests every external link
 # make tutorials  execute the notebooks in docs/tutorials and store their outputs; NAME=calibrate for one of them
 # make test-slow  the tests that take minutes each
-# make gpu        tests and measures the losses on a GPU, with the torch and pytest of python3; nothing is downloaded
+# make gpu        tests and measures the losses on a GPU, and trains detectors if MMDetection is there; nothing is downloaded
 # make test-slurm real jobs on a Slurm of one node, which is installed from Debian's packages where that is allowed
 # make lint       ruff, mypy, codespell     make format      let ruff format
 # make release VERSION=0.2.0  build, check and try a release; PREPARE=1 sets the version, TAG=1 tags (docs/contributing.md)

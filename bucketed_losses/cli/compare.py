@@ -16,12 +16,13 @@ HELP = "Train one or more detectors with one loss after another, and compare the
 DESCRIPTION = """
 A CONFIG has the detector's own losses ('stock'). It is a file or a name such as
 mmdet::atss/atss_r50_fpn_1x_coco.py. The other losses are put into it as 'swap' does. Data, budget, schedule and seed
-are the same for all losses. A study has four steps:
+are the same for all losses. With --lr-factors, the learning rate of each loss is chosen first. A study has five steps:
 
-    1. measure the time of an iteration and of the losses; the losses of a detector take turns
-    2. train all runs; the first seed of every loss comes first
-    3. measure the gradient of every loss on the same logits, early, middle and late in the training
-    4. write STUDY/study.csv, study.md and figures, which are also updated after every run
+    1. with --lr-factors, train with each learning rate and choose the one with the highest AP
+    2. measure the time of an iteration and of the losses; the losses of a detector take turns
+    3. train all runs; the first seed of every loss comes first
+    4. measure the gradient of every loss on the same logits, early, middle and late in the training
+    5. write STUDY/study.csv, study.md and figures, which are also updated after every run
 
 A study can be stopped or killed at any time. The same command continues it and does not repeat finished runs. Other
 commands with the same STUDY add to it, for example other losses for another detector. A run that diverges is recorded
@@ -49,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         default=['stock', 'rs', 'brs'],
         metavar='LOSS',
-        help='compare these losses: stock, ap, bap, rs, brs, alrp, dr (default: stock rs brs)',
+        help='compare these losses: stock, ap, bap, rs, brs, alrp, dr, or NAME=CONFIG, a config of the detector that '
+        'already has another loss or other settings (default: stock rs brs)',
     )
     parser.add_argument(
         '--seeds',
@@ -57,6 +59,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=['0'],
         metavar='[LOSS=]SEED[,SEED...]',
         help='set the seeds of all losses, or of one loss: 0 stock=0,1,2 brs=0,1,2 (default: 0)',
+    )
+    parser.add_argument(
+        '--epochs',
+        type=int,
+        metavar='N',
+        help='train every run for N epochs, or N iterations if the config counts iterations; schedules are stretched '
+        '(default: as in the configs)',
+    )
+    parser.add_argument(
+        '--lr-factors',
+        metavar='X[,X...]',
+        help='choose the learning rate of each detector and loss by AP: multiply that of the config by these factors '
+        'and train once with each, for example 0.33,1,3',
+    )
+    parser.add_argument(
+        '--tuning-seed',
+        type=int,
+        default=100,
+        metavar='SEED',
+        help='set the seed of the runs of --lr-factors (default: 100)',
     )
     parser.add_argument(
         '--equal-time',
@@ -123,9 +145,9 @@ def plan_from(args: argparse.Namespace) -> Plan:
     """
     from bucketed_losses.mmdet.engine.runner import parse_options
     from bucketed_losses.mmdet.swap import LOSSES
-    from bucketed_losses.study.plan import STOCK, Plan, parse_detector, parse_losses, parse_seeds
+    from bucketed_losses.study.plan import STOCK, Plan, parse_detector, parse_factors, parse_losses, parse_seeds
 
-    losses = parse_losses(args.losses, [STOCK, *LOSSES])
+    losses, configs = parse_losses(args.losses, [STOCK, *LOSSES])
     return Plan(
         folder=args.study.resolve(),
         detectors=[parse_detector(text) for text in args.detectors],
@@ -136,6 +158,10 @@ def plan_from(args: argparse.Namespace) -> Plan:
         equal_time=args.equal_time,
         gpus=args.gpus,
         time_iterations=args.time_iterations,
+        configs=configs,
+        epochs=args.epochs,
+        lr_factors=parse_factors(args.lr_factors),
+        tuning_seed=args.tuning_seed,
     )
 
 

@@ -1,6 +1,7 @@
 """Make the embedded data set of drawn shapes.
 
 bucketed-losses shapes [--out data/shapes] [--num-train 320] [--num-val 80] [--size 192] [--seed 0]
+bucketed-losses shapes --out data/shapes_rare4 --rare-share 0.25   # fewer training objects of the rarest class
 bucketed-losses shapes --out FOLDER --format coco2017        # for configs on COCO, --cfg-options data_root=FOLDER
 bucketed-losses shapes --out FOLDER --format lvis            # for configs/lvis, likewise
 bucketed-losses shapes --out FOLDER --format cityscapes      # for configs/cityscapes, likewise
@@ -45,12 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f'--{field.replace("_", "-")}', type=int, default=default, help=f'{what} (default: {default})'
         )
+    parser.add_argument(
+        '--rare-share',
+        type=float,
+        default=1.0,
+        metavar='X',
+        help='draw only this share of the stars, the rarest class, in the training images (default: 1.0)',
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     root, layout = args.out, args.format
     try:
-        spec = ShapesSpec(args.num_train, args.num_val, args.size, args.max_objects, args.seed)
+        spec = ShapesSpec(args.num_train, args.num_val, args.size, args.max_objects, args.seed, args.rare_share)
         if layout == 'coco':
             make_shapes(root, spec)
         else:

@@ -72,7 +72,7 @@ def _check_sparse_targets(logits: Tensor, targets: SparseTargets, delta: float) 
     if devices.on_cpu(ious) and len(ious):
         if ious.min() < 0 or ious.max() > 1:  # NaN passes, and makes the loss NaN
             raise ValueError(f'targets.ious must lie in [0, 1], got {ious.min().item():g} to {ious.max().item():g}')
-        if ignored is not None and ignored.reshape(-1).index_select(0, targets.positives).any():
+        if ignored is not None and ignored.take(targets.positives).any():
             raise ValueError('targets.positives must not be ignored, got some that targets.ignored marks')
 
 

@@ -33,7 +33,7 @@ class SparseTargets(NamedTuple):
         if self.ignored is None:
             kinds = torch.zeros(num_entries, dtype=torch.int8, device=self.positives.device)
         else:
-            kinds = self.ignored.reshape(-1).to(torch.int8).neg_()
+            kinds = self.ignored.view(torch.int8).neg().reshape(-1)  # one pass, also if the mask is an expanded column
         return kinds.index_fill_(0, self.positives, 1)
 
 

@@ -11,13 +11,18 @@ Each file uses only files below it in this list:
 ``training``                trains one config
 ``times``                   measures seconds per iteration and in the losses
 ``gradient_shares``         measures how each loss shares its gradient between positives and negatives
-``report``                  the page of a study and its CSV file
+``report``                  the page of a study and its CSV files
 ``figures``                 the figures of that page
 ``curves``, ``summary``     the figure and the table of any runs, with or without a study
 ``progress``                the time that is left
+``tuning``                  learning rates: the choice from a grid, and its table
+``differences``             paired differences of AP with their intervals
+``detections``              the detections of a run, and its AP on resampled images
 ``outcomes``                whether a training finished, diverged or failed
+``markdown``                tables in Markdown
 ``lock``                    one command at a time in a folder
 ``configs``                 the config of one run
+``learning_rates``          the learning rate of a config
 ``store``                   the files of a study, and its results as a table
 ``names``                   names and hyper-parameters of losses, as the paper counts them
 ``logs``                    the logs of MMEngine

@@ -15,12 +15,19 @@ from bucketed_losses.mmdet.engine.config_checks import find_config, read_editabl
 from bucketed_losses.mmdet.engine.runner import apply_options
 from bucketed_losses.mmdet.swap import SwapError, swap_loss
 
-from .plan import STOCK, Detector, Refusal, Run
+from .learning_rates import scale_learning_rate, schedulers_of
+from .plan import STOCK, Refusal, Run
 
 DATA_KEYS = [f'{part}_{kind}' for part in ('train', 'val', 'test') for kind in ('dataloader', 'evaluator')]
 
 
-def make_config(run: Run, data: Path | None = None, options: Mapping[str, Any] | None = None, gpus: int = 1) -> Config:
+def make_config(
+    run: Run,
+    data: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    gpus: int = 1,
+    epochs: int | None = None,
+) -> Config:
     """The config of one run.
 
     Args:
@@ -28,13 +35,14 @@ def make_config(run: Run, data: Path | None = None, options: Mapping[str, Any] |
         data: A config with data that replace those of the detector, or None.
         options: Settings that are put in before the loss, as ``--cfg-options`` takes them.
         gpus: Processes of the training. With more than one, the learning rate is scaled if the config says how.
+        epochs: Epochs or iterations, unless the run has its own; None for those of the config. Schedules are stretched.
 
     Raises:
-        Refusal: the config does not train a detector, the data name no classes, or the detector cannot be trained with
-            the loss.
+        Refusal: the config does not train a detector, the data name no classes, the detector cannot be trained with
+            the loss, or the learning rate is not where it can be changed.
     """
-    cfg = _stock_config(run.detector, data, options or {})
-    if run.loss != STOCK:
+    cfg = _read_config(run.config or run.detector.config, data, options or {})
+    if run.loss != STOCK and run.config is None:
         try:
             swap = swap_loss(cfg, run.loss)
         except SwapError as error:
@@ -46,20 +54,23 @@ def make_config(run: Run, data: Path | None = None, options: Mapping[str, Any] |
     cfg.randomness = {**cfg.get('randomness', {}), 'seed': run.seed}
     if gpus > 1 and base_batch_size(cfg) is not None:
         cfg.auto_scale_lr.enable = True  # MMEngine's runner scales by processes x images of each / base_batch_size
-    if run.epochs:
-        stretch(cfg, run.epochs)
+    budget = run.epochs or epochs
+    if budget:
+        stretch(cfg, budget)
+    if run.lr_factor != 1:
+        scale_learning_rate(cfg, run.lr_factor, run.config or run.detector.config)
     _add_hooks(cfg)
     return cfg
 
 
-def _stock_config(detector: Detector, data: Path | None, options: Mapping[str, Any]) -> Config:
+def _read_config(path: str, data: Path | None, options: Mapping[str, Any]) -> Config:
     try:
-        cfg, _ = read_editable_config(find_config(detector.config))
+        cfg, _ = read_editable_config(find_config(path))
     except UserError as error:
         raise Refusal(str(error)) from error
     for key in ('model', 'train_cfg'):
         if key not in cfg:
-            raise Refusal(f'{detector.config} has no {key}: it is not a config that trains a detector')
+            raise Refusal(f'{path} has no {key}: it is not a config that trains a detector')
     if data is not None:
         _replace_data(cfg, data)
     apply_options(cfg, options)
@@ -88,32 +99,6 @@ def _add_hooks(cfg: Config) -> None:
     checkpoint.setdefault('max_keep_ckpts', 2)
 
 
-def learning_rate_note(detector: Detector, cfg: Config, gpus: int) -> str | None:
-    """Whether the learning rate of a run's config is scaled, and why not; None if there is nothing to scale.
-
-    The linear rule: the learning rate is proportional to the number of images in an iteration.
-    """
-    images = cfg.train_dataloader.get('batch_size')
-    scaling = cfg.get('auto_scale_lr', {})
-    base = base_batch_size(cfg)
-    if base is None:
-        return (
-            f'{detector.name}: the learning rate is not scaled for {gpus} GPUs, because the config has no '
-            'auto_scale_lr.base_batch_size, the number of images per iteration that its learning rate was chosen for'
-            if gpus > 1
-            else None
-        )
-    if images is None or gpus * images == base:
-        return None
-    rule = f'{gpus * images} images per iteration instead of the {base} of auto_scale_lr.base_batch_size'
-    if scaling.get('enable'):
-        return f'{detector.name}: the learning rate is multiplied by {gpus * images / base:.4g}: {rule}'
-    return (
-        f'{detector.name}: the learning rate is not scaled although there are {rule}, because --gpus is 1; '
-        '--cfg-options auto_scale_lr.enable=True scales it'
-    )
-
-
 def _replace_data(cfg: Config, data: Path) -> None:
     """Replace the data of a detector's config, and the number of classes by theirs."""
     if not data.is_file():
@@ -125,14 +110,20 @@ def _replace_data(cfg: Config, data: Path) -> None:
     for key in DATA_KEYS:
         if key in source:
             cfg[key] = source[key]
-    dataset = source.train_dataloader.dataset
+    classes = classes_of(source.train_dataloader.dataset)
+    if not classes:
+        kind = source.train_dataloader.dataset.type
+        raise Refusal(f'{data}: {kind} names no classes; give train_dataloader.dataset.metainfo.classes')
+    _set_num_classes(cfg.model, len(classes))
+
+
+def classes_of(dataset: ConfigDict) -> list[str]:
+    """The names of the classes of a data set's config, or none if they are not known."""
     while 'metainfo' not in dataset and 'dataset' in dataset:  # RepeatDataset and other wrappers
         dataset = dataset.dataset
     registered = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
-    classes = dataset.get('metainfo', {}).get('classes') or getattr(registered, 'METAINFO', {}).get('classes')
-    if not classes:
-        raise Refusal(f'{data}: {dataset.type} names no classes; give train_dataloader.dataset.metainfo.classes')
-    _set_num_classes(cfg.model, len([classes] if isinstance(classes, str) else classes))
+    classes = dataset.get('metainfo', {}).get('classes') or getattr(registered, 'METAINFO', {}).get('classes') or []
+    return [classes] if isinstance(classes, str) else list(classes)
 
 
 def _set_num_classes(part: Any, number: int) -> None:
@@ -158,8 +149,7 @@ def stretch(cfg: Config, budget: int) -> None:
     """Give a config another number of epochs or iterations, and stretch its schedules, except for warm-ups."""
     by_epoch, old = budget_of(cfg)
     cfg.train_cfg['max_epochs' if by_epoch else 'max_iters'] = budget
-    schedulers = cfg.get('param_scheduler') or []
-    for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
+    for scheduler in schedulers_of(cfg):
         if scheduler.get('by_epoch', True) != by_epoch:
             continue
         warms_up = scheduler.get('type') == 'LinearLR' and scheduler.get('start_factor', 1 / 3) < scheduler.get(
@@ -170,6 +160,27 @@ def stretch(cfg: Config, budget: int) -> None:
                 scheduler[key] = round(scheduler[key] * budget / old)
         if 'milestones' in scheduler:
             scheduler.milestones = [round(step * budget / old) for step in scheduler.milestones]
+
+
+def other_settings_note(run: Run, cfg: Config, stock: Config) -> str | None:
+    """The settings outside the model in which the config of a loss differs from that of its detector, or None.
+
+    Args:
+        run: A run whose loss is given by a config.
+        cfg: The config of the run.
+        stock: The config of the detector with its own losses and the same seed and learning-rate factor.
+    """
+    before, now = flat(stock), flat(cfg)
+    differing = sorted(
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and not key.startswith(('model.', 'custom_imports'))
+    )
+    if not differing:
+        return None
+    return (
+        f'{run.detector.name} {run.loss}: its config also has other settings outside the model: {", ".join(differing)}'
+    )
 
 
 def write_config(cfg: Config, path: Path) -> None:

@@ -72,6 +72,34 @@ def draw_ap_against_time(table: pd.DataFrame, out: Path) -> None:
 
 
 @figure_style()
+def draw_differences(differences: pd.DataFrame, out: Path) -> None:
+    """A panel for each detector, a row for each pair of losses: the difference of AP and its interval."""
+    if differences.empty:
+        return
+    by_detector = differences.groupby('detector', sort=False)
+    most = by_detector.size().max()
+    figure, axes = _grid(by_detector.ngroups, (5.4, 0.3 * most + 1.6), columns=1)
+    for (detector, pairs), axis in zip(by_detector, axes, strict=True):
+        rows = range(len(pairs))
+        middle = pairs['difference of AP']
+        axis.axvline(0.0, color=GUIDE, linewidth=1.0, linestyle='--', zorder=1)
+        for row, loss in zip(rows, pairs.loss, strict=True):
+            look = look_of(loss) or Look(GUIDE)
+            one = pairs.iloc[row]
+            axis.plot([one.low, one.high], [row, row], color=look.color, linewidth=1.6, zorder=2)
+            axis.plot(middle.iloc[row], row, marker='o', color=look.color, markersize=5, zorder=3)
+        axis.set_yticks(
+            rows,
+            [f'{first} against {second}' for first, second in zip(pairs.loss, pairs['compared with'], strict=True)],
+        )
+        axis.set_ylim(len(pairs) - 0.5, -0.5)
+        axis.grid(visible=False, axis='y')
+        axis.locator_params(axis='x', nbins=6)
+        axis.set(title=detector, xlabel='difference of AP')
+    save(figure, out)
+
+
+@figure_style()
 def draw_gradients(gradients: pd.DataFrame, out: Path) -> None:
     """The share of the gradient on positives, a row for each loss, a panel for each source of logits.
 

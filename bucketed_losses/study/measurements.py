@@ -72,7 +72,7 @@ class Measurements:
     def gradients(self) -> None:
         """Measure the gradient of every loss on the logits of first runs, early, middle and late in their training."""
         for detector in self.plan.detectors:
-            ranking = [loss for loss in self.plan.losses if loss != STOCK]
+            ranking = [loss for loss in self.plan.losses if loss != STOCK and loss not in self.plan.configs]
             if self.executor.stopping.is_set() or not ranking:
                 continue
             head = 'brs' if 'brs' in ranking else ranking[0]

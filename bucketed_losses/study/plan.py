@@ -1,10 +1,11 @@
-"""What a study runs: detectors, losses, seeds, and the order of the runs."""
+"""What a study runs: detectors, losses, seeds, learning rates, and the order of the runs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf, log
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,25 @@ class Detector:
 
 @dataclass(frozen=True)
 class Run:
-    """One training. ``epochs`` replaces the budget of the config (in the equal-time experiment)."""
+    """One training run."""
 
     detector: Detector
     loss: str
     seed: int
     epochs: int | None = None
+    """The budget of the equal-time experiment, which replaces that of the study."""
+    config: str | None = None
+    """A config of the detector that already has the loss; None if the loss is put into the detector's config."""
+    lr_factor: float = 1.0
+    """The learning rate, as a multiple of that of the config."""
+    is_trial: bool = False
+    """Whether the run only serves to choose the learning rate."""
 
     @property
     def label(self) -> str:
         """What the tables call the loss; unique among the runs of a detector and a seed."""
+        if self.is_trial:
+            return f'{self.loss} lr {self.lr_factor:g}'
         return EQUAL_TIME if self.epochs else self.loss
 
     @property
@@ -72,12 +82,24 @@ class Plan:
     """Processes of each training."""
     time_iterations: int = 10
     """Iterations that are timed."""
+    configs: Mapping[str, str] = field(default_factory=dict)
+    """Configs of the losses that are given by NAME=CONFIG."""
+    epochs: int | None = None
+    """Epochs or iterations of every run; None for those of the configs."""
+    lr_factors: Sequence[float] = ()
+    """Learning rates that are tried for each detector and loss, as multiples of that of the config."""
+    tuning_seed: int = 100
+    """The seed of these trials."""
 
     def __post_init__(self) -> None:
         if self.equal_time and not {'rs', 'brs'} <= set(self.losses):
             raise Refusal('--equal-time compares rs and brs; add both to --losses')
         if min(self.gpus, self.time_iterations) < 1:
             raise Refusal('--gpus and --time-iterations must be 1 or more')
+        if self.epochs is not None and self.epochs < 1:
+            raise Refusal(f'--epochs must be 1 or more, got {self.epochs}')
+        if self.configs and len(self.detectors) > 1:
+            raise Refusal('--losses: NAME=CONFIG is a config of one detector, so --detectors must name one detector')
         names = [detector.name for detector in self.detectors]
         if len(set(names)) < len(names):
             raise Refusal(f'two detectors have the same name ({", ".join(names)}); name them by NAME=CONFIG')
@@ -85,7 +107,7 @@ class Plan:
     def runs(self) -> list[Run]:
         """All runs, first seeds first, so that a table has all its rows before a row has a standard deviation."""
         return [
-            Run(detector, loss, seeds[rank])
+            self.run_of(detector, loss, seeds[rank])
             for rank in range(max(len(seeds) for seeds in self.seeds.values()))
             for detector in self.detectors
             for loss in self.losses
@@ -94,7 +116,20 @@ class Plan:
 
     def first_run(self, detector: Detector, loss: str) -> Run:
         """The run of a loss with its first seed."""
-        return Run(detector, loss, self.seeds[loss][0])
+        return self.run_of(detector, loss, self.seeds[loss][0])
+
+    def trials(self) -> list[Run]:
+        """The runs that choose the learning rate of each detector and loss: one for each factor."""
+        return [
+            self.run_of(detector, loss, self.tuning_seed, lr_factor=factor, is_trial=True)
+            for factor in sorted(self.lr_factors, key=lambda factor: abs(log(factor)))
+            for detector in self.detectors
+            for loss in self.losses
+        ]
+
+    def run_of(self, detector: Detector, loss: str, seed: int, **more: Any) -> Run:
+        """The run of a loss with a seed; further arguments as for :class:`Run`."""
+        return Run(detector, loss, seed, config=self.configs.get(loss), **more)
 
 
 def parse_detector(text: str) -> Detector:
@@ -110,16 +145,47 @@ def parse_detector(text: str) -> Detector:
     return Detector(name, config)
 
 
-def parse_losses(names: Sequence[str], choices: Sequence[str]) -> list[str]:
-    """The losses without repetitions.
+def parse_losses(texts: Sequence[str], choices: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The names of the losses without repetitions, and the configs of those that are given by ``NAME=CONFIG``.
 
     Raises:
-        Refusal: one of them is unknown.
+        Refusal: a loss is unknown, a NAME cannot be the name of a file, or two configs have the same NAME.
     """
-    for name in names:
-        if name not in choices:
-            raise Refusal(f'--losses: invalid choice: {name!r} (choose from {", ".join(choices)})')
-    return list(dict.fromkeys(names))
+    configs: dict[str, str] = {}
+    names = []
+    for text in texts:
+        name, separator, config = text.partition('=')
+        names.append(name)
+        if not separator:
+            if name not in choices:
+                raise Refusal(
+                    f'--losses: invalid choice: {name!r} (choose from {", ".join(choices)}, or give NAME=CONFIG)'
+                )
+        elif name in choices or not re.fullmatch(r'[\w.+()-]+', name):
+            raise Refusal(
+                f'--losses: in NAME=CONFIG, NAME may contain letters, digits and .+()-, and must not be one of '
+                f'{", ".join(choices)}; got {name!r}'
+            )
+        elif configs.setdefault(name, config) != config:
+            raise Refusal(f'--losses: two configs have the same name, {name!r}')
+    return list(dict.fromkeys(names)), configs
+
+
+def parse_factors(text: str | None) -> list[float]:
+    """The factors of ``0.33,1,3``; none if there is no text.
+
+    Raises:
+        Refusal: the text has another form, or a factor is not above 0.
+    """
+    if text is None:
+        return []
+    try:
+        factors = [float(part) for part in text.split(',')]
+    except ValueError:
+        factors = []
+    if not factors or not all(0 < factor < inf for factor in factors):
+        raise Refusal(f'--lr-factors: expected numbers above 0 such as 0.33,1,3, got {text!r}')
+    return list(dict.fromkeys(factors))
 
 
 def parse_seeds(texts: Sequence[str], losses: Sequence[str]) -> dict[str, list[int]]:

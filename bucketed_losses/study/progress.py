@@ -31,7 +31,7 @@ def seconds_per_step(study: Study, run: Run) -> float | None:
     detector = run.detector.name
     seconds = [
         result['seconds_since_start'] / study.budget(detector, result['loss'])
-        for result in study.results()
+        for result in (*study.results(), *study.results(trials=True))
         if result['detector'] == detector and result['outcome'] == FINISHED
     ]
     if seconds:

@@ -1,4 +1,4 @@
-"""The report of a study: ``study.csv``, ``gradients.csv``, ``study.md`` and the figures."""
+"""The report of a study: ``study.md``, its figures, and CSV files with runs, trials, differences and gradients."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from .figures import draw_ap_against_time, draw_ap_over_epochs, draw_gradients
+from .differences import differences_section, differences_table
+from .figures import draw_ap_against_time, draw_ap_over_epochs, draw_differences, draw_gradients
+from .markdown import collapsed, markdown_table
 from .outcomes import FINISHED
 from .plan import EQUAL_TIME
 from .store import AP_COLUMNS, COLUMNS, Study, gradients_table, groups, results_table, write_table
+from .tuning import tuning_section, tuning_table
 
 # The image with its alternative text, and the caption.
 _FIGURES = {
@@ -37,22 +40,40 @@ def write_report(study: Study) -> None:
     """Write the CSV files, the page and the figures. If there is no result, write nothing."""
     table = results_table(study)
     if table.empty:
+        if study.results(trials=True):
+            write_table(tuning_table(study), study.root / 'tuning.csv')
         return
     write_table(table, study.root / 'study.csv')
-    gradients = gradients_table(study)
-    if not gradients.empty:
-        write_table(gradients, study.root / 'gradients.csv')
+    tables = {
+        'gradients': gradients_table(study),
+        'tuning': tuning_table(study),
+        'differences': differences_table(study),
+    }
+    for name, measured in tables.items():
+        if not measured.empty:
+            write_table(measured, study.root / f'{name}.csv')
+    gradients = tables['gradients']
     draw_ap_over_epochs(study, study.root / 'ap_over_epochs.png')
     draw_ap_against_time(table, study.root / 'ap_against_time.png')
+    draw_differences(tables['differences'], study.root / 'differences.png')
     draw_gradients(gradients, study.root / 'gradients.png')
     aside = study.root / '.study.md'
-    aside.write_text(page(study, table, gradients))
+    aside.write_text(page(study, table, **tables))
     aside.replace(study.root / 'study.md')
 
 
-def page(study: Study, table: pd.DataFrame, gradients: pd.DataFrame) -> str:
+def page(
+    study: Study, table: pd.DataFrame, gradients: pd.DataFrame, tuning: pd.DataFrame, differences: pd.DataFrame
+) -> str:
     """The page in Markdown, in the layout of the paper's Tables 4, 5, 7 and 8."""
-    parts = [*accuracy_sections(table), *_equal_time(study, table), *_gradients(gradients), *_without_result(table)]
+    parts = [
+        *accuracy_sections(table),
+        *differences_section(differences),
+        *tuning_section(tuning),
+        *_equal_time(study, table),
+        *_gradients(gradients),
+        *_without_result(table),
+    ]
     return '\n\n'.join(parts) + '\n'
 
 
@@ -86,12 +107,12 @@ def accuracy_sections(table: pd.DataFrame) -> list[str]:
         ),
         *_FIGURES['ap_against_time.png'],
         '## Accuracy in full',
-        _collapsed('AP, AP50, AP75 and AP by size', _spreads(table, AP_COLUMNS)),
+        collapsed('AP, AP50, AP75 and AP by size', _spreads(table, AP_COLUMNS)),
         *_FIGURES['ap_over_epochs.png'],
     ]
     classes = [column for column in table if column not in COLUMNS]
     if classes:
-        parts += ['## AP per class', _collapsed('AP of every class', _spreads(table, classes))]
+        parts += ['## AP per class', collapsed('AP of every class', _spreads(table, classes))]
     return parts
 
 
@@ -116,21 +137,6 @@ def _spreads(table: pd.DataFrame, columns: Sequence[str]) -> str:
 
 def _number(value: float | None, digits: str) -> str:
     return '' if pd.isna(value) else f'{value:{digits}}'
-
-
-def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown. If a line begins with the same cell as the one above it, the cell is left empty."""
-    text = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
-    above = None
-    for first, *others in lines:
-        text.append('| ' + ' | '.join(['' if first == above else first, *others]) + ' |')
-        above = first
-    return '\n'.join(text)
-
-
-def _collapsed(summary: str, content: str) -> str:
-    """A part of the page that a click opens, on a site and on a code host."""
-    return f'<details>\n<summary>{summary}</summary>\n\n{content}\n\n</details>'
 
 
 def _equal_time(study: Study, table: pd.DataFrame) -> list[str]:
@@ -174,7 +180,7 @@ def _gradients(gradients: pd.DataFrame) -> list[str]:
         'images. The numbers are the share of the gradient (sum of absolute values over logits) that falls on '
         'positives. At 0.5, all positives together have as much gradient as all negatives together.',
         *_FIGURES['gradients.png'],
-        _collapsed(
+        collapsed(
             'The shares in numbers',
             markdown_table(['Head', 'logits of', 'moment', 'positives : negatives', *losses], lines),
         ),

@@ -1,4 +1,4 @@
-"""The steps of a study: configs, times, training runs, gradients, report.
+"""The steps of a study: learning rates, configs, times, training runs, gradients, report.
 
 A study may be stopped or killed at any time. The same steps continue it and do not repeat finished runs.
 """
@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from mmengine.config import Config
 
@@ -20,17 +21,20 @@ from bucketed_losses.terminal import say
 
 from .child import arguments_of
 from .commands import Command
-from .configs import budget_of, learning_rate_note, make_config, write_config
+from .configs import budget_of, make_config, other_settings_note, write_config
+from .detections import resample, save_detections
 from .executors import Executor
+from .learning_rates import learning_rate, learning_rate_note
 from .lock import only_study
 from .logs import read_metrics
 from .measurements import Measurements
 from .names import describe_losses
 from .outcomes import keep_three, outcome_of
-from .plan import Detector, Plan, Run
+from .plan import STOCK, Plan, Run
 from .progress import share_done, time_left
 from .report import write_report
 from .store import Study
+from .tuning import chosen_factor
 
 PROGRESS_SECONDS = 60
 
@@ -53,18 +57,22 @@ def run_study(plan: Plan, make_executor: Callable[[TextIO], Executor]) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: executor.stop())
         runner = StudyRunner(plan, executor)
-        runs = runner.prepare()
-        measurements = Measurements(plan, runner.study, executor)
-        measurements.times()
+        trials = runner.prepare_trials()
+        runner.train(trials)
+        runs: list[Run] = []
         if not executor.stopping.is_set():
-            runs += runner.equal_time_runs()
+            runs = runner.prepare()
+            measurements = Measurements(plan, runner.study, executor)
+            measurements.times()
+        if not executor.stopping.is_set():
+            runs += runner.equal_time_runs(runs)
             runner.train(runs)
             measurements.gradients()
         write_report(runner.study)
         if executor.stopping.is_set():
-            print(f'Stopped; the same command continues. The finished runs are in {plan.folder / "study.md"}')
+            print(f'Stopped; the same command continues. The finished runs are in {plan.folder}')
             return STOPPED
-        failed = [run for run in runs if not runner.study.is_done(run)]
+        failed = [run for run in trials + runs if not runner.study.is_done(run)]
         for run in failed:
             result = runner.study.result(*run.key) or {'detail': 'it was not run'}
             print(f'{run} failed: {result["detail"]}')
@@ -89,38 +97,85 @@ class StudyRunner:
         self.waiting: list[Run] = []
         """Runs that have not ended, those that are being trained included."""
         self.running: list[Run] = []
+        self.later: list[Run] = []
+        """Runs that begin when the learning rates are chosen."""
+
+    def prepare_trials(self) -> list[Run]:
+        """The runs that choose learning rates, with their configs written; none if there is no grid.
+
+        Raises:
+            Refusal: a run of the study is not possible, or the study has it with other settings.
+        """
+        trials = self.plan.trials()
+        if trials:
+            self.later = self.plan.runs()
+            for run in self.later:
+                cfg = self._make_config(run)
+                if not self.study.knows(run):
+                    self._remember(run, cfg)
+        for run in trials:
+            self._write_config(run)
+        return trials
 
     def prepare(self) -> list[Run]:
-        """All runs, with their configs written.
+        """All runs with the learning rates that were chosen, with their configs written.
+
+        A loss is left out if one of its trials has failed.
 
         Raises:
             Refusal: a run is not possible, or the study has it with other settings.
         """
-        runs = self.plan.runs()
-        noted: set[Detector] = set()
-        for run in runs:
+        self.later = []
+        runs = []
+        noted: set[str] = set()
+        for planned in self.plan.runs():
+            factor = chosen_factor(self.study, self.plan, planned.detector, planned.loss)
+            if factor is None:
+                continue
+            run = replace(planned, lr_factor=factor)
             cfg = self._write_config(run)
-            note = learning_rate_note(run.detector, cfg, self.plan.gpus)
-            if note and run.detector not in noted:
-                print(note, flush=True)
-                noted.add(run.detector)
+            for note in self._notes(run, cfg):
+                if note not in noted:
+                    print(note, flush=True)
+                    noted.add(note)
+            runs.append(run)
         return runs
 
+    def _notes(self, run: Run, cfg: Config) -> list[str]:
+        notes = [learning_rate_note(run.detector, cfg, self.plan.gpus)]
+        if run.config:
+            stock = self._make_config(replace(run, loss=STOCK, config=None))
+            notes.append(other_settings_note(run, cfg, stock))
+        return [note for note in notes if note]
+
+    def _make_config(self, run: Run) -> Config:
+        return make_config(run, self.plan.data, self.plan.options, self.plan.gpus, self.plan.epochs)
+
     def _write_config(self, run: Run) -> Config:
-        cfg = make_config(run, self.plan.data, self.plan.options, self.plan.gpus)
+        cfg = self._make_config(run)
         write_config(cfg, self.study.config(*run.key))
-        self.study.remember(run.detector.name, run.label, *describe_losses(cfg.model), cfg.model.type, budget_of(cfg))
+        tuned: dict[str, Any] = {'lr_factor': run.lr_factor} if self.plan.lr_factors else {}
+        if run.is_trial:
+            tuned['trial_of'] = run.loss
+        self._remember(run, cfg, **tuned)
         return cfg
 
-    def equal_time_runs(self) -> list[Run]:
+    def _remember(self, run: Run, cfg: Config, **more: Any) -> None:
+        name = run.loss if run.config and not run.is_trial else None
+        self.study.remember(
+            run.detector.name, run.label, *describe_losses(cfg.model), cfg.model.type, budget_of(cfg), name=name,
+            learning_rate=learning_rate(cfg, self.plan.gpus), **more,
+        )  # fmt: skip
+
+    def equal_time_runs(self, runs: Sequence[Run]) -> list[Run]:
         """BRS Loss for as long as RS Loss takes when it loops over the positives (the paper's Table 4)."""
-        runs = []
-        for detector in self.plan.detectors if self.plan.equal_time else ():
+        longer_runs = []
+        for first in self._first_brs_runs(runs) if self.plan.equal_time else ():
+            detector = first.detector
             seconds = self.study.equal_time(detector.name)
             if seconds is None:
                 continue
             by_loop, fast = seconds
-            first = self.plan.first_run(detector, 'brs')
             _, budget = budget_of(Config.fromfile(self.study.config(*first.key)))
             longer = int(budget * by_loop / fast)
             if longer <= budget:
@@ -128,9 +183,13 @@ class StudyRunner:
                     f'{detector.name}: RS with its loop over positives is not slower, so there is no run in equal time'
                 )
                 continue
-            runs.append(Run(detector, 'brs', first.seed, longer))
-            self._write_config(runs[-1])
-        return runs
+            longer_runs.append(replace(first, epochs=longer))
+            self._write_config(longer_runs[-1])
+        return longer_runs
+
+    def _first_brs_runs(self, runs: Sequence[Run]) -> list[Run]:
+        first_keys = [self.plan.first_run(detector, 'brs').key for detector in self.plan.detectors]
+        return [run for run in runs if run.key in first_keys]
 
     def train(self, runs: Sequence[Run]) -> None:
         """Train all runs that are not done.
@@ -143,6 +202,9 @@ class StudyRunner:
         self.started = self.total - len(self.waiting)
         if self.started:
             say(f'{self.started} of {self.total} runs are finished already')
+        for run in runs:
+            if run not in self.waiting:  # an earlier command may have been killed before this
+                resample(self.study, run)
         waiting = list(self.waiting)
         for run in waiting:
             self.executor.check(Command([], self._log(run)))
@@ -160,7 +222,7 @@ class StudyRunner:
             say(f'    {", ".join(running)}; {self._time_left()}')
 
     def _time_left(self) -> str:
-        return time_left(self.study, self.waiting, self.running, self.executor.jobs)
+        return time_left(self.study, [*self.waiting, *self.later], self.running, self.executor.jobs)
 
     def _log(self, run: Run) -> Path:
         return self.study.folder(*run.key) / 'train.log'
@@ -176,6 +238,7 @@ class StudyRunner:
         cfg = Config.fromfile(self.study.config(*run.key))
         # In the work directory, and with its path: the study's own config has no path, so that it may be moved.
         cfg.custom_hooks[-1].out_dir = str(folder / 'weights')
+        save_detections(cfg, folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / self.study.config(*run.key).name
         cfg.dump(config)
@@ -197,6 +260,7 @@ class StudyRunner:
             dict(detector=run.detector.name, loss=run.label, seed=run.seed, peak_rss_mb=ended.peak_mb, **outcome,
                  seconds_since_start=time.monotonic() - start, jobs=self.executor.jobs)
         )  # fmt: skip
+        resample(self.study, run)
         with self.guard:
             self.waiting.remove(run)
             detail = outcome['detail'] or f'AP {read_metrics(folder)[-1][1]["AP"]:.3f}'

@@ -17,7 +17,7 @@ from .plan import Run
 
 AP_COLUMNS = ['AP', 'AP50', 'AP75', 'APs', 'APm', 'APl']
 COLUMNS = [
-    'detector', 'loss', 'label', 'seed', 'outcome', 'budget', *AP_COLUMNS, 'seconds per iteration',
+    'detector', 'loss', 'label', 'seed', 'outcome', 'budget', 'learning rate', *AP_COLUMNS, 'seconds per iteration',
     'seconds in the losses', 'peak memory (MB)', 'memory of', 'hyper-parameters', 'detail',
 ]  # fmt: skip
 """Columns of the table of results; further ones are the APs of the classes, and others that the metric logs."""
@@ -29,7 +29,8 @@ class Study:
 
     ``study.json`` lists what it holds, ``configs/DETECTOR/LOSS_SEED.py`` are the configs of the runs,
     ``runs/DETECTOR/LOSS_SEED`` their work directories, with a ``result.json`` once they have ended, and
-    ``times/DETECTOR.json``, ``gradients/DETECTOR_LOSS.json`` what was measured.
+    ``times/DETECTOR.json``, ``gradients/DETECTOR_LOSS.json`` what was measured. Runs that choose a learning rate are
+    stored in the same way, with the factor in their label.
     """
 
     def __init__(self, root: Path) -> None:
@@ -44,12 +45,31 @@ class Study:
         """The config of a run. Not in the work directory, where MMEngine writes its own version."""
         return self.root / 'configs' / detector / f'{self.folder(detector, label, seed).name}.py'
 
-    def remember(self, detector: str, label: str, cls: str, box: str, model: str, budget: tuple[bool, int]) -> None:
-        """Add a detector's loss to what the study holds."""
+    def remember(
+        self, detector: str, label: str, cls: str, box: str, model: str, budget: tuple[bool, int], **more: Any
+    ) -> None:
+        """Add a detector's loss to what the study holds.
+
+        Args:
+            detector: Name of the detector.
+            label: Label of the loss.
+            cls, box: Names of its classification loss and box loss.
+            model: Class of the detector.
+            budget: Whether the training is counted in epochs, and the number of epochs or iterations.
+            more: ``name`` for tables; ``learning_rate``; ``lr_factor``, the factor that was chosen or is tried; and
+                ``trial_of``, the loss whose learning rate the run chooses.
+        """
         entry = self.entries.setdefault(detector, {'model': model, 'losses': {}})
         by_epoch, number = budget
-        entry['losses'][label] = dict(cls=cls, box=box, budget=f'{number} {"epochs" if by_epoch else "iterations"}')
+        known = {key: value for key, value in more.items() if value is not None}
+        entry['losses'][label] = dict(
+            cls=cls, box=box, budget=f'{number} {"epochs" if by_epoch else "iterations"}', **known
+        )
         write_json(self.root / 'study.json', self.entries)
+
+    def knows(self, run: Run) -> bool:
+        """Whether the loss of a run was added to the study."""
+        return run.label in self.entries.get(run.detector.name, {}).get('losses', {})
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Record how a run ended. A run that was killed has no result."""
@@ -64,11 +84,17 @@ class Study:
         result = self.result(*run.key)
         return result is not None and result['outcome'] in (FINISHED, DIVERGED)
 
-    def results(self) -> list[dict[str, Any]]:
-        """The results of all runs that have ended, in the order of tables."""
+    def results(self, trials: bool = False) -> list[dict[str, Any]]:
+        """The results of all runs that have ended, in the order of tables.
+
+        Args:
+            trials: Return the runs that choose a learning rate instead.
+        """
         found = []
         for detector, entry in self.entries.items():
             for label in sorted(entry['losses'], key=place_of):
+                if ('trial_of' in entry['losses'][label]) != trials:
+                    continue
                 files = self.folder(detector, label, 0).parent.glob(f'{self.folder(detector, label, 0).name[:-1]}*')
                 read = [_read(folder / 'result.json') for folder in files]
                 found += sorted((r for r in read if r and r['loss'] == label), key=lambda r: r['seed'])
@@ -79,7 +105,7 @@ class Study:
         if label in NAMES:
             return NAMES[label]
         parts = self.entries[detector]['losses'][label]
-        return '+'.join(filter(None, (parts['cls'], parts['box'])))
+        return parts.get('name') or '+'.join(filter(None, (parts['cls'], parts['box'])))
 
     def times(self, detector: str) -> dict[str, dict[str, Any]]:
         """The measured times of each loss of a detector."""
@@ -138,8 +164,7 @@ def _row(study: Study, result: Mapping[str, Any]) -> dict[str, Any]:
     memory, memory_of = result['peak_rss_mb'], 'CPU, the process'
     work_dir = study.folder(detector, label, result['seed'])
     if result['outcome'] == FINISHED:
-        # MMDetection logs no AP where nothing at all was detected.
-        metrics = {'AP': 0.0, **read_metrics(work_dir)[-1][1]}
+        metrics = last_metrics(work_dir)
         used = [record['memory'] for record in read_scalars(work_dir)[0] if record.get('memory')]
         if used:
             memory, memory_of = max(used), 'GPU'
@@ -150,6 +175,7 @@ def _row(study: Study, result: Mapping[str, Any]) -> dict[str, Any]:
         'seed': result['seed'],
         'outcome': result['outcome'],
         'budget': entry['losses'][label]['budget'],
+        'learning rate': _four_digits(entry['losses'][label].get('learning_rate')),
         **{column: metrics.pop(column, None) for column in AP_COLUMNS},
         'seconds per iteration': _four_digits(times.get('seconds_per_iteration')),
         'seconds in the losses': _four_digits(times.get('seconds_in_losses')),
@@ -159,6 +185,11 @@ def _row(study: Study, result: Mapping[str, Any]) -> dict[str, Any]:
         'detail': result['detail'],
         **metrics,
     }
+
+
+def last_metrics(work_dir: Path) -> dict[str, float]:
+    """The metrics of the last validation of a run. MMDetection logs no AP if nothing at all was detected: it is 0."""
+    return {'AP': 0.0, **read_metrics(work_dir)[-1][1]}
 
 
 def _four_digits(value: float | None) -> float | None:

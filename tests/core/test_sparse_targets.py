@@ -105,6 +105,16 @@ def test_its_tensors_of_all_entries_are_one_byte_each(name):
     assert len(counted.names) == 2 and kinds.dtype == torch.int8
 
 
+def test_a_mask_of_rows_is_read_once():
+    """An expanded column, as heads give it: no copy of it, and -1 wherever it is True."""
+    ignored = torch.tensor([[True], [False], [True]]).expand(3, 4)
+    sparse = F.SparseTargets(torch.tensor([5]), torch.tensor([0.5]), ignored)
+    with CountOperations() as counted:
+        kinds = sparse.kinds(12)
+    assert kinds.tolist() == [-1] * 4 + [0, 1, 0, 0] + [-1] * 4 and kinds.dtype == torch.int8
+    assert counted.names == ['neg', 'index_fill_.int_Scalar']
+
+
 X, P, T = torch.zeros(3), torch.tensor([0, 2]), torch.tensor([0.5, 1.0])
 
 

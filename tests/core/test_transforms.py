@@ -59,6 +59,24 @@ def test_it_compiles_as_one_graph_for_all_sizes(name, delta, backend):
 
 
 @COMPILER
+@pytest.mark.parametrize('name', ['alrp_loss', 'interpolated AP'])
+def test_losses_by_other_ways_compile(name):
+    """They have no algorithm of their own for an accelerator."""
+    torch._dynamo.reset()
+    logits, targets, positives = case(9)
+
+    def function(logits, targets, positives):
+        if name == 'alrp_loss':
+            return sum(F.alrp_loss(logits, targets, targets[positives], positives=positives)[:2])
+        return F.ap_loss(logits, targets, interpolated=True, positives=positives)
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend='eager')
+    expected = value_and_grad(function, logits, targets, positives)
+    for got, wanted in zip(value_and_grad(compiled, logits, targets, positives), expected, strict=True):
+        close_in_float64(got, wanted, rtol=1e-6, atol=1e-7)
+
+
+@COMPILER
 @EACH
 @pytest.mark.medium
 def test_the_merge_tree_compiles(name):
@@ -98,6 +116,12 @@ def test_inductor_compiles_it(name):
             value_and_grad(compiled, *case(num_pos)), value_and_grad(function, *case(num_pos)), strict=True
         ):
             close_in_float64(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_func_grad_of_dr_loss():
+    logits, targets, _ = case(9)
+    _, expected = value_and_grad(F.dr_loss, logits, targets)
+    close_in_float64(torch.func.grad(F.dr_loss)(logits, targets), expected, rtol=1e-6, atol=1e-8)
 
 
 @EACH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fake_cuda import fake_cuda  # noqa: F401
 from launching import write_config
 
 

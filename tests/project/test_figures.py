@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip('matplotlib')
 pytest.importorskip('pandas')
 
+import benchmark_figures
 import draw_figures
 import numpy as np
 import pandas as pd
@@ -244,7 +245,7 @@ def test_the_headline_prefers_the_scaling_run(tmp_path):
         (tmp_path / 'figures' / name).write_text((DOCS / 'figures' / name).read_text())
     rows, share = draw_figures._cost_rows(tmp_path)
     assert share == 0.01 and {row['logits'] for row in rows} == {'10000', '100000', '1000000'}
-    machine = dict(device='a machine', threads='1', torch='2', mmdet='3')
+    machine = dict(device='a machine', threads='1', torch='2')
     with (tmp_path / 'figures/scaling.csv').open('w', newline='') as file:
         writer = csv.DictWriter(file, report_benchmark.COLUMNS, restval='')
         writer.writeheader()
@@ -261,7 +262,7 @@ def test_the_headline_prefers_the_scaling_run(tmp_path):
     rows, share = draw_figures._cost_rows(tmp_path)
     assert share == 0.001 and {row['logits'] for row in rows} == {'10000', '1000000', '100000000'}
     _, axes = new_figure(1, 2)
-    for axis, quantity in zip(axes[0], report_benchmark.QUANTITIES, strict=True):
+    for axis, quantity in zip(axes[0], benchmark_figures.QUANTITIES, strict=True):
         draw_figures.draw_cost(axis, rows, quantity)
     texts = [[text.get_text() for text in axis.texts] for axis in axes[0]]
     assert 'loop over positives: 11 h' in texts[0] and 'loop over positives: 3 GB' in texts[1]

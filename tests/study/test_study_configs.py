@@ -12,8 +12,11 @@ pytest.importorskip('efficientnet_lite_pytorch', reason='the demo backbone: pip 
 from mmengine.config import Config
 from studies import ATSS, FASTER, MASK, ROOT, detector
 
-from bucketed_losses.study.configs import flat, learning_rate_note, make_config, stretch, write_config
+from bucketed_losses.study.configs import flat, make_config, other_settings_note, stretch, write_config
+from bucketed_losses.study.learning_rates import learning_rate, learning_rate_note
 from bucketed_losses.study.plan import Refusal, Run
+
+CARDS = ROOT / 'configs/cards/atss_efficientnet-lite0_fpn_focal_1xb8-12e_cards.py'
 
 
 def config(loss, seed=0, path=ATSS, data=None, options=(), epochs=None, gpus=1):
@@ -127,12 +130,12 @@ def test_a_loss_that_a_detector_cannot_carry_is_refused(tmp_path):
     ranked = ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_rs_1xb8-12e_bccd.py'
     with pytest.raises(Refusal, match=r'rs_1xb8-12e_bccd\.py cannot be trained with brs: the config already has'):
         config('brs', path=ranked)
-    no_head = tmp_path / 'yolo.py'
+    no_head = tmp_path / 'free_anchor.py'
     no_head.write_text(
-        "model = dict(type='YOLOV3', bbox_head=dict(type='YOLOV3Head', num_classes=3))\n"
+        "model = dict(type='RetinaNet', bbox_head=dict(type='FreeAnchorRetinaHead', num_classes=3))\n"
         "train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)\n"
     )
-    with pytest.raises(Refusal, match=r'cannot be trained with dr: .*YOLOV3Head'):
+    with pytest.raises(Refusal, match=r'cannot be trained with dr: .*FreeAnchorRetinaHead'):
         config('dr', path=no_head)
 
 
@@ -172,3 +175,28 @@ def test_a_learning_rate_that_is_not_scaled_is_told():
     note = learning_rate_note(detector(), unknown, 2)
     assert 'not scaled for 2 GPUs, because the config has no auto_scale_lr.base_batch_size' in note
     assert learning_rate_note(detector(), unknown, 1) is None
+
+
+def test_accumulated_images_count():
+    """The configs of the study with small batches: the rate is scaled for 1 image, and that of 8 for 8 accumulated."""
+    scaled, accumulated = (
+        config('brs', path=ROOT / f'configs/study/cards_atss_batch1{more}.py') for more in ('', '-accumulate8')
+    )
+    assert 'the learning rate is multiplied by 0.125: 1 images' in learning_rate_note(detector(), scaled, 1)
+    assert learning_rate_note(detector(), accumulated, 1) is None
+    assert (learning_rate(scaled), learning_rate(accumulated)) == (1e-3 / 8, 1e-3)
+    assert learning_rate(scaled, gpus=4) == 1e-3 / 2
+
+
+def test_other_settings_of_a_loss_given_by_its_config_are_told():
+    stock = config('stock', path=CARDS)
+    for name, note in (
+        ('cards_atss_rs-ones', None),
+        (
+            'cards_atss_batch4',
+            'ATSS X: its config also has other settings outside the model: auto_scale_lr.enable, param_scheduler, '
+            'train_dataloader.batch_size',
+        ),
+    ):
+        run = Run(detector(CARDS), 'X', 0, config=str(ROOT / f'configs/study/{name}.py'))
+        assert other_settings_note(run, make_config(run), stock) == note

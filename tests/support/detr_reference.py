@@ -40,13 +40,21 @@ def focal_value(p: float, target: int) -> float:
 
 
 def best_assignment(
-    scores: Tensor, boxes: Tensor, labels: list[int], targets: Tensor, size: tuple[int, int], class_cost: float
+    scores: Tensor,
+    boxes: Tensor,
+    labels: list[int],
+    targets: Tensor,
+    size: tuple[int, int],
+    class_cost: float,
+    l1_of_corners: bool = False,
 ) -> tuple[int, ...]:
     """For each ground truth the query it gets, by trying all: class cost, 5 * L1 and 2 * GIoU."""
 
     def cost(q: int, g: int) -> float:
         p = float(scores[q, labels[g]].sigmoid())
-        l1 = float((boxes[q] - targets[g]).abs().sum())
+        pair = boxes[q], targets[g]
+        one, other = (corners(box) for box in pair) if l1_of_corners else pair
+        l1 = float((one - other).abs().sum())
         loss, _ = giou(corners(boxes[q], size), corners(targets[g], size))
         return class_cost * (focal_value(p, 1) - focal_value(p, 0)) + 5 * l1 - 2 * (1 - float(loss))
 

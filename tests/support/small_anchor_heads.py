@@ -100,17 +100,17 @@ def loss_of(head, objects=None, ignore=None):
     return head.loss_by_feat(*head(features()), objects_for(head) if objects is None else objects, METAS, ignore)
 
 
-def predictions_of(head, cls_scores, bbox_preds):
+def predictions_of(head, cls_scores, bbox_preds, objects=None):
     """What a head says of each anchor, with MMDetection's assignment; PAA's is that of a stock PAAHead."""
     sizes = [level.shape[-2:] for level in cls_scores]
     anchors, flags = head.get_anchors(sizes, METAS, device='cpu')
     anchors = [[level.clone() for level in image] for image in anchors]
     flat_anchors = [torch.cat(image) for image in anchors]
-    classes, priors = head.num_classes, head.num_base_priors
+    classes, num_priors = head.num_classes, head.num_base_priors  # a list if levels differ
     if type(head).__name__ == 'RankBasedPAAHead':
         labels, weights, targets = stock_paa_assignment(anchors, flags, cls_scores, bbox_preds)
     else:
-        result = head.get_targets(anchors, flags, objects_for(head), METAS)
+        result = head.get_targets(anchors, flags, objects_for(head) if objects is None else objects, METAS)
         if type(head).__name__ == 'RankBasedATSSHead':
             result = result[1:]
         labels, weights, targets = ([torch.cat(image) for image in zip(*part, strict=True)] for part in result[:3])
@@ -119,6 +119,7 @@ def predictions_of(head, cls_scores, bbox_preds):
         index = 0
         for level in range(len(cls_scores)):
             _, _, height, width = cls_scores[level].shape
+            priors = num_priors if isinstance(num_priors, int) else num_priors[level]
             for y in range(height):
                 for x in range(width):
                     for prior in range(priors):

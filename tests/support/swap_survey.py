@@ -1,8 +1,9 @@
-"""What becomes of MMDetection's own configs when a ranking loss is put into them: one training step, or a refusal.
+"""What becomes of MMDetection's own configs when a ranking loss is put into them: three training steps, or a refusal.
 
-python tests/support/swap_survey.py OUT.csv [FAMILY ...]      train
+python tests/support/swap_survey.py OUT.csv [FAMILY ...]      train with BRS and AP Loss; replaces their rows in OUT.csv
 python tests/support/swap_survey.py OUT.csv --table           print the table of outcomes for the docs
 python tests/support/swap_survey.py OUT.csv --heads           print the table of heads for the docs
+python tests/support/swap_survey.py OUT.csv --left-out        print the configs that are not counted, for the docs
 """
 
 from __future__ import annotations
@@ -17,26 +18,32 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from demo_batches import demo_batch
+from mmdet.models.dense_heads import CenterNetHead, CornerHead
+from mmdet.models.reid import BaseReID
 from mmdet.registry import MODELS
-from mmdet.testing import demo_mm_inputs
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
 from mmengine.utils import get_installed_path
 
 from bucketed_losses.mmdet.models.losses import RankingLoss
-from bucketed_losses.mmdet.models.recipes import Role, recipes
+from bucketed_losses.mmdet.models.recipes import Role, recipes, registered_class
 from bucketed_losses.mmdet.swap import SwapError, swap_loss
 
 CONFIGS = Path(get_installed_path('mmdet'), '.mim', 'configs')
 # The detectors of the paper, by what their configs call them.
 SEVEN = ('FasterRCNN', 'CascadeRCNN', 'MaskRCNN', 'ATSS', 'PAA', 'RetinaNet', 'CoDETR')
 TRAINED, REFUSED, FAILED = 'trained', 'refused', 'failed'
+STEPS = 3
+COUNTED = 'yes'
+COLUMNS = ('config', 'detector', 'family', 'counted', 'outcome', 'detail', 'falls', 'ap_outcome', 'ap_falls')
 
 
 def configs(*families: str) -> list[Path]:
@@ -45,21 +52,92 @@ def configs(*families: str) -> list[Path]:
     return [file for folder in folders if folder.name != '_base_' for file in sorted(folder.glob('*.py'))]
 
 
-def outcome(file: Path, loss: str = 'brs') -> tuple[str, str, str]:
-    """The detector's type, what became of the config, and why or what its losses are."""
+class Outcome(NamedTuple):
+    """What became of a config.
+
+    Attributes:
+        detector: The detector's type.
+        what: ``TRAINED``, ``REFUSED`` or ``FAILED``.
+        detail: The names of its losses, or why it does not train.
+        totals: The sum of its losses in each step on the same batch.
+    """
+
+    detector: str
+    what: str
+    detail: str
+    totals: tuple[float, ...] = ()
+
+    def falls(self) -> str:
+        """Whether the sum of the losses is lower in the last step than in the first: 'yes', 'no', or nothing."""
+        if len(self.totals) < 2:
+            return ''
+        return 'yes' if self.totals[-1] < self.totals[0] else 'no'
+
+
+def outcome(file: Path, loss: str = 'brs', steps: int = 1) -> Outcome:
+    """Put a loss into a config and train it on one batch."""
     try:
         cfg = Config.fromfile(file, import_custom_modules=False)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is the outcome)
-        return '?', FAILED, f'cannot be read: {type(error).__name__}: {_first_line(error)}'
+        return Outcome('?', FAILED, f'cannot be read: {type(error).__name__}: {_first_line(error)}')
     kind = str(cfg.get('model', {}).get('type', 'none'))
     try:
         swapped = swap_loss(cfg, loss).cfg
     except SwapError as error:
-        return kind, REFUSED, str(error)
+        return Outcome(kind, REFUSED, str(error))
     try:
-        return kind, TRAINED, ' '.join(train_one_step(swapped))
+        names, totals = train(swapped, steps)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is the outcome)
-        return kind, FAILED, f'{type(error).__name__}: {_first_line(error)}'
+        return Outcome(kind, FAILED, f'{type(error).__name__}: {_first_line(error)}')
+    return Outcome(kind, TRAINED, ' '.join(names), tuple(totals))
+
+
+def family_of(file: Path) -> str:
+    """The family of a config's model, for the table of the docs."""
+    try:
+        model = _model_of(file)
+    except FileNotFoundError:
+        model = None
+    if model is None:
+        return 'not a model'
+    families = {
+        'semi-supervised': 'semi_train_cfg' in model,
+        'trackers': 'tracker' in model or 'track_head' in model,
+        'two stages': bool(model.get('roi_head')),
+        'region proposals alone': bool(model.get('rpn_head')),
+        'queries (DETR and others)': 'num_queries' in model or 'decoder' in model,
+        'one stage': bool(model.get('bbox_head')),
+        'masks without boxes': bool(model.get('mask_head') or model.get('panoptic_head')),
+    }
+    return next((family for family, holds in families.items() if holds), 'others')
+
+
+def why_not_counted(file: Path) -> str:
+    """``COUNTED`` if a config describes a model with a class score for each box or mask; otherwise what it is."""
+    try:
+        model = _model_of(file)
+    except FileNotFoundError:
+        return 'no: their base configs are not in the wheel of MMDetection'
+    if model is None:
+        return 'no: parts that other configs inherit'
+    if registered_class(model['type']) is BaseReID:
+        return 'no: re-identification'
+    head = registered_class((model.get('bbox_head') or {}).get('type', ''))
+    if head is not None and issubclass(head, (CornerHead, CenterNetHead)):
+        return 'no: heat maps of keypoints'
+    if 'language_model' in model:
+        return 'apart: conditioned on text'
+    return COUNTED
+
+
+def _model_of(file: Path) -> ConfigDict | None:
+    """The model of a config, or None if there is none.
+
+    Raises:
+        FileNotFoundError: The config inherits one that does not exist.
+    """
+    model = Config.fromfile(file, import_custom_modules=False).get('model')
+    return model if isinstance(model, dict) and 'type' in model else None
 
 
 def _first_line(error: Exception) -> str:
@@ -68,9 +146,14 @@ def _first_line(error: Exception) -> str:
 
 def train_one_step(cfg: Config) -> list[str]:
     """Build the detector with its optimiser, train it on two small images of noise; the names of its losses."""
+    return train(cfg)[0]
+
+
+def train(cfg: Config, steps: int = 1) -> tuple[list[str], list[float]]:
+    """The names of the losses, and their sum in each step on one batch."""
     init_default_scope('mmdet')
     with group_of_one():
-        return _train_one_step(cfg)
+        return _train(cfg, steps)
 
 
 @contextmanager
@@ -84,15 +167,25 @@ def group_of_one() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _train_one_step(cfg: Config) -> list[str]:
+def _train(cfg: Config, steps: int) -> tuple[list[str], list[float]]:
     model_cfg = cfg.model
     without_downloads(model_cfg)
+    if 'detector' in model_cfg and cfg.get('train_dataloader') is None:
+        # It only tracks: its detector is trained by another config.
+        cfg = Config(dict(model=model_cfg.detector, optim_wrapper=dict(type='OptimWrapper', optimizer=_SGD)))
+        cfg.model.setdefault('data_preprocessor', dict(type='DetDataPreprocessor', pad_size_divisor=32))
+        model_cfg = cfg.model
     # Fixed sizes of 1024 pixels and the like: these images are small.
     model_cfg.get('data_preprocessor', {}).pop('batch_augments', None)
+    if 'teacher_config' in model_cfg:  # of LD: a path in a checkout of MMDetection, and a checkpoint in the network
+        model_cfg.teacher_config = str(CONFIGS / Path(model_cfg.teacher_config).relative_to('configs'))
+        model_cfg.teacher_ckpt = None
     # As many proposals as small images need.
-    if 'rpn_proposal' in (model_cfg.get('train_cfg') or {}):
-        model_cfg.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=100)
+    for part in (model_cfg, model_cfg.get('detector', {})):
+        if 'rpn_proposal' in (part.get('train_cfg') or {}):
+            part.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=100)
     torch.manual_seed(0)
+    MessageHub.get_current_instance().update_info('epoch', 0)  # a runner counts epochs, and task-aligned heads read it
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
     assert any(isinstance(module, RankingLoss) for module in model.modules())
     model.init_weights()
@@ -100,25 +193,23 @@ def _train_one_step(cfg: Config) -> list[str]:
     if cfg.optim_wrapper.type == 'AmpOptimWrapper':  # float16 needs an accelerator
         cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer)
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    head = model_cfg.get('roi_head', {})
-    inputs = demo_mm_inputs(
-        2,
-        [[3, 128, 128], [3, 128, 96]],
-        num_items=[3, 2],
-        num_classes=2,
-        with_mask=bool(head.get('mask_head')) or 'segm' in str(cfg.get('val_evaluator')),
-        with_semantic='semantic_head' in model_cfg,
-    )
-    for sample in inputs['data_samples']:
-        sample.gt_instances.labels.zero_()  # the one class that every detector knows
-        boxes = sample.gt_instances.bboxes
-        sample.proposals = InstanceData(bboxes=torch.cat([boxes, boxes + 8]))  # Fast R-CNN reads them
-    logged = model.train_step(inputs, optim_wrapper)
-    losses = {name: value for name, value in logged.items() if 'loss' in name}
-    assert all(torch.isfinite(value).all() for value in losses.values()), losses
+    for group in optim_wrapper.param_groups:
+        group['lr'] *= _WARM_UP
+    totals = []
+    for _ in range(steps):
+        torch.manual_seed(0)  # what a detector draws is the same in every step
+        logged = model.train_step(demo_batch(cfg), optim_wrapper)
+        losses = {name: value for name, value in logged.items() if 'loss' in name}
+        assert all(torch.isfinite(value).all() for value in losses.values()), losses
+        totals.append(float(logged['loss']))
     assert any(name.endswith(('_rank', 'loss_cls', 'rpn_cls')) for name in losses), losses
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    return sorted(losses)
+    return sorted(losses), totals
+
+
+# The first steps of a training have a lower learning rate.
+_WARM_UP = 0.1
+_SGD = dict(type='SGD', lr=0.012, momentum=0.9)
 
 
 def without_downloads(part: object) -> None:
@@ -136,19 +227,37 @@ def without_downloads(part: object) -> None:
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """The outcomes by folder of configs as a table of a page; folders where all is refused are one row."""
-    folders: dict[str, list[dict[str, str]]] = {}
+    """The outcomes by family as a table of a page."""
+    families: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        folders.setdefault(row['config'].split('/')[0], []).append(row)
-    lines = ['| configs of | all | train | refused | cannot run here |', '|---|---|---|---|---|']
-    nothing: list[str] = []
-    for folder, members in folders.items():
+        if row['counted'] == COUNTED:
+            families.setdefault(row['family'], []).append(row)
+    lines = ['| family | counted | train | refused | cannot run here |', '|---|---|---|---|---|']
+    for family, members in sorted(families.items(), key=lambda item: -len(item[1])):
         counts = [sum(row['outcome'] == what for row in members) for what in (TRAINED, REFUSED, FAILED)]
-        if counts[0] == 0 and counts[2] == 0:
-            nothing += [folder] * len(members)
-            continue
-        lines.append(f'| `{folder}` | {len(members)} | ' + ' | '.join(map(str, counts)) + ' |')
-    lines.append(f'| {len(set(nothing))} others | {len(nothing)} | 0 | {len(nothing)} | 0 |')
+        lines.append(f'| {family} | {len(members)} | ' + ' | '.join(map(str, counts)) + ' |')
+    return '\n'.join(lines)
+
+
+def summary(rows: list[dict[str, str]]) -> str:
+    """One sentence with the numbers of a survey."""
+    counted = [row for row in rows if row['counted'] == COUNTED]
+    trained, refused, failed = (sum(row['outcome'] == what for row in counted) for what in (TRAINED, REFUSED, FAILED))
+    return (
+        f'Of the {len(rows)} configs, {len(counted)} describe a model with a class score for each box or mask. Of '
+        f'these, **{trained} of {len(counted)}** train, {refused} are refused, and {failed} cannot run on this machine'
+    )
+
+
+def left_out(rows: list[dict[str, str]]) -> str:
+    """The configs that are not counted, by the reason, as a table of a page."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row['counted'] != COUNTED:
+            reasons.setdefault(row['counted'], []).append(row['config'])
+    lines = ['| not counted | number | configs |', '|---|---|---|']
+    for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        lines.append(f'| {reason.split(": ", 1)[1]} | {len(names)} | {_code(names)} |')
     return '\n'.join(lines)
 
 
@@ -176,25 +285,47 @@ def main() -> None:
     parser.add_argument('families', nargs='*')
     parser.add_argument('--table', action='store_true', help='print the table of a CSV that is there')
     parser.add_argument('--heads', action='store_true', help='print the table of the heads that can be converted')
+    parser.add_argument('--left-out', action='store_true', help='print the table of the configs that are not counted')
     args = parser.parse_args()
     if args.heads:
         sys.stdout.write(heads_table() + '\n')
         return
-    if args.table:
-        with args.out.open(newline='') as file:
-            sys.stdout.write(table(list(csv.DictReader(file))) + '\n')
+    if args.table or args.left_out:
+        rows = read(args.out)
+        sys.stdout.write(f'{left_out(rows) if args.left_out else summary(rows) + chr(10) * 2 + table(rows)}\n')
         return
     warnings.simplefilter('ignore')
     logging.disable(logging.WARNING)
-    with args.out.open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(['config', 'detector', 'outcome', 'detail'])
-        for config in configs(*args.families):
-            row = [str(config.relative_to(CONFIGS)), *outcome(config)]
-            writer.writerow(row)
-            file.flush()
-            gc.collect()
-            sys.stderr.write(f'{row[0]}: {row[2]}\n')
+    rows = {row['config']: row for row in read(args.out)} if args.out.exists() else {}
+    for config in configs(*args.families):
+        row = survey(config)
+        rows[row['config']] = row
+        write(args.out, [rows[name] for name in sorted(rows)])
+        gc.collect()
+        sys.stderr.write(' '.join([row['config'], row['outcome'], row['falls'], row['ap_falls'], '\n']))
+
+
+def survey(file: Path) -> dict[str, str]:
+    """The row of a config: three steps with BRS and three with AP Loss."""
+    brs = outcome(file, 'brs', STEPS)
+    ap = outcome(file, 'ap', STEPS)
+    about = (brs.detector, family_of(file), why_not_counted(file))
+    values = (*about, brs.what, brs.detail, brs.falls(), ap.what, ap.falls())
+    return dict(zip(COLUMNS, (str(file.relative_to(CONFIGS)), *values), strict=True))
+
+
+def read(table: Path) -> list[dict[str, str]]:
+    """The rows of a CSV."""
+    with table.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def write(table: Path, rows: list[dict[str, str]]) -> None:
+    """Replace the rows of a CSV."""
+    with table.open('w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operations import is_wait
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -13,7 +14,5 @@ class CountSynchronisations(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name()
-        if name.startswith(('aten::nonzero', 'aten::_local_scalar_dense', 'aten::masked_select', 'aten::bincount')):
-            self.count += 1
+        self.count += is_wait(func, args)
         return func(*args, **(kwargs or {}))

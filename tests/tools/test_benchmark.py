@@ -1,24 +1,27 @@
-"""The benchmark: what it counts, what it leaves out, and that the page says what the CSV says."""
+"""The benchmark: what it counts, what it leaves out, and the tables and figures that it reports."""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import os
 import re
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-import torch
-
-pytest.importorskip('mmdet')
-
+import benchmark_figures as figures
 import benchmark_losses as benchmark
+import pytest
 import report_benchmark as report
+import torch
+from operations import CountElementOperations
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [ROOT / 'docs/figures' / name for name in ('benchmark.csv', 'benchmark_alrp_dr.csv')]
-CURVE_FILE = ROOT / 'docs/figures/scaling.csv'
+FILE = ROOT / 'docs/figures/benchmark.csv'
 LOSSES = {loss.name: loss for loss in benchmark.losses()}
+WITHOUT = ('mmdet', 'mmcv', 'mmengine', 'numpy', 'scipy', 'pandas', 'matplotlib', 'torchvision', 'pycocotools')
 CPU = torch.device('cpu')
 CURVE = ('RS', 'BRS', 'cross-entropy', 'BRS by matrices', 'RS by loop')
 
@@ -52,7 +55,7 @@ def test_synthetic_data(data):
 
 def test_operations_are_counted_as_defined():
     def count(function):
-        with benchmark.CountElementOperations() as mode:
+        with CountElementOperations() as mode:
             function()
         return mode.total
 
@@ -70,7 +73,7 @@ def test_operations_are_counted_as_defined():
 def test_the_operations_of_a_loop_are_those_of_all_its_iterations():
     case = benchmark.synthetic(2000, 20, 'synthetic', CPU)
     for name in report.LOOPS:
-        with benchmark.CountElementOperations() as mode:
+        with CountElementOperations() as mode:
             LOSSES[name].run(case)
         assert benchmark.operations(LOSSES[name], case) == pytest.approx(mode.total, rel=0.02)
 
@@ -123,15 +126,56 @@ def test_command_line(tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * len(LOSSES)
     assert all(row['torch'] == torch.__version__ and row['device'] and row['threads'] for row in rows)
-    assert (tmp_path / 'benchmark.png').stat().st_size > 10_000
-    page = tmp_path / 'page.md'
-    page.write_text(f'before\n{report.MARKERS[0]}\nold\n{report.MARKERS[1]}\nafter\n')
-    report.main([str(tmp_path / 'benchmark.csv'), '--page', str(page), '--figure', str(tmp_path / 'again.png')])
-    text = page.read_text()
-    assert text.startswith('before\n') and text.endswith('after\n') and 'old' not in text
-    assert '| synthetic | 4K | 1 % |' in text
     report.main([str(tmp_path / 'benchmark.csv')])
-    assert capsys.readouterr().out.strip() in text
+    text = capsys.readouterr().out
+    assert '| synthetic | 4K | 1 % |' in text and 'trained-like, 2K logits, 20 positives (1 %):' in text
+
+
+def test_figures(tmp_path):
+    """Of one run, at 1 % positives: time and memory of four losses, each over its sizes."""
+    pytest.importorskip('matplotlib')
+    options = ['--sizes', '2000', '4000', '--shares', '0.01', '0.05', '--repeats', '1', '--device', 'cpu']
+    benchmark.main(['--out', str(tmp_path), *options])
+    names = ['benchmark_memory.png', 'benchmark_time.png']
+    assert sorted(path.name for path in tmp_path.glob('*.png')) == names
+    figures.main([str(tmp_path / 'benchmark.csv'), '--out', str(tmp_path / 'again')])
+    assert sorted(path.name for path in (tmp_path / 'again').iterdir()) == names
+    assert (tmp_path / 'again/benchmark_time.png').stat().st_size > 10_000
+
+
+def test_what_a_figure_shows(monkeypatch, tmp_path):
+    pytest.importorskip('matplotlib')
+    saved = []
+    monkeypatch.setattr(figures, 'save', lambda figure, path: saved.append(figure))
+    figures.draw_both(FILE, tmp_path)
+    rows = figures.at_share(report.read(FILE), 0.01)
+    for figure, quantity in zip(saved, ('milliseconds', 'peak_bytes'), strict=True):
+        (axis,) = figure.axes
+        assert {text.get_text() for text in axis.texts} == {'RS by loop', 'BRS by matrices', 'BRS', 'focal'}
+        for name in figures.FIGURE_LOSSES:
+            points = {int(r['logits']): float(r[quantity]) for r in rows if r['loss'] == name}
+            assert list(points) == [10_000, 100_000, 1_000_000]
+            assert any(dict(line.get_xydata().tolist()) == points for line in axis.lines), name
+        assert axis.get_xlabel() == 'number of logits, 1 % of them positives'
+
+
+def test_it_runs_with_torch_alone(tmp_path):
+    """Without MMDetection and everything that it brings; then there are no figures."""
+    code = f"""
+import sys
+for name in {WITHOUT}:
+    sys.modules[name] = None
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name in {WITHOUT} else find(name, *more)
+import benchmark_losses
+options = ['--sizes', '2000', '--shares', '0.01', '--repeats', '1', '--device', 'cpu']
+benchmark_losses.main([*options, '--out', {str(tmp_path)!r}])
+"""
+    variables = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tools/benchmarks"}'}
+    subprocess.run([sys.executable, '-c', code], check=True, env=variables, cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['benchmark.csv']
+    assert {row['loss'] for row in report.read(tmp_path / 'benchmark.csv')} == set(LOSSES)
 
 
 @pytest.mark.gpu
@@ -144,6 +188,7 @@ def test_command_line_on_a_gpu(tmp_path):
 
 
 def test_captured_logits(shapes_root, tmp_path, monkeypatch):
+    pytest.importorskip('mmdet')
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     config = 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py'
@@ -176,7 +221,7 @@ def test_scaling(monkeypatch, tmp_path):
         *((n, 1000, 'more negatives') for n in (100_000, 1_000_000, 10_000_000)),
         *((1_000_000 + p, p, 'more positives') for p in (1000, 10_000, 100_000)),
     ]
-    text = report.page(report.read(tmp_path / 'benchmark.csv'))
+    text = report.full_report(report.read(tmp_path / 'benchmark.csv'))
     assert '| negatives, 100K to 10M logits at 1000 positives | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |' in text
     assert '| positives, 1K to 100K at 1M negatives | 0.52 |' in text
     assert 'more negatives' not in text, 'not a line of the overview'
@@ -191,8 +236,9 @@ def test_curve(tmp_path, capsys):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
-    assert 'scaling.csv and scaling.png' in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['scaling.csv', 'scaling.png']
+    assert 'scaling.csv' in capsys.readouterr().out
+    drawn = ['scaling_memory.png', 'scaling_time.png'] if find_spec('matplotlib') else []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['scaling.csv', *drawn]
     rows = report.read(tmp_path / 'scaling.csv')
     assert [(row['loss'], row['logits'], row['positives']) for row in rows] == [
         (loss, *size) for size in (('1000', '1'), ('50000', '50')) for loss in CURVE
@@ -205,11 +251,8 @@ def test_curve(tmp_path, capsys):
     brs = rows[CURVE.index('BRS') + len(CURVE)]
     assert table[2 + rows.index(brs)].endswith(f'| {int(brs["peak_bytes"]) / 50_000:.1f} |')
     assert '(estimated)' in table[2 + rows.index(loop)]
-    assert report.curve(rows) in report.page(report.read(*FILES), rows)
-    page = tmp_path / 'page.md'
-    page.write_text(f'{report.MARKERS[0]}\n{report.MARKERS[1]}\n')
-    report.main([*map(str, FILES), '--curve', str(tmp_path / 'scaling.csv'), '--page', str(page)])
-    assert report.curve(rows) in page.read_text()
+    report.main([str(FILE), '--curve', str(tmp_path / 'scaling.csv')])
+    assert report.curve(rows) in capsys.readouterr().out
     assert loop['note'] and not loop['milliseconds'] and float(loop['estimated_milliseconds']) > 1
     assert report.value_of(loop, 'milliseconds') is None and report.estimate_of(loop, 'milliseconds') > 1
     assert report.estimate_of(loop, 'peak_bytes') is None
@@ -250,25 +293,21 @@ def test_bytes(value, text):
     assert report.bytes_of(value) == text
 
 
-def test_the_page_says_what_the_csv_says():
-    text = (ROOT / 'docs/speed.md').read_text()
-    generated = text.split(report.MARKERS[0])[1].split(report.MARKERS[1])[0]
-    curve = report.read(CURVE_FILE) if CURVE_FILE.exists() else []
-    assert generated.strip() == report.page(report.read(*FILES), curve).strip()
-
-
 def test_more_files_add_losses_and_keep_their_own_ratios(tmp_path):
-    first, more = (report.read(path) for path in FILES)
-    together = report.read(*FILES)
-    case = [row for row in together if (row['data'], row['logits'], row['positives']) == ('synthetic', '10000', '10')]
-    assert [row['loss'] for row in case][:7] == [*report.OURS, *report.OTHERS, 'focal']
-    assert len(together) == len(first) + sum(row['loss'] in report.OTHERS for row in more)
-    assert [row for row in together if row['loss'] in report.OTHERS] == [r for r in more if r['loss'] in report.OTHERS]
-    assert [row for row in together if row['loss'] == 'focal'] == [row for row in first if row['loss'] == 'focal']
-    other = tmp_path / 'other.csv'
-    other.write_text(FILES[1].read_text().replace('AMD', 'other'))
+    """As if aLRP and DR Loss were measured later, with focal loss alone."""
+    rows = report.read(FILE)
+    files = [tmp_path / 'first.csv', tmp_path / 'more.csv']
+    for path, losses in zip(files, (['AP', 'focal'], ['focal', 'DR']), strict=True):
+        with path.open('w', newline='') as file:
+            writer = csv.DictWriter(file, report.COLUMNS, extrasaction='ignore', restval='')
+            writer.writeheader()
+            template = next(row for row in rows if row['loss'] == 'AP')
+            writer.writerows(dict(template, loss=loss, to_focal=str(len(path.name))) for loss in losses)
+    together = report.read(*files)
+    assert [(row['loss'], row['to_focal']) for row in together] == [('AP', '9'), ('DR', '8'), ('focal', '9')]
+    files[1].write_text(files[1].read_text().replace(template['device'], 'another one'))
     with pytest.raises(SystemExit, match='different machines'):
-        report.read(FILES[0], other)
+        report.read(*files)
 
 
 def test_command_line_takes_some_losses(tmp_path, capsys):
@@ -280,24 +319,27 @@ def test_command_line_takes_some_losses(tmp_path, capsys):
     assert 'invalid choice' in capsys.readouterr().err
 
 
-def test_profile_loss_share(shapes_root, capsys, monkeypatch):
+def test_profile_loss_share(shapes_root, tmp_path, capsys, monkeypatch):
+    pytest.importorskip('mmdet')
     import profile_loss_share
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     config = 'configs/shapes/mask-rcnn_efficientnet-lite0_fpn_brs_1xb8-12e_shapes.py'
     options = ['--iterations', '1', '--cfg-options', 'train_dataloader.batch_size=2']
-    profile_loss_share.main([config, *options])
+    profile_loss_share.main([config, *options, '--out', str(tmp_path / 'shares.csv')])
     row = capsys.readouterr().out.strip().splitlines()[-1]
     name, calls, step, forward, backward, share = (cell.strip() for cell in row.strip('|').split('|'))
     assert name == Path(config).stem and calls == '2', 'RPN and R-CNN'
     assert float(backward) > 0 and 0 < float(forward) < float(step)
     expected = (float(forward) + float(backward)) / float(step)
     assert float(share.rstrip('%')) / 100 == pytest.approx(expected, rel=0.2)
+    assert list(csv.reader((tmp_path / 'shares.csv').open()))[1] == [name, calls, step, forward, backward, share]
 
 
 @pytest.mark.slow
 def test_profile_heads_at_coco_size(capsys, monkeypatch):
+    pytest.importorskip('mmdet')
     import profile_loss_share
 
     monkeypatch.chdir(ROOT)

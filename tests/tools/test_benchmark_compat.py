@@ -9,15 +9,17 @@ from pathlib import Path
 import benchmark_compat as benchmark
 import pytest
 import torch
-from report_benchmark import MARKERS
+from page_blocks import block_of, markers
 from synthetic_data import synthetic_logits
+from tables import read_csv
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_command_line(tmp_path, capsys):
     page = tmp_path / 'page.md'
-    page.write_text(f'before\n{MARKERS[0]}\nold\n{MARKERS[1]}\nafter\n')
+    begin, end = markers('benchmark')
+    page.write_text(f'before\n{begin}\nold\n{end}\nafter\n')
     out = tmp_path / 'new/benchmark.csv'
     options = ['--sizes', '1000', '2000', '--positives', '5', '--repeats', '2', '--device', 'cpu']
     benchmark.main(['--out', str(out), '--page', str(page), *options])
@@ -63,6 +65,5 @@ def test_both_compute_the_same(name):
 
 
 def test_the_page_says_what_the_csv_says():
-    text = (ROOT / 'docs/compat.md').read_text()
-    generated = text.split(MARKERS[0])[1].split(MARKERS[1])[0]
-    assert generated.strip() == benchmark.table(benchmark.read(ROOT / 'docs/figures/benchmark_compat.csv')).strip()
+    generated = block_of(ROOT / 'docs/compat.md', 'benchmark')
+    assert generated == benchmark.table(read_csv(ROOT / 'docs/figures/benchmark_compat.csv')).strip()

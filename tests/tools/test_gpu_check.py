@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def run(*arguments):
 @pytest.mark.medium
 def test_it_writes_one_folder(tmp_path):
     few = 'tests/core/test_gpu.py::test_half_precision'
-    done = run('--device', 'cpu', '--sizes', 2000, 5000, '--tests', few, '--out', tmp_path)
+    done = run('--device', 'cpu', '--sizes', 2000, 5000, '--tests', few, '--no-training', '--out', tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '8 passed' in (tmp_path / 'tests.txt').read_text()
     assert f'torch {torch.__version__}' in (tmp_path / 'environment.txt').read_text()
@@ -38,19 +39,96 @@ def test_it_writes_one_folder(tmp_path):
 
 @pytest.mark.medium
 def test_a_failure_is_reported_and_the_rest_goes_on(tmp_path):
-    done = run('--device', 'cpu', '--sizes', 2000, '--tests', 'tests/core/no_such_test.py', '--out', tmp_path)
+    missing = 'tests/core/no_such_test.py'
+    done = run('--device', 'cpu', '--sizes', 2000, '--tests', missing, '--no-training', '--out', tmp_path)
     assert done.returncode == 1
-    assert 'core: failed' in done.stdout and 'some tests failed' in done.stdout
+    assert 'core: failed' in done.stdout and 'something failed, see tests.txt' in done.stdout
     assert '| BRS | ' in (tmp_path / 'gpu.md').read_text()
 
 
 @pytest.mark.medium
 def test_the_time_is_limited(tmp_path):
     few = 'tests/core/test_gpu.py::test_half_precision'
-    done = run('--device', 'cpu', '--minutes', 0.001, '--sizes', 2000, '--tests', few, '--out', tmp_path)
+    options = ['--minutes', 0.001, '--sizes', 2000, '--tests', few, '--no-training']
+    done = run('--device', 'cpu', *options, '--out', tmp_path)
     assert done.returncode == 1 and 'stopped after' in (tmp_path / 'tests.txt').read_text()
     rows = list(csv.DictReader((tmp_path / 'benchmark.csv').open()))
     assert {row['note'] for row in rows} == {'no time left'}
+
+
+FEW = ('--sizes', 2000, '--tests', 'tests/core/test_gpu.py::test_half_precision', '--minutes', 15)
+
+
+@pytest.mark.parametrize('processes', [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.medium
+def test_with_mmdetection_it_trains(processes, tmp_path):
+    """The demo, and a step of detectors with mixed precision; two processes train one model."""
+    pytest.importorskip('mmdet')
+    families = ['ATSS', 'GFL']  # a config of ours, and one that is swapped
+    done = run('--device', 'cpu', *FEW, '--processes', processes, '--families', *families, '--out', tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = list(csv.DictReader((tmp_path / 'families.csv').open()))
+    assert [(row['detector'], row['processes']) for row in rows] == [(name, str(processes)) for name in families]
+    assert all(float(row['loss']) > 0 and row['precision'] == 'bfloat16' and not row['note'] for row in rows)
+    page = (tmp_path / 'gpu.md').read_text()
+    images = 8 // processes * processes
+    word = 'process' if processes == 1 else 'processes'
+    assert re.search(
+        rf'\* demo: {processes} {word}, {16 // images} iterations, \d+ ms each, loss [\d.]+ to [\d.]+, AP', page
+    )
+    assert '* families: see families.csv' in page and 'no figure of a GPU' in page
+    assert 'loss_rank' in (tmp_path / 'training.txt').read_text()
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 500_000
+
+
+@pytest.mark.medium
+def test_a_detector_that_fails_is_noted_and_the_others_go_on(tmp_path, monkeypatch):
+    pytest.importorskip('mmdet')
+    import family_steps
+
+    def broken():
+        raise RuntimeError('no such layer\nin the model')
+
+    monkeypatch.setitem(family_steps.FAMILIES, 'PAA', broken)
+    options = ['--families', 'PAA', 'ATSS', '--size', '64', '--cpu']
+    assert family_steps.main(['--out', str(tmp_path / 'families.csv'), *options]) == 1
+    rows = list(csv.DictReader((tmp_path / 'families.csv').open()))
+    assert [row['note'] for row in rows] == ['RuntimeError: no such layer', '']
+    assert float(rows[1]['loss']) > 0
+
+
+@pytest.mark.slow
+def test_every_kind_of_detector_takes_a_step(tmp_path):
+    pytest.importorskip('mmdet')
+    import family_steps
+
+    assert family_steps.main(['--out', str(tmp_path / 'families.csv'), '--size', '128', '--cpu']) == 0
+    rows = list(csv.DictReader((tmp_path / 'families.csv').open()))
+    assert [row['detector'] for row in rows] == list(family_steps.FAMILIES)
+
+
+def test_a_command_that_takes_too_long_is_stopped():
+    import training
+
+    code, output = training.run([sys.executable, '-c', 'import time; print("started", flush=True); time.sleep(60)'], 2)
+    assert code == 124 and output.startswith('started') and 'stopped after 2 seconds' in output
+
+
+def test_the_demo_needs_no_package_beyond_mmdetection(monkeypatch, tmp_path):
+    """Without its backbone's packages, a ResNet-18 takes the place of EfficientNet-Lite0."""
+    pytest.importorskip('mmdet')
+    import training
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    monkeypatch.setattr(training, 'find_spec', lambda name: None)
+    cfg = Config.fromfile(training.write_config(tmp_path, training.ON_A_GPU, 2))
+    assert cfg.train_cfg.max_epochs == 10 and cfg.train_dataloader.batch_size == 4
+    assert cfg.model.backbone == dict(type='ResNet', depth=18, out_indices=(1, 2, 3))
+    init_default_scope('mmdet')
+    levels = MODELS.build(cfg.model).extract_feat(torch.zeros(1, 3, 64, 64))
+    assert [level.shape[-1] for level in levels] == [8, 4, 2, 1, 1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is here')

@@ -25,10 +25,12 @@ from typing import Any
 
 import torch
 from machine import processor
+from page_blocks import write_block
 from published_algorithms.interpolated_ap_and_alrp import alrp_by_loop, interpolated_ap_by_loop
 from published_algorithms.loop_over_positives import loop_over_positives
-from report_benchmark import MARKERS, Row, seconds
+from report_benchmark import Row, seconds
 from synthetic_data import synthetic_logits
+from tables import read_csv
 from torch import Tensor
 
 from bucketed_losses.compat import APLoss, RankSort, aLRPLoss
@@ -132,16 +134,6 @@ def table(rows: list[Row]) -> str:
     return '\n'.join(lines)
 
 
-def write_page(rows: list[Row], page: Path) -> None:
-    before, rest = page.read_text().split(MARKERS[0])
-    page.write_text(f'{before}{MARKERS[0]}\n{table(rows)}\n{MARKERS[1]}{rest.split(MARKERS[1])[1]}')
-
-
-def read(path: Path) -> list[Row]:
-    with path.open(newline='') as file:
-        return list(csv.DictReader(file))
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark_compat.csv'), help='CSV to write')
@@ -169,10 +161,10 @@ def main(argv: list[str] | None = None) -> None:
                             row = measure(name, logits, targets, args.repeats, args.max_seconds)
                             writer.writerow({**row, **machine, 'data': data, 'logits': number, 'positives': positives})
                             file.flush()
-    rows = read(args.out)
+    rows = read_csv(args.out)
     print(table(rows))
     if args.page:
-        write_page(rows, args.page)
+        write_block(args.page, 'benchmark', table(rows))
     print(f'\n{args.out}' + (f', {args.page}' if args.page else ''))
 
 

@@ -5,9 +5,9 @@ python tools/benchmarks/benchmark_losses.py [--out DIR] [--large] [--scaling] [-
 python tools/benchmarks/benchmark_losses.py --curve [--out DIR] [--threads N] [--sizes N ...]
 
 Measures forward and backward of our losses (AP, BAP, RS, BRS, aLRP and DR Loss), of the published algorithms (the
-loop over positives and the P x B matrices of published_algorithms/), of MMDetection's focal, quality focal and
-cross-entropy losses; for comparison a sort of the logits and one read and write of
-them. Data:
+loop over positives and the P x B matrices of published_algorithms/), and of focal, quality focal and cross-entropy loss
+(usual_losses.py); for comparison a sort of the logits and one read and write of them. Torch suffices; matplotlib draws
+the figures, and only --config needs MMDetection. Data:
 
     synthetic     the paper's (S.3.2): positives from N(-1, 1), negatives from N(1, 1), uniform IoUs
     trained-like  what a detector sees after its first epochs: positives from N(0, 1), negatives from N(-6, 1.5^2)
@@ -19,169 +19,40 @@ Losses take turns, so that a change in the speed of the machine affects all of t
 the loops, a call that is not timed comes before each timed call.
 Peak memory is what a call allocates on top of its inputs, gradient included (CUDA's allocator, the profiler on a CPU).
 Operations: every ATen operation that is neither a view nor an allocation counts the elements of its largest tensor, a
-sort n log2 n, a search log2 of the length per value. Writes benchmark.csv and benchmark.png; what would not fit into
-memory, or take longer than --max-seconds, is left out with the reason and with what it would need at least: the time
-of a loop, estimated from 20 of its positives, or the bytes of the matrices. report_benchmark.py makes tables of it.
+sort n log2 n, a search log2 of the length per value. Writes benchmark.csv, benchmark_time.png and benchmark_memory.png;
+what would not fit into memory, or take longer than --max-seconds, is left out with the reason and with what it would
+need at least: the time of a loop, estimated from 20 of its positives, or the bytes of the matrices. report_benchmark.py
+makes tables of it.
 
 --curve measures how time and memory of RS and BRS Loss grow from 10,000 to 100 million logits, one in a thousand of
 them positive (synthetic data), next to binary cross-entropy and to the published algorithms on the same tensors. It
-writes scaling.csv and scaling.png instead. 100 million logits need about 8 GB of memory.
+writes scaling.csv, scaling_time.png and scaling_memory.png instead. 100 million logits need about 8 GB of memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import itertools
-import math
 import statistics
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import mmdet
 import torch
+from benchmark_figures import FIGURE_LOSSES, draw_both
+from contestants import Case, Loss, losses, synthetic
 from machine import processor
-from measuring import cuda_peak_bytes, seconds_of
-from mmdet.models.losses import CrossEntropyLoss, FocalLoss, QualityFocalLoss
-from published_algorithms.bucketed_by_matrices import bucketed_by_matrices
-from published_algorithms.loop_over_positives import loop_over_positives
-from report_benchmark import COLUMNS, LOOPS, OTHERS, OURS, draw, percent, seconds, table
-from synthetic_data import synthetic_logits
-from torch import Tensor
-from torch.autograd.profiler import profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from measuring import peak_bytes_of, seconds_of
+from operations import CountElementOperations
+from report_benchmark import COLUMNS, OTHERS, OURS, percent, seconds, table
 
-from bucketed_losses import functional
-
-AP_DELTA, RS_DELTA = 1.0, 0.5
 SHARES = (0.001, 0.01, 0.02, 0.05)
 SIZES = (10_000, 100_000, 1_000_000)
 # What --curve measures.
 CURVE_SIZES = tuple(10**exponent for exponent in range(4, 9))
 CURVE_SHARE = 0.001
 CURVE_LOSSES = ('RS', 'BRS', 'cross-entropy', 'BRS by matrices', 'RS by loop')
-
-
-@dataclass
-class Case:
-    """Flat logits and targets (0 negative, (0, 1] positive, below 0 ignored) under a name."""
-
-    data: str
-    logits: Tensor
-    targets: Tensor
-    positives: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.positives = int((self.targets > 0).sum())
-        self.leaf = self.logits.detach().requires_grad_()
-        self.is_positive = (self.targets > 0).to(self.logits.dtype)
-        self.positive_entries = (self.targets > 0).nonzero().squeeze(1)
-        self.box_errors = (1 - self.targets[self.positive_entries]).requires_grad_()
-
-    def with_positives(self, number: int) -> Case:
-        """The same with all positives but the first ``number`` ignored: a loop over them is that much shorter."""
-        rest = (self.targets > 0).nonzero().squeeze(1)[number:]
-        return Case(self.data, self.logits, self.targets.index_fill(0, rest, -1))
-
-
-def synthetic(number: int, positives: int, data: str, device: torch.device, seed: int = 0) -> Case:
-    logits, targets = synthetic_logits(number, positives, data, seed)
-    return Case(data, logits.to(device), targets.to(device))
-
-
-@dataclass
-class Loss:
-    """One contestant: ``run(case)`` is forward and backward; what it would need can be told before it is tried."""
-
-    name: str
-    run: Callable[[Case], Any]
-    matrices: int = 0
-    """Float32 matrices of P x P that are alive at once."""
-
-    @property
-    def loops(self) -> bool:
-        return self.name in LOOPS
-
-
-def losses() -> list[Loss]:
-    """All contestants; ours first."""
-
-    def ours(function: Callable[..., Any], delta: float) -> Callable[[Case], None]:
-        def run(case: Case) -> None:
-            result = function(case.leaf, case.targets, delta)
-            torch.stack(tree_flatten(result)[0]).sum().backward()
-
-        return run
-
-    def alrp(case: Case) -> None:
-        # A positive's IoU gives the error of its box.
-        parts = functional.alrp_loss(
-            case.leaf, case.targets, case.box_errors, AP_DELTA, positives=case.positive_entries
-        )
-        torch.stack(list(parts)).sum().backward()
-        case.box_errors.grad = None
-
-    def dr(case: Case) -> None:
-        functional.dr_loss(case.leaf, case.targets).backward()
-
-    def mmdets(module: torch.nn.Module, target: Callable[[Case], Any]) -> Callable[[Case], None]:
-        return lambda case: module(case.leaf.view(-1, 1), target(case)).backward()
-
-    def classes(case: Case) -> Tensor:
-        return (case.targets <= 0).long()
-
-    def scores(case: Case) -> Tensor:
-        # On a GPU, class indices choose MMCV's fused kernel; on a CPU, MMDetection would first make them one-hot.
-        return classes(case) if case.leaf.is_cuda else case.is_positive.view(-1, 1)
-
-    def reference(function: Callable[..., Any], delta: float, sort: bool) -> Callable[[Case], None]:
-        return lambda case: function(case.logits, case.targets, delta, sort)
-
-    return [
-        Loss('AP', ours(functional.ap_loss, AP_DELTA)),
-        Loss('BAP', ours(functional.bucketed_ap_loss, AP_DELTA)),
-        Loss('RS', ours(functional.rs_loss, RS_DELTA)),
-        Loss('BRS', ours(functional.bucketed_rs_loss, RS_DELTA)),
-        Loss('aLRP', alrp),
-        Loss('DR', dr),
-        Loss('focal', mmdets(FocalLoss(), scores)),
-        Loss('quality focal', mmdets(QualityFocalLoss(), lambda case: (classes(case), case.is_positive))),
-        Loss('cross-entropy', mmdets(CrossEntropyLoss(use_sigmoid=True), lambda case: case.is_positive.view(-1, 1))),
-        Loss('sort', lambda case: case.logits.sort()),
-        Loss('read + write', lambda case: case.logits.mul(2)),
-        Loss('BAP by matrices', reference(bucketed_by_matrices, AP_DELTA, False), matrices=4),
-        Loss('BRS by matrices', reference(bucketed_by_matrices, RS_DELTA, True), matrices=6),
-        Loss('AP by loop', reference(loop_over_positives, AP_DELTA, False)),
-        Loss('RS by loop', reference(loop_over_positives, RS_DELTA, True)),
-    ]
-
-
-class CountElementOperations(TorchDispatchMode):
-    """Sums up element-operations by the definition at the top."""
-
-    FREE = ('empty', 'detach', 'alias', '_local_scalar_dense', 'resize', 'set_')
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0.0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        name = func.name().removeprefix('aten::').split('.')[0]
-        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
-        if not is_view and not any(word in name for word in self.FREE):
-            inputs = [leaf.numel() for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-            outputs = [leaf.numel() for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor)]
-            factor = 1.0
-            if name in ('sort', 'argsort'):
-                factor = math.log2(max(inputs[0], 2))
-            elif name in ('searchsorted', 'bucketize'):
-                factor, inputs = math.log2(max(inputs[0], 2)), inputs[1:]
-            self.total += factor * max(inputs + outputs, default=0)
-        return out
 
 
 def operations(loss: Loss, case: Case) -> float:
@@ -204,25 +75,9 @@ def peak_bytes(loss: Loss, case: Case) -> int:
         case = case.with_positives(4)
     loss.run(case)
     case.leaf.grad = None
-    if case.leaf.is_cuda:
-        peak = cuda_peak_bytes(lambda: loss.run(case))
-    else:
-        with profile(use_kineto=True, profile_memory=True) as profiler:
-            loss.run(case)
-        sizes = _allocations(profiler.kineto_results.experimental_event_tree())
-        peak = max(itertools.accumulate((size for _, size in sorted(sizes)), initial=0))
+    peak = peak_bytes_of(lambda: loss.run(case), case.leaf.device)
     case.leaf.grad = None
     return peak
-
-
-def _allocations(events: list[Any]) -> Iterator[tuple[int, int]]:
-    """Time and size (negative where memory is freed) of every allocation in a profiler's tree of events."""
-    stack = list(events)
-    while stack:
-        event = stack.pop()
-        stack.extend(event.children)
-        if event.name == '[memory]':
-            yield event.start_time_ns, event.extra_fields.alloc_size
 
 
 def timed(loss: Loss, case: Case) -> float:
@@ -373,12 +228,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads or 1)
     name = 'scaling' if args.curve else 'benchmark'
 
-    machine = {
-        'device': processor(device),
-        'threads': torch.get_num_threads(),
-        'torch': torch.__version__,
-        'mmdet': mmdet.__version__,
-    }
+    machine = {'device': processor(device), 'threads': torch.get_num_threads(), 'torch': torch.__version__}
     print(', '.join(f'{key} {value}' for key, value in machine.items()), flush=True)
     rows: list[dict[str, Any]] = []
     # As in a training process, which has freed larger tensors: glibc then takes memory from its heap and keeps it, and
@@ -397,8 +247,10 @@ def main(argv: list[str] | None = None) -> None:
             if args.profile:
                 for loss in (loss for loss in contestants if loss.name in OURS):
                     print(f'{loss.name}: {time_by_operation(loss, case)}', flush=True)
-    draw(args.out / f'{name}.csv', args.out / f'{name}.png')
-    print(f'\nwrote {args.out / name}.csv and {name}.png')
+    written = [args.out / f'{name}.csv']
+    if find_spec('matplotlib') is not None:
+        written += draw_both(written[0], args.out, CURVE_LOSSES if args.curve else FIGURE_LOSSES)
+    print('\nwrote', *written)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """Counts what one call of each loss launches on an accelerator, forward and backward, as Markdown.
 
 python tools/benchmarks/count_operations.py [--positives 1000 8192] [--negatives 300000] [--groups G] [--delta DELTA]
+                                             [--out FILE.csv]
 
 The positives are given, and views of tensors are not counted. No accelerator is needed: a CPU runs the same operations.
 Milliseconds are a model, the number of operations times 5 microseconds for a launch, and not a measurement.
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from operations import CountOperations
 from synthetic_data import synthetic_logits
+from tables import markdown, write_csv
 
 from bucketed_losses import functional
 from bucketed_losses.core.devices import as_on_an_accelerator
@@ -51,7 +54,8 @@ def count(
     logits.requires_grad_()
     with as_on_an_accelerator(), CountOperations() as counted:
         result = loss(logits, targets, positives=positives, **arguments)
-        (result.total if isinstance(result, functional.RankSort) else result).sum().backward()
+        value = result.total if isinstance(result, functional.RankSort) else result
+        (value if num_groups is None else value.sum()).backward()
     return counted
 
 
@@ -62,15 +66,26 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--negatives', type=int, default=300_000, metavar='N')
     parser.add_argument('--delta', type=float, help='half-width of the step; by default that of each loss')
     parser.add_argument('--groups', type=int, metavar='G', help='rank G groups in one call')
+    parser.add_argument('--out', type=Path, help='CSV to write')
     args = parser.parse_args(argv)
-    print('| loss | positives | operations | ms (model) | largest tensor, elements per logit |')
-    print('|---' * 5 + '|')
+    rows = []
     for num_positives in args.positives:
         for name, loss in LOSSES.items():
             counted = count(loss, num_positives, args.negatives, args.delta, args.groups)
-            operations, largest = len(counted.names), counted.largest / (num_positives + args.negatives)
-            milliseconds = operations * MILLISECONDS_PER_LAUNCH
-            print(f'| {name} | {num_positives} | {operations} | {milliseconds:.2f} | {largest:.1f} |')
+            operations = len(counted.names)
+            rows.append(
+                {
+                    'loss': name,
+                    'positives': num_positives,
+                    'operations': operations,
+                    'ms (model)': f'{operations * MILLISECONDS_PER_LAUNCH:.2f}',
+                    'largest tensor, elements per logit': f'{counted.largest / (num_positives + args.negatives):.1f}',
+                    'torch': torch.__version__,
+                }
+            )
+    print(markdown(list(rows[0]), [list(row.values()) for row in rows]))
+    if args.out:
+        write_csv(args.out, rows)
 
 
 if __name__ == '__main__':

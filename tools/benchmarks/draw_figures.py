@@ -6,7 +6,8 @@ NAME (default: all):
 
     headline         time and memory over the number of logits, and AP of BRS Loss against the detectors' own losses
     small_data_ap    the second part of it alone
-    benchmark        time and memory of all losses
+    benchmark_time   time over the number of logits
+    benchmark_memory peak memory over the number of logits
     ap_against_time  of the study in docs/study
     gradients        of the study in docs/study
 
@@ -24,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import benchmark_figures
 import report_benchmark
 
 from bucketed_losses.figure_style import (
@@ -65,7 +67,7 @@ def gain_of(pair: Pair) -> float:
 def draw_cost(axis: Any, rows: list[report_benchmark.Row], quantity: str) -> None:
     """Draw 'milliseconds' or 'peak_bytes' over the number of logits; the labels have the values of the last points."""
     names = [name for name in COST_LOSSES if any(row['loss'] == name and row.get(quantity) for row in rows)]
-    ends = report_benchmark.draw_quantity(axis, rows, quantity, names)
+    ends = benchmark_figures.draw_quantity(axis, rows, quantity, names)
     values = [
         report_benchmark.seconds(value / 1000) if quantity == 'milliseconds' else report_benchmark.bytes_of(value)
         for _, value in ends
@@ -127,7 +129,7 @@ def draw_headline(docs: Path, out: Path) -> None:
     memory.set(title='Peak memory beyond the inputs', ylabel='bytes', xlabel='number of logits')
     threads = 'one thread' if rows[0]['threads'] == '1' else f'{rows[0]["threads"]} threads'
     note = f'Left: {report_benchmark.percent(share)} of the logits are positives; {rows[0]["device"]}, {threads}.'
-    if any(report_benchmark.estimate_of(row, quantity) for row in rows for quantity in report_benchmark.QUANTITIES):
+    if any(report_benchmark.estimate_of(row, quantity) for row in rows for quantity in benchmark_figures.QUANTITIES):
         note += ' Hollow circles: estimated, not run.'
     seeds = sorted({int(pair['seeds']) for pair in pairs})
     figure.supxlabel(f'{note} Right: {seeds[0]} to {seeds[-1]} seeds for each detector.', fontsize=10)
@@ -149,11 +151,15 @@ def _cost_rows(docs: Path) -> tuple[list[report_benchmark.Row], float]:
     scaling = docs / 'figures/scaling.csv'
     share = 0.001 if scaling.exists() else 0.01
     rows = report_benchmark.read(scaling if scaling.exists() else docs / 'figures/benchmark.csv')
-    return report_benchmark.at_share(rows, share), share
+    return benchmark_figures.at_share(rows, share), share
 
 
-def _draw_benchmark(docs: Path, out: Path) -> None:
-    report_benchmark.draw(docs / 'figures/benchmark.csv', out)
+def _draw_benchmark(quantity: str) -> Callable[[Path, Path], None]:
+    def draw(docs: Path, out: Path) -> None:
+        rows = report_benchmark.read(docs / 'figures/benchmark.csv')
+        benchmark_figures.draw(benchmark_figures.at_share(rows, benchmark_figures.FIGURE_SHARE), quantity, out)
+
+    return draw
 
 
 def _draw_ap_against_time(docs: Path, out: Path) -> None:
@@ -174,7 +180,8 @@ def _draw_gradients(docs: Path, out: Path) -> None:
 FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     'headline': ('figures/headline.png', draw_headline),
     'small_data_ap': ('figures/small_data_ap.png', draw_small_data_ap),
-    'benchmark': ('figures/benchmark.png', _draw_benchmark),
+    'benchmark_time': ('figures/benchmark_time.png', _draw_benchmark('milliseconds')),
+    'benchmark_memory': ('figures/benchmark_memory.png', _draw_benchmark('peak_bytes')),
     'ap_against_time': ('study/ap_against_time.png', _draw_ap_against_time),
     'gradients': ('study/gradients.png', _draw_gradients),
 }

@@ -1,7 +1,7 @@
 """Share of a training step that the ranking losses take, forward and backward, by torch.profiler; as Markdown.
 
 python tools/benchmarks/profile_loss_share.py CONFIG [CONFIG ...] [--coco-size] [--iterations 3]
-                                              [--cfg-options KEY=VALUE ...]
+                                              [--cfg-options KEY=VALUE ...] [--out FILE.csv]
 
 A step is forward, backward and update with a batch of the config's own data. ``--coco-size`` needs no data: only the
 heads run, on random features of 4 images of 800 x 1333 with 7 objects each.
@@ -19,6 +19,7 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from tables import markdown, write_csv
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -116,11 +117,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('--iterations', type=int, default=3, help='profiled steps; 1 more warms up')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
+    parser.add_argument('--out', type=Path, help='CSV to write')
     args = parser.parse_args(argv)
-    lines = [
-        '| config | loss calls per step | ms per step | forward ms | backward ms | share |',
-        '|---|---|---|---|---|---|',
-    ]
+    rows = []
     with tempfile.TemporaryDirectory() as work_dir:  # one for all: MMEngine's visualizer stays with the first
         for config in args.configs:
             if args.coco_size:
@@ -128,9 +127,19 @@ def main(argv: list[str] | None = None) -> None:
             else:
                 run = WholeSteps(config, work_dir, args.cfg_options)
             step, forward, backward, calls = shares(run, args.iterations)
-            cells = [Path(config).stem, f'{calls:g}', f'{step:.0f}', f'{forward:.1f}', f'{backward:.1f}']
-            lines.append('| ' + ' | '.join([*cells, f'{(forward + backward) / step:.2%}']) + ' |')
-    print('\n'.join(lines))
+            rows.append(
+                {
+                    'config': Path(config).stem,
+                    'loss calls per step': f'{calls:g}',
+                    'ms per step': f'{step:.0f}',
+                    'forward ms': f'{forward:.1f}',
+                    'backward ms': f'{backward:.1f}',
+                    'share': f'{(forward + backward) / step:.2%}',
+                }
+            )
+    print(markdown(list(rows[0]), [list(row.values()) for row in rows]))
+    if args.out:
+        write_csv(args.out, rows)
 
 
 if __name__ == '__main__':

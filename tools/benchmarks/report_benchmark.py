@@ -1,11 +1,10 @@
-"""Tables and a figure of what tools/benchmarks/benchmark_losses.py measured, and the tables of docs/speed.md.
+"""Tables of what tools/benchmarks/benchmark_losses.py measured.
 
-python tools/benchmarks/report_benchmark.py BENCHMARK.csv [MORE.csv ...] [--figure OUT.png] [--curve SCALING.csv]
-                                           [--page docs/speed.md]
+python tools/benchmarks/report_benchmark.py BENCHMARK.csv [MORE.csv ...] [--curve SCALING.csv]
 
-MORE.csv are runs with other losses (``--losses``). Their times are relative to the focal loss of their own run. The
-figure shows the times of the first file only.
-``--page`` rewrites the part between the markers ``<!-- benchmark -->`` and ``<!-- end of benchmark -->``.
+Prints every case and every loss as Markdown. MORE.csv are runs with other losses (``--losses``). Their times are
+relative to the focal loss of their own run. The tables of docs/speed.md are those of speed_page.py, the figures those
+of benchmark_figures.py.
 """
 
 from __future__ import annotations
@@ -13,16 +12,13 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
-
-from bucketed_losses.figure_style import BACKGROUND, GUIDE, Look, figure_style, label_lines, look_of, new_figure, save
 
 COLUMNS = (
     'data', 'logits', 'positives', 'loss', 'milliseconds', 'to_focal', 'to_loop', 'peak_bytes', 'operations',
-    'repeats', 'note', 'estimated_milliseconds', 'needed_bytes', 'device', 'threads', 'torch', 'mmdet',
+    'repeats', 'note', 'estimated_milliseconds', 'needed_bytes', 'device', 'threads', 'torch',
 )  # fmt: skip
 LOOPS = ('AP by loop', 'RS by loop')
 OURS = ('AP', 'BAP', 'RS', 'BRS')
@@ -36,7 +32,6 @@ GOALS = {
     ('synthetic', 100_000, 5000): (4, 15),
     ('trained-like', 1_000_000, 1000): (1, 1.5),
 }
-MARKERS = '<!-- benchmark -->', '<!-- end of benchmark -->'
 Row = dict[str, str]
 
 
@@ -80,7 +75,7 @@ def read(*paths: str | Path) -> list[Row]:
         with Path(path).open(newline='') as file:
             for row in csv.DictReader(file):
                 cases.setdefault((row['data'], row['logits'], row['positives']), {}).setdefault(row['loss'], row)
-                machines.add(tuple(row[key] for key in ('device', 'threads', 'torch', 'mmdet')))
+                machines.add(tuple(row[key] for key in ('device', 'threads', 'torch')))
     if len(machines) > 1:
         raise SystemExit(f'report_benchmark: times of different machines are not compared: {sorted(machines)}')
 
@@ -114,31 +109,31 @@ def table(rows: Iterable[Row]) -> str:
     return '\n'.join(lines)
 
 
-def collapsed(summary: str, content: str) -> str:
-    """A part of a page that a click opens, on the site and on a code host."""
-    return f'<details>\n<summary>{summary}</summary>\n\n{content}\n\n</details>'
-
-
-def overview(rows: list[Row], losses: Collection[str] = ()) -> str:
-    """Time over that of focal loss, a line per case; of these losses only, or of all."""
+def overview(rows: list[Row]) -> str:
+    """Time over that of focal loss, a line per case."""
     names = list(dict.fromkeys(row['loss'] for row in rows if row['loss'] != 'focal'))
-    names = [name for name in names if not losses or name in losses]
     lines = ['| data | logits | positives | focal | ' + ' | '.join(names) + ' |', '|---' * (4 + len(names)) + '|']
     for case, group in groupby(rows, key=lambda row: (row['data'], row['logits'], row['positives'])):
         by_loss = {row['loss']: row for row in group}
-        ratios = [_ratio(by_loss.get(name)) for name in names]
+        ratios = [ratio_of(by_loss.get(name)) for name in names]
         focal = seconds(float(by_loss['focal']['milliseconds']) / 1000)
         share = percent(float(case[2]) / float(case[1]))
         lines.append('| ' + ' | '.join([case[0], short(float(case[1])), share, focal, *ratios]) + ' |')
     return '\n'.join(lines)
 
 
-def _ratio(row: Row | None) -> str:
+def ratio_of(row: Row | None) -> str:
+    """Time over that of focal loss, or in a word why there is none."""
     if row is None:
         return ''
     if row['note']:
         return 'too large' if 'GB' in row['note'] else 'too slow'
-    return f'{float(row["to_focal"]):.3g}'
+    return digits(float(row['to_focal']))
+
+
+def digits(number: float) -> str:
+    """Two significant digits, and all digits before the decimal point."""
+    return f'{number:.2g}' if number < 10 else f'{number:.0f}'
 
 
 def goals(rows: list[Row]) -> str:
@@ -199,39 +194,32 @@ def curve(rows: list[Row]) -> str:
     return '\n'.join(lines)
 
 
-def page(rows: list[Row], curve_rows: Sequence[Row] = ()) -> str:
-    """What stands between the markers."""
-    machine = rows[0]
+def machine_of(rows: Sequence[Row]) -> str:
+    """The machine and the version of torch."""
+    first = rows[0]
+    threads = 'one thread' if first['threads'] == '1' else f'{first["threads"]} threads'
+    return f'{first["device"]}, {threads}, torch {first["torch"]}'
+
+
+def full_report(rows: list[Row], curve_rows: Sequence[Row] = ()) -> str:
+    """All cases and losses."""
     grid = [r for r in rows if r['data'] not in SCALING]
-    parts = [
-        f'Machine: {machine["device"]}, {machine["threads"]} threads, torch {machine["torch"]}, '
-        f'MMDetection {machine["mmdet"]}. Time of forward and backward, divided by that of focal loss:',
-    ]
-    largest = max(int(r['logits']) for r in grid if r['data'] == 'synthetic')
-    parts += [
-        overview([r for r in grid if r['logits'] == str(largest) or r['data'] == 'captured'], (*OURS, *OTHERS)),
-        collapsed('Every size and every alternative', overview(grid)),
-    ]
-    for data, positives in (('synthetic', largest // 1000), ('synthetic', largest // 20), ('captured', None)):
-        size = (str(largest), str(positives))
-        chosen = [r for r in grid if r['data'] == data and (positives is None or (r['logits'], r['positives']) == size)]
-        if chosen:
-            share = percent(int(chosen[0]['positives']) / int(chosen[0]['logits']))
-            logits, number = short(float(chosen[0]['logits'])), chosen[0]['positives']
-            title = f'In full for {data} data, {logits} logits, {number} positives ({share})'
-            parts.append(collapsed(title, table(chosen)))
+    parts = [f'Machine: {machine_of(rows)}. Time of forward and backward over that of focal loss:', overview(grid)]
+    for (data, logits, positives), group in groupby(
+        grid, key=lambda row: (row['data'], row['logits'], row['positives'])
+    ):
+        share = percent(int(positives) / int(logits))
+        parts += [f'{data}, {short(float(logits))} logits, {positives} positives ({share}):', table(group)]
     reached = goals(grid)
     if reached.count('\n') > 1:
-        parts += ['What we hold ourselves to, in times of focal loss; what misses it is bold:', reached]
+        parts += ['Goals, in times of focal loss; a ratio above its goal is bold:', reached]
     if len(grid) < len(rows):
         parts += ['Least-squares slope of log time over log number (1: linear):', scaling(rows)]
     if curve_rows:
-        first = curve_rows[0]
-        most, threads = short(max(int(r['logits']) for r in curve_rows)), int(first['threads'])
+        most = short(max(int(r['logits']) for r in curve_rows))
         parts += [
-            f'Up to {most} logits, in one run on {first["device"]}, {threads} thread{"" if threads == 1 else "s"}, '
-            f'torch {first["torch"]}. Memory is what a call allocates beyond its inputs, the gradient included; logits '
-            'and targets take 8 bytes a logit:',
+            f'Up to {most} logits, in one run on {machine_of(curve_rows)}. Memory is what a call allocates beyond its '
+            'inputs, the gradient included; logits and targets take 8 bytes a logit:',
             curve(list(curve_rows)),
         ]
     return '\n\n'.join(parts)
@@ -248,83 +236,14 @@ def estimate_of(row: Row, quantity: str) -> float | None:
     return float(text) if text else None
 
 
-def draw_quantity(axis: Any, rows: list[Row], quantity: str, names: Sequence[str]) -> list[tuple[float, float]]:
-    """Draw a quantity over the number of logits, log-log, a line for each loss.
-
-    Every loss must have been measured at least once. Estimates of what was left out continue a line with thin dots and
-    hollow markers.
-
-    Returns:
-        The last point of each line, for direct labels.
-    """
-    ends: list[tuple[float, float]] = []
-    for name in names:
-        look = look_of(name) or Look(GUIDE)
-        mine = sorted((row for row in rows if row['loss'] == name), key=lambda row: int(row['logits']))
-        points = [(int(row['logits']), value) for row in mine if (value := value_of(row, quantity)) is not None]
-        guesses = [(int(row['logits']), value) for row in mine if (value := estimate_of(row, quantity)) is not None]
-        axis.plot(*zip(*points, strict=True), marker='o', markersize=4, **look.line)
-        if guesses:
-            axis.plot(
-                *zip(points[-1], *guesses, strict=True), color=look.color, linestyle=':', linewidth=1.0, marker='o',
-                markersize=5, markerfacecolor=BACKGROUND, markevery=slice(1, None), zorder=look.zorder,
-            )  # fmt: skip
-        ends.append((points + guesses)[-1])
-    axis.set(xscale='log', yscale='log')
-    return ends
-
-
-FIGURE_SHARES = (0.001, 0.01, 0.05)
-FIGURE_LOSSES = ('RS by loop', 'BRS by matrices', 'RS', 'BRS', 'AP', 'BAP', 'focal', 'cross-entropy')
-QUANTITIES = {'milliseconds': 'time of forward and backward (ms)', 'peak_bytes': 'peak memory (bytes)'}
-
-
-def at_share(rows: Iterable[Row], share: float, data: str = 'synthetic') -> list[Row]:
-    """The rows of the data with this share of positives."""
-    return [r for r in rows if r['data'] == data and math.isclose(int(r['positives']), share * int(r['logits']))]
-
-
-@figure_style()
-def draw(source: str | Path, out: str | Path) -> None:
-    """Time and memory over the number of logits, log-log, one column per share of positives."""
-    rows = read(source)
-    shares = [share for share in FIGURE_SHARES if at_share(rows, share)]
-    if not shares:
-        shares = sorted({int(r['positives']) / int(r['logits']) for r in rows if r['data'] == 'synthetic'})[:3]
-    figure, axes = new_figure(2, len(shares), (4.0 * len(shares) + 1.4, 7.6), sharex=True, sharey='row')
-    for row, (quantity, label) in zip(axes, QUANTITIES.items(), strict=True):
-        names, ends = [], []
-        for axis, share in zip(row, shares, strict=True):
-            chosen = at_share(rows, share)
-            names = [name for name in FIGURE_LOSSES if any(r['loss'] == name and r.get(quantity) for r in chosen)]
-            ends = draw_quantity(axis, chosen, quantity, names)
-            if quantity == 'milliseconds':
-                axis.set_title(f'{percent(share)} positives')
-            else:
-                axis.set_xlabel('number of logits')
-        row[0].set_ylabel(label)
-        # Only now are the limits of the shared axis final.
-        label_lines(row[-1], names, [look_of(name) or Look(GUIDE) for name in names], ends)
-    save(figure, out)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('csv', type=Path, nargs='+', metavar='BENCHMARK.csv')
-    parser.add_argument('--figure', type=Path, help='PNG to write')
     parser.add_argument(
         '--curve', type=Path, metavar='SCALING.csv', help='also report this file of benchmark_losses.py --curve'
     )
-    parser.add_argument('--page', type=Path, help='Markdown page to rewrite between its markers')
     args = parser.parse_args(argv)
-    text = page(read(*args.csv), read(args.curve) if args.curve else [])
-    if args.figure:
-        draw(args.csv[0], args.figure)  # times of one run
-    if args.page is None:
-        print(text)
-        return
-    before, rest = args.page.read_text().split(MARKERS[0])
-    args.page.write_text(f'{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{rest.split(MARKERS[1])[1]}')
+    print(full_report(read(*args.csv), read(args.curve) if args.curve else []))
 
 
 if __name__ == '__main__':

@@ -1,10 +1,11 @@
 """Tests and measures the losses on this machine's GPU, in less than 8 minutes, and writes one folder.
 
-python tools/gpu/check.py [--out work_dirs/gpu] [--device cuda] [--minutes 8]
+python tools/gpu/check.py [--out work_dirs/gpu] [--device cuda] [--minutes 7.5] [--processes N]
 
 Python, torch and pytest suffice; nothing is downloaded. The folder has gpu.md (a summary), benchmark.csv,
-benchmark.png (if matplotlib is installed), tests.txt and environment.txt. If MMDetection is installed, a training step
-of detectors with --amp is tested too. ``--device cpu`` runs everything on a CPU, to test this command.
+benchmark.png (if matplotlib is installed), tests.txt and environment.txt. If MMDetection is installed, the demo trains
+for 400 iterations, and each kind of detector takes a training step with mixed precision, on all GPUs with NCCL; the
+folder then also has families.csv and training.txt. ``--device cpu`` runs everything on a CPU, to test this command.
 """
 
 from __future__ import annotations
@@ -26,12 +27,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
 from measure import COLUMNS, SIZES, measure
+from tables import markdown
+from training import Outcome, check_training, is_possible
 
 from bucketed_losses.figure_style import figure_style, label_lines, looks_of, new_figure, save
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARE_OF_TESTS = 0.6
-"""The tests may take this share of the time; measurements take the rest."""
+MOST_CHARACTERS = 50_000
+"""Of the output of a training; the end of it is kept."""
+SHARE_OF_TESTS, SHARE_OF_MEASUREMENTS = 0.35, 0.25
+"""Shares of the time that the tests and the measurements may take; training takes the rest. Without MMDetection, the
+measurements take the rest."""
 
 
 def environment(device: torch.device) -> str:
@@ -85,14 +91,21 @@ def draw(rows: list[dict[str, Any]], path: Path) -> str:
     return f'figure: {path.name}'
 
 
-def summary(text: str, tests: list[str], rows: list[dict[str, Any]], figure: str, device: torch.device) -> str:
+def summary(
+    text: str, tests: str, training: list[Outcome], rows: list[dict[str, Any]], figure: str, device: torch.device
+) -> str:
     """gpu.md."""
     launches = 'kernels and copies, by the profiler' if device.type == 'cuda' else 'operations (no GPU)'
     lines = ['# The losses on a GPU' if device.type == 'cuda' else '# A trial run on a CPU: no figure of a GPU', '']
-    lines += ['```', text.strip(), '```', '', '## Tests', '', *(f'* {line}' for line in tests), '']
+    lines += ['```', text.strip(), '```', '', '## Tests', '', f'* core: {tests}', '']
+    if training:
+        lines += ['## Training with MMDetection', '']
+        lines += [
+            f'* {part.name}: {part.line}{" (failed, see training.txt)" if part.failed else ""}' for part in training
+        ]
+        lines += ['']
     lines += ['## Forward and backward, positives given', '', f'Launches are {launches}. {figure}.', '']
-    lines += ['| ' + ' | '.join(COLUMNS) + ' |', '|---' * len(COLUMNS) + '|']
-    lines += ['| ' + ' | '.join(str(row.get(column, '')) for column in COLUMNS) + ' |' for row in rows]
+    lines += [markdown(COLUMNS, ([row.get(column, '') for column in COLUMNS] for row in rows))]
     return '\n'.join(lines) + '\n'
 
 
@@ -102,6 +115,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--device', default='cuda', choices=['cuda', 'cpu'], help='cpu: a trial without a GPU')
     parser.add_argument('--minutes', type=float, default=7.5, help='when to stop')
     parser.add_argument('--tests', nargs='+', default=['tests/core/test_gpu.py'], help='tests to run')
+    parser.add_argument('--processes', type=int, metavar='N', help='train on N processes; default: one per GPU')
+    parser.add_argument('--families', nargs='+', metavar='NAME', help='kinds of detectors to train; default: all')
+    parser.add_argument('--no-training', action='store_true', help='leave out what needs MMDetection')
     parser.add_argument('--sizes', type=int, nargs='+', help='numbers of logits, 1 %% of them positive')
     args = parser.parse_args(argv)
     device = torch.device(args.device)
@@ -114,33 +130,40 @@ def main(argv: list[str] | None = None) -> int:
     (args.out / 'environment.txt').write_text(text)
     print(text, flush=True)
 
-    groups = {'core': args.tests}
-    if device.type == 'cuda' and find_spec('mmdet') is not None and find_spec('mmcv') is not None:
-        groups['MMDetection'] = ['tests/plugin/models/test_amp.py']
-    outputs, results, failed = [], [], False
-    for name, tests in groups.items():
-        left = SHARE_OF_TESTS * 60 * args.minutes - (time.monotonic() - start)
-        code, output = run_tests(device, tests, left)
-        outputs.append(output)
-        results.append(f'{name}: {output.strip().splitlines()[-1] if output.strip() else "no output"}')
-        failed |= code != 0
-        print(results[-1] if code == 0 else f'{output}\n{name}: failed', flush=True)
-    (args.out / 'tests.txt').write_text('\n'.join(outputs))
+    seconds = 60 * args.minutes
+    code, output = run_tests(device, args.tests, SHARE_OF_TESTS * seconds)
+    (args.out / 'tests.txt').write_text(output)
+    tests = output.strip().splitlines()[-1] if output.strip() else 'no output'
+    failed = ['tests.txt'] if code != 0 else []
+    print(f'{output}\ncore: failed' if failed else f'core: {tests}', flush=True)
 
+    trains = is_possible() and not args.no_training
+    end_of_measurements = (SHARE_OF_TESTS + SHARE_OF_MEASUREMENTS) * seconds if trains else seconds - 15
     sizes = [(number, max(number // 100, 1)) for number in args.sizes] if args.sizes else SIZES
     rows: list[dict[str, Any]] = []
     with (args.out / 'benchmark.csv').open('w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS, restval='')
         writer.writeheader()
-        for row in measure(device, sizes, 20, start + 60 * args.minutes - 15):
+        for row in measure(device, sizes, 20, start + end_of_measurements):
             rows.append(row)
             writer.writerow(row)
             file.flush()
             print(*(row.get(column, '-') for column in COLUMNS), flush=True)
     figure = draw(rows, args.out / 'benchmark.png')
-    (args.out / 'gpu.md').write_text(summary(text, results, rows, figure, device))
-    print(f'wrote {args.out}' + ('; some tests failed, see tests.txt' if failed else ''))
-    return int(failed)
+
+    training: list[Outcome] = []
+    if trains:
+        processes = args.processes or (torch.cuda.device_count() if device.type == 'cuda' else 1)
+        left = seconds - 10 - (time.monotonic() - start)
+        training = check_training(args.out, device.type == 'cuda', processes, args.families or [], left)
+        ends = [f'{part.name}\n{part.output[-MOST_CHARACTERS:]}' for part in training]
+        (args.out / 'training.txt').write_text('\n\n'.join(ends))
+        for part in training:
+            print(f'{part.output}\n{part.name}: failed' if part.failed else f'{part.name}: {part.line}', flush=True)
+        failed += ['training.txt'] if any(part.failed for part in training) else []
+    (args.out / 'gpu.md').write_text(summary(text, tests, training, rows, figure, device))
+    print(f'wrote {args.out}' + (f'; something failed, see {" and ".join(failed)}' if failed else ''))
+    return int(bool(failed))
 
 
 if __name__ == '__main__':

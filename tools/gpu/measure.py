@@ -1,7 +1,7 @@
 """Times, memory and launches of the losses on one device, with torch alone.
 
-The positives are given to ours. Focal loss is written here in plain PyTorch; the loop over positives and the P x P
-matrices are those of ``tools/benchmarks/published_algorithms``.
+The positives are given to ours. Focal loss, the loop over positives and the P x P matrices are those of
+``tools/benchmarks``, in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'benchmarks'))
 
@@ -25,6 +24,7 @@ from operations import CountOperations
 from published_algorithms.bucketed_by_matrices import bucketed_by_matrices
 from published_algorithms.loop_over_positives import loop_over_positives
 from synthetic_data import synthetic_logits
+from usual_losses import focal_loss
 
 from bucketed_losses import functional
 from bucketed_losses.core.devices import as_on_an_accelerator
@@ -40,18 +40,11 @@ def way(device: torch.device) -> AbstractContextManager[None]:
     return as_on_an_accelerator() if device.type == 'cpu' else nullcontext()
 
 
-def focal(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sigmoid focal loss (alpha 0.25, gamma 2), with its mean over positives left out."""
-    scores, positive = logits.sigmoid(), (targets > 0).to(logits.dtype)
-    correct = scores * positive + (1 - scores) * (1 - positive)
-    weights = (0.25 * positive + 0.75 * (1 - positive)) * (1 - correct).pow(2)
-    return (weights * binary_cross_entropy_with_logits(logits, positive, reduction='none')).sum()
-
-
 def calls(logits: Tensor, targets: Tensor) -> dict[str, Callable[[], Any]]:
     """One forward and backward pass of each loss; focal loss first."""
     leaf = logits.requires_grad_()
     positives = (targets > 0).nonzero().squeeze(1)
+    is_positive = (targets > 0).to(logits.dtype)
 
     def ours(loss: Callable[..., Any]) -> Callable[[], None]:
         def run() -> None:
@@ -62,7 +55,7 @@ def calls(logits: Tensor, targets: Tensor) -> dict[str, Callable[[], Any]]:
         return run
 
     def run_focal() -> None:
-        focal(leaf, targets).backward()
+        focal_loss(leaf, is_positive).backward()
         leaf.grad = None
 
     plain = logits.detach()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +16,7 @@ from ...terminal import progress_bar
 
 CLASSES = ('disc', 'square', 'triangle', 'star')
 CLASS_FREQUENCIES = (0.55, 0.27, 0.13, 0.05)
+RAREST = CLASSES.index('star')
 
 Image = NDArray[np.uint8]
 
@@ -30,6 +31,9 @@ class ShapesSpec:
         size: Width and height of an image in pixels.
         max_objects: The number of objects per image is uniform in [1, max_objects].
         seed: An integer of at least 0.
+        rare_share: The share of the stars, the rarest class, that is drawn in the training images, in [0, 1].
+            Everything else is drawn as with 1, so a star that is left out covers nothing. The stars of a smaller share
+            are among those of a larger share. The validation images always have all stars.
     """
 
     num_train: int = 320
@@ -37,11 +41,14 @@ class ShapesSpec:
     size: int = 192
     max_objects: int = 8
     seed: int = 0
+    rare_share: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least in (('num_train', 1), ('num_val', 1), ('size', 32), ('max_objects', 1), ('seed', 0)):
             if getattr(self, name) < least:
                 raise ValueError(f'{name} must be at least {least}, got {getattr(self, name)}')
+        if not 0 <= self.rare_share <= 1:
+            raise ValueError(f'rare_share must lie in [0, 1], got {self.rare_share}')
 
 
 def make_shapes(root: str | Path, spec: ShapesSpec | None = None) -> Path:
@@ -56,10 +63,9 @@ def make_shapes(root: str | Path, spec: ShapesSpec | None = None) -> Path:
     if root.exists() and any(root.iterdir()):
         if not is_shapes(root):
             raise FileExistsError(f'root {root} is not empty and is not a set of shapes; give another folder')
-        if (there := _spec_of(root)) != asdict(spec):
+        if (there := _spec_of(root)) != spec:
             raise FileExistsError(
-                f'root {root} contains shapes of another spec, {there}, not {asdict(spec)}; '
-                'delete it or give another folder'
+                f'root {root} contains shapes of another spec, {there}, not {spec}; delete it or give another folder'
             )
         return root
     with new_folder(root) as made:
@@ -75,8 +81,9 @@ def is_shapes(root: str | Path) -> bool:
     return all((root / 'annotations' / f'{split}.json').is_file() for split in ('train', 'val'))
 
 
-def _spec_of(root: Path) -> dict | None:
-    return json.loads((root / 'annotations' / 'val.json').read_text()).get('info', {}).get('spec')
+def _spec_of(root: Path) -> ShapesSpec | None:
+    stored = json.loads((root / 'annotations' / 'val.json').read_text()).get('info', {}).get('spec')
+    return None if stored is None else ShapesSpec(**stored)
 
 
 def _write_split(root: Path, split: str, split_index: int, num: int, spec: ShapesSpec) -> None:
@@ -85,7 +92,7 @@ def _write_split(root: Path, split: str, split_index: int, num: int, spec: Shape
     annotations: list[dict] = []
     for image_id in progress_bar(range(num), f'drawing {split} images'):
         rng = np.random.default_rng([spec.seed, split_index, image_id])
-        image, objects = draw_image(rng, spec)
+        image, objects = draw_image(rng, spec if split == 'train' else replace(spec, rare_share=1.0))
         name = f'{image_id:05d}.jpg'
         if not cv2.imwrite(str(root / split / name), image, [cv2.IMWRITE_JPEG_QUALITY, 92]):
             raise OSError(f'could not write {root / split / name}')
@@ -115,6 +122,7 @@ def _write_split(root: Path, split: str, split_index: int, num: int, spec: Shape
 def draw_image(rng: np.random.Generator, spec: ShapesSpec) -> tuple[Image, list[tuple[int, Image]]]:
     """One image ``(size, size, 3)`` BGR and its objects: class index and visible mask ``(size, size)`` of 0 and 1."""
     size = spec.size
+    kept = rng.spawn(1)[0]  # does not change what else is drawn
     image = _background(rng, size)
     _clutter(rng, image)
     labels, masks = [], []
@@ -125,7 +133,10 @@ def draw_image(rng: np.random.Generator, spec: ShapesSpec) -> tuple[Image, list[
         if not mask.any():
             continue
         colour = rng.integers(0, 256, 3)
-        image[mask > 0] = np.clip(colour + rng.normal(0, 8, (int(mask.sum()), 3)), 0, 255)
+        pixels = np.clip(colour + rng.normal(0, 8, (int(mask.sum()), 3)), 0, 255)
+        if label == RAREST and kept.random() >= spec.rare_share:
+            continue
+        image[mask > 0] = pixels
         labels.append(label)
         masks.append(mask)
     image = cv2.GaussianBlur(image, (3, 3), 0)

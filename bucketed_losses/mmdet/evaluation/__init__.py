@@ -18,6 +18,7 @@ from .matches import (
     precision_recall,
 )
 from .ranked_batch import RankedBatch, watch_ranking_losses
+from .resampled_ap import resampled_average_precision
 
 __all__ = [
     'CalibrationReport',
@@ -34,5 +35,6 @@ __all__ = [
     'match_detections',
     'precision_recall',
     'reliability',
+    'resampled_average_precision',
     'watch_ranking_losses',
 ]

@@ -89,9 +89,13 @@ def load_annotations(file: str | Path) -> COCO:
         return COCO(str(file))
 
 
-def _evaluated(
+def evaluate_detections(
     annotations: COCO, detections: Sequence[dict], classes: Sequence[str], iou_thrs: Sequence[float] | None
 ) -> tuple[COCOeval, list[int]]:
+    """COCO's evaluation with matched detections, and the category ids of the classes.
+
+    Arguments and errors as for :func:`match_detections`; ``iou_thrs`` are the IoU thresholds, or None for COCO's.
+    """
     by_name = {category['name']: category['id'] for category in annotations.loadCats(annotations.getCatIds())}
     unknown = [name for name in classes if name not in by_name]
     if unknown:
@@ -135,7 +139,7 @@ def match_detections(
     Raises:
         UserError: There are no detections, a class is not among the categories, or a detection is on an unknown image.
     """
-    evaluation, ids = _evaluated(annotations, detections, classes, [iou_thr])
+    evaluation, ids = evaluate_detections(annotations, detections, classes, [iou_thr])
     parts: dict[int, list[tuple[np.ndarray, ...]]] = {category: [] for category in ids}
     num_objects = dict.fromkeys(ids, 0)
     all_areas = evaluation.params.areaRng[0]
@@ -173,7 +177,7 @@ def precision_recall(
     Arguments and errors as for :func:`match_detections`. The precision of a class without objects is NaN: COCO leaves
     it out of AP.
     """
-    evaluation, _ = _evaluated(annotations, detections, classes, iou_thrs)
+    evaluation, _ = evaluate_detections(annotations, detections, classes, iou_thrs)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     precision = evaluation.eval['precision'][:, :, :, 0, -1]
@@ -182,7 +186,7 @@ def precision_recall(
 
 def average_precision(annotations: COCO, detections: Sequence[dict], classes: Sequence[str]) -> float:
     """COCO's AP, the mean over IoU 0.5 to 0.95; arguments as for :func:`match_detections`."""
-    evaluation, _ = _evaluated(annotations, detections, classes, None)
+    evaluation, _ = evaluate_detections(annotations, detections, classes, None)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
         evaluation.summarize()

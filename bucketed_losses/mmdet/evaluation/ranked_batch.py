@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..models.losses import RankingLoss
+from ..models.losses import RankingLoss, RowSets
 from ..models.losses.ranking_losses import entry_targets
 
 
 class RankedBatch(NamedTuple):
-    """The inputs and outputs of one call of a ranking loss.
+    """The inputs and outputs of one ranking: those of a call of a ranking loss, or of one set of rows of a call.
 
     Attributes:
         name: The path of the loss in the model, e.g. ``bbox_head.loss_cls``.
@@ -37,7 +37,8 @@ def watch_ranking_losses(
 ) -> Iterator[list[str]]:
     """Call ``watch`` whenever a ranking loss of the model is computed; yields the names of these losses.
 
-    Nothing is copied to the host, and nothing is added to the graph.
+    If a call ranks many sets of rows, ``watch`` is called for each set. This makes the host wait for an accelerator.
+    Otherwise nothing is copied to the host. Nothing is added to the graph.
 
     Args:
         model: The detector.
@@ -55,8 +56,15 @@ def watch_ranking_losses(
                 labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
                 pred = given['pred'].detach()
                 targets = entry_targets(pred, labels, ious, given.get('weight'))
-                scale = module.loss_weight or 1.0
-                watch(RankedBatch(name, pred, targets, {key: value.detach() / scale for key, value in output.items()}))
+                errors = {key: value.detach() / (module.loss_weight or 1.0) for key, value in output.items()}
+                sets: RowSets | None = given.get('sets')
+                if sets is None:
+                    watch(RankedBatch(name, pred, targets, errors))
+                    return
+                for index in range(sets.num):
+                    own = sets.of_rows == index
+                    parts = {key: values[index] for key, values in errors.items()}
+                    watch(RankedBatch(name, pred[own], targets[own], parts))
 
         return after
 

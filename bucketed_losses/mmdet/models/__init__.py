@@ -1,6 +1,6 @@
 """Losses, heads, Co-DETR and the demo backbone; layout and registration follow MMDetection's ``mmdet.models``."""
 
-from . import dense_heads, pairing, roi_heads
+from . import dense_heads, detectors, pairing, roi_heads
 from .backbones import EfficientNetLite0
 from .dense_heads import (
     CoATSSHead,
@@ -68,7 +68,7 @@ __all__ = [
 ]
 
 # This exports ranking heads that are not named above: each head's own file registers it, and no list names it.
-for _package in (dense_heads, roi_heads):
+for _package in (dense_heads, roi_heads, detectors):
     _heads = ranking_heads(_package.__name__, _package.__path__)
     globals().update(_heads)
     __all__ += [name for name in _heads if name not in __all__]

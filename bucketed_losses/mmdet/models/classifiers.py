@@ -28,8 +28,11 @@ class ClassifierMixin(_Host):
         args, kwargs: As for the head.
 
     Attributes:
-        classifiers: Names of the submodules that compute the class logits. Each is a layer, or contains one layer per
-            level, stage or decoder layer. All code that reads or sets the bias of a classifier uses these names.
+        classifiers: Names of the submodules that compute the class logits, with dots between nested names. Each is a
+            layer, or contains one layer per level, stage or decoder layer. All code that reads or sets the bias of a
+            classifier uses these names.
+        num_factors: The number of probabilities whose product is the score. Each has its own classifier, which starts
+            with the root of ``classifier_prior``, so that the score starts with ``classifier_prior``.
         own_init: Whether the head's ``init_weights`` sets the bias itself and does not read ``init_cfg``. Other heads
             have a default ``init_cfg`` with a bias of 0; the user can give another one.
         initial_logit: The bias that the classifiers start with.
@@ -39,15 +42,17 @@ class ClassifierMixin(_Host):
     """
 
     classifiers: tuple[str, ...]
+    num_factors = 1
     own_init = False
     initial_logit: float
 
     def __init__(self, *args: Any, classifier_prior: float = 0.5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.initial_logit = prior_logit(self, classifier_prior, 'classifier_prior')
+        prior_logit(self, classifier_prior, 'classifier_prior')  # check it before its root is taken
+        self.initial_logit = prior_logit(self, classifier_prior ** (1 / self.num_factors), 'classifier_prior')
 
     def shift_to_prior(self, score_prior: float) -> float:
-        """What is added to logits that are interpreted as probabilities: they then start at ``score_prior``.
+        """What is added to a classifier's logits if they are read as probabilities: these start at ``score_prior``.
 
         Raises:
             ValueError: ``score_prior`` does not lie in (0, 1).
@@ -56,7 +61,7 @@ class ClassifierMixin(_Host):
 
     def classifier_biases(self) -> list[nn.Parameter]:
         """The bias of every layer of the classifiers."""
-        named = [item for name in self.classifiers for item in getattr(self, name).named_parameters()]
+        named = [item for name in self.classifiers for item in self.get_submodule(name).named_parameters()]
         return [parameter for name, parameter in named if name.rpartition('.')[2] == 'bias']
 
     def init_weights(self) -> None:

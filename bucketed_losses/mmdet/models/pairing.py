@@ -6,6 +6,7 @@ from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from .classifiers import ClassifierMixin
 from .losses import RankingLoss
 from .recipes import suggestion_for
 
@@ -42,6 +43,8 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
             )
         )
     channels, num_classes = (getattr(head, key, None) for key in ('cls_out_channels', 'num_classes'))
+    if isinstance(head, ClassifierMixin):  # it builds the right classifier, whatever its attributes mean
+        return
     if channels is not None and num_classes is not None and channels != num_classes:
         raise ValueError(
             f'{head_name}: {loss_name} needs a classifier with num_classes={num_classes} channels, got {channels}; a '

@@ -37,6 +37,8 @@ class Role(Enum):
     ROI = 'RoI head'
     BOX = 'box head of an RoI head'
     MASK = 'mask head of an RoI head'
+    INSTANCES = 'mask head with classes'
+    AROUND = 'model around a detector'
 
 
 class Setting(NamedTuple):

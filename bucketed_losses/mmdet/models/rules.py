@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from mmdet.models.task_modules.assigners import ClassificationCost, FocalLossCost
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmdet.models.task_modules.samplers import PseudoSampler
 from mmdet.registry import TASK_UTILS
@@ -13,6 +14,7 @@ from .losses import takes_decoded_boxes
 from .recipes import Inner, Note, Part, Path, Role, Rule, Setting
 
 STDS = [0.1, 0.1, 0.2, 0.2]
+MATCHING_WEIGHT = 4.0
 
 
 def ranking_loss(weight: float | None = None) -> Rule:
@@ -53,13 +55,16 @@ def coder_stds() -> Rule:
     return Rule(('bbox_coder',), apply)
 
 
-def decoded_box_loss(weight: float, key: str = 'loss_bbox', *, default_fits: bool = False) -> Rule:
+def decoded_box_loss(
+    weight: float, key: str = 'loss_bbox', *, default_fits: bool = False, keep_weight: bool = False
+) -> Rule:
     """A box loss becomes ``GIoULoss``, unless it is on decoded boxes already.
 
     Args:
         weight: Its ``loss_weight`` if the ranking loss does not balance it.
         key: The key of the loss.
         default_fits: Whether the head's default loss, which applies if the config lacks the key, is on decoded boxes.
+        keep_weight: Set the weight in any case, because the head balances several box losses together.
     """
 
     def apply(part: Part) -> Iterator[Setting]:
@@ -68,7 +73,10 @@ def decoded_box_loss(weight: float, key: str = 'loss_bbox', *, default_fits: boo
         old = part.type_of(part.config.get(key))
         if old is not None and takes_decoded_boxes(old):
             return
-        if part.loss.balances_itself:
+        if keep_weight:
+            new = dict(type='GIoULoss', loss_weight=weight)
+            yield Setting((key,), new, 'on decoded boxes; its weight relative to the other box loss stays')
+        elif part.loss.balances_itself:
             yield Setting((key,), dict(type='GIoULoss'), 'on decoded boxes; it is balanced, so its weight would cancel')
         else:
             new = dict(type='GIoULoss', loss_weight=weight)
@@ -115,6 +123,53 @@ def three_anchor_scales() -> Rule:
     return Rule((), apply)
 
 
+def matching_costs() -> Rule:
+    """The class cost of matching reads sigmoid scores, and has the weight that was published for BRS-DETR."""
+
+    def apply(part: Part) -> Iterator[Setting]:
+        costs = ((part.train_cfg or {}).get('assigner') or {}).get('match_costs')
+        for where in each(costs):
+            path = ('assigner', 'match_costs', *where)
+            kind = part.type_of(at(costs, where), TASK_UTILS)
+            if kind is FocalLossCost:
+                reason = 'matching weighs classes as published for BRS-DETR'
+                yield Setting((*path, 'weight'), MATCHING_WEIGHT, reason, 'train_cfg')
+            elif kind is ClassificationCost:
+                cost = dict(type='FocalLossCost', weight=MATCHING_WEIGHT)
+                reason = 'scores are sigmoids; matching weighs classes as published for BRS-DETR'
+                yield Setting(path, cost, reason, 'train_cfg')
+
+    return Rule(('train_cfg.assigner.match_costs',), apply)
+
+
+def no_rescoring() -> Rule:
+    """A note for side-aware boxes: the confidences of their buckets do not change scores."""
+
+    def apply(part: Part) -> Iterator[Note]:
+        yield Note(
+            f'{part.path}: scores are not multiplied by the confidences of the buckets (bucketing guided rescoring), '
+            'because the classifier learns the order of the boxes by their IoUs'
+        )
+
+    return Rule((), apply)
+
+
+def no_sample_weights() -> Rule:
+    """Notes for PISA: a ranking loss does what its settings are for, so they have no effect."""
+    reasons = dict(
+        isr='it weights the samples of a classification loss, and a ranking loss has no such weights',
+        carl='it weights box losses by scores, which the box loss of this head does, too',
+    )
+
+    def apply(part: Part) -> Iterator[Note]:
+        for where in each(part.train_cfg):
+            for key, reason in reasons.items():
+                if key in at(part.train_cfg, where):
+                    yield Note(f'{part.path}: {key} of train_cfg has no effect: {reason}')
+
+    return Rule((), apply)
+
+
 def inner_heads(key: str, role: Role) -> Rule:
     """The heads inside another head get their own recipes."""
 
@@ -127,6 +182,9 @@ def inner_heads(key: str, role: Role) -> Rule:
 
 ANCHOR_HEAD = (ranking_loss(), coder_stds(), decoded_box_loss(2.0), decoded_boxes(), nothing_sampled())
 """Rules of a head with anchors that encodes boxes as deltas."""
+
+QUERY_HEAD = (ranking_loss(weight=2.0), matching_costs())
+"""Rules of a head with queries."""
 
 POINT_HEAD = (ranking_loss(), decoded_box_loss(2.0, default_fits=True), nothing_sampled())
 """Rules of a head that regresses distances, with a box loss on decoded boxes by default."""

@@ -49,6 +49,7 @@ _RPN = Layout((Slot('rpn_head', (Role.PROPOSALS,), ('rpn',)),), _R_CNN)
 _ONE_STAGE = Layout(
     (Slot('bbox_head', (Role.DENSE, Role.QUERIES)),), LearningRate('one-stage', paper=0.008, stock=0.01)
 )
+_ONE_STAGE_MASKS = Layout((Slot('mask_head', (Role.INSTANCES,)),), _ONE_STAGE.learning_rate)
 _TWO_STAGE = Layout(
     (
         # Usually an RPN, but any dense head can compute proposals.
@@ -126,6 +127,7 @@ class _Swapper:
         self.loss_name = loss_name
         self.loss = loss
         self.notes: list[str] = []
+        self.root: Path = ('model',)  # the keys that lead to the detector with the heads
         self.default_scope = self.edited.cfg.get('default_scope') or MMDET_SCOPE
         data = self.edited.cfg.get('train_dataloader', {})
         self.dataset_types = tuple(str(value) for value in values_of(data, 'type'))
@@ -140,9 +142,13 @@ class _Swapper:
         if not isinstance(model, dict) or 'type' not in model:
             raise SwapError('the config has no model with a type, so it is not the config of a detector')
         self._refuse_if_ranked('model', model)
+        outer = model
+        model = self._inner_detector(model)
         layout = self._layout(model)
         for slot in layout.slots:
             self._slot(slot, model)
+        if model is not outer:
+            self._outer_detector(outer)
         if layout.learning_rate is not None:
             self._learning_rate(layout.learning_rate)
         if self.loss_name == 'aLRPLoss' and self.edited.get('train_cfg', 'max_iters') is not ABSENT:
@@ -169,10 +175,39 @@ class _Swapper:
 
     # Where the heads are
 
+    def _inner_detector(self, model: dict[str, Any]) -> dict[str, Any]:
+        """The detector that has the heads: that of a tracker or of a teacher and a student, or ``model`` itself."""
+        inner = model.get('detector')
+        if isinstance(inner, dict) and 'type' in inner and not any(model.get(key) for key in self._keys()):
+            self.root = ('model', 'detector')
+            return inner
+        return model
+
+    def _outer_detector(self, model: dict[str, Any]) -> None:
+        """Apply the recipe of a model around a detector, if it has one; its other parts do not change."""
+        recipe = recipe_of(self._class(model, model))
+        if recipe is not None and recipe.role is Role.AROUND:
+            self._apply(recipe, ('model',), Slot('model', (Role.AROUND,)), model)
+        parts = [key for key in model if key.endswith(('_head', 'tracker', 'reid'))]
+        if parts:
+            self.notes.append(
+                f'the detector of the {_name(model["type"])} is converted; {" and ".join(parts)} stay as they are, '
+                'because they do not learn from ranked boxes'
+            )
+        if 'tracker' in model:
+            self.notes.append(
+                'model.tracker compares the scores of detections with thresholds; ranking scores are not '
+                'probabilities: choose the thresholds again, or calibrate the detector'
+            )
+
+    def _keys(self) -> list[str]:
+        """The keys under which detectors hold their heads."""
+        return list(dict.fromkeys(slot.key for layout in self._all_layouts() for slot in layout.slots))
+
     def _layout(self, model: dict[str, Any]) -> Layout:
         """The layout that is registered for the detector's class, or one that fits the heads in its config."""
         name = _name(model['type'])
-        keys = list(dict.fromkeys(slot.key for layout in self._all_layouts() for slot in layout.slots))
+        keys = self._keys()
         if not any(model.get(key) for key in keys):
             others = [key for key in model if key.endswith(('_head', 'heads', 'detector'))] or ['none']
             raise SwapError(
@@ -186,6 +221,8 @@ class _Swapper:
             layout = _ONE_STAGE
         elif layout is None and model.get('rpn_head'):
             layout = _RPN
+        elif layout is None and model.get('mask_head'):
+            layout = _ONE_STAGE_MASKS
         if layout is None:
             held = [key for key in keys if model.get(key)]
             raise SwapError(
@@ -194,32 +231,34 @@ class _Swapper:
             )
         missing = [slot.key for slot in layout.slots if slot.required and not model.get(slot.key)]
         if missing:
-            raise SwapError(f'model.{missing[0]} is missing: a {name} cannot be trained without it')
+            raise SwapError(f'{dotted((*self.root, missing[0]))} is missing: a {name} cannot be trained without it')
         return layout
 
     @staticmethod
     def _all_layouts() -> list[Layout]:
-        return [_RPN, _ONE_STAGE, _TWO_STAGE, *layouts()]
+        return [_RPN, _ONE_STAGE, _TWO_STAGE, _ONE_STAGE_MASKS, *layouts()]
 
     def _slot(self, slot: Slot, model: dict[str, Any]) -> None:
         part = model.get(slot.key)
         if not part:
             return
         if not slot.several and not isinstance(part, dict):
-            raise SwapError(f'model.{slot.key} is a list of heads, but it must be one head')
+            raise SwapError(f'{dotted((*self.root, slot.key))} is a list of heads, but it must be one head')
         for where in each(part):
-            self._head(('model', slot.key, *where), slot.roles, slot)
+            self._head((*self.root, slot.key, *where), slot.roles, slot)
 
     # One head
 
     def _head(self, path: Path, roles: tuple[Role, ...], slot: Slot) -> None:
         """Apply the recipe of the head at ``path`` and of the heads inside it."""
         config = self.edited.get(*path)
-        recipe = self._recipe(path, config, roles)
+        self._apply(self._recipe(path, config, roles), path, slot, config)
+
+    def _apply(self, recipe: Recipe, path: Path, slot: Slot, config: dict[str, Any]) -> None:
         roots: dict[str, Path] = {
             'head': path,
-            'train_cfg': ('model', 'train_cfg', *slot.settings),
-            'test_cfg': ('model', 'test_cfg', *slot.settings),
+            'train_cfg': (*self.root, 'train_cfg', *slot.settings),
+            'test_cfg': (*self.root, 'test_cfg', *slot.settings),
         }
         train_cfg, test_cfg = (self.edited.get(*roots[key]) for key in ('train_cfg', 'test_cfg'))
         part = Part(
@@ -276,7 +315,9 @@ class _Swapper:
         why = f'{dotted(path)} is a {kind}, which has no ranking form'
         if _is_softmax(config, stock):
             why += ' and scores by a softmax with background'
-        parent = None if stock is None or stock.__module__.startswith('mmdet.') else _first(stock, roles)
+        parent = None if stock is None else _first(stock, roles)
+        if parent is not None and stock.__module__.startswith('mmdet.'):
+            return f'{why}; the nearest head that has one is a {parent.__name__}'
         if parent is not None:
             why += f'; it derives from {parent.__name__}: derive a head from {recipes()[parent].head.__name__} instead'
         misspelt = nearest(kind, convertible) if stock is None else ''

@@ -55,13 +55,60 @@ def test_annotations_are_valid_coco(root):
     assert counts[0] > counts[1] > counts[2] > counts[3] > 0, 'classes are imbalanced'
 
 
+def stars_of(root, split):
+    """Boxes of the stars of a split, each with its image, and all other objects."""
+    content = json.loads((root / f'annotations/{split}.json').read_text())
+    stars, others = set(), []
+    for annotation in content['annotations']:
+        where = (annotation['image_id'], *annotation['bbox'])
+        if CLASSES[annotation['category_id'] - 1] == 'star':
+            stars.add(where)
+        else:
+            others.append((*where, annotation['category_id']))
+    return stars, others
+
+
+def test_a_smaller_share_of_the_rarest_class(tmp_path):
+    roots = {
+        share: make_shapes(tmp_path / str(share), ShapesSpec(num_train=150, num_val=20, size=64, rare_share=share))
+        for share in (1.0, 0.5, 0.25, 0.0)
+    }
+    stars = {share: stars_of(root, 'train')[0] for share, root in roots.items()}
+    assert stars[1.0] > stars[0.5] > stars[0.25] > stars[0.0] == set()
+    assert 0.3 < len(stars[0.5]) / len(stars[1.0]) < 0.7 and 0.1 < len(stars[0.25]) / len(stars[1.0]) < 0.4
+    full, half = (json.loads((roots[share] / 'annotations/train.json').read_text()) for share in (1.0, 0.5))
+    without = {image['id'] for image in full['images']} - {star[0] for star in stars[1.0]}
+    for image in sorted(without)[:20]:  # nothing was left out there, visible or hidden
+        name = f'train/{image:05d}.jpg'
+        if (roots[0.0] / name).read_bytes() == (roots[1.0] / name).read_bytes():
+            break
+    else:
+        pytest.fail('all images differ')
+    assert len(half['images']) == len(full['images'])
+    # Objects that a star had covered come back; none are lost.
+    assert len(stars_of(roots[0.0], 'train')[1]) >= len(stars_of(roots[1.0], 'train')[1])
+    for file in [*(roots[1.0] / 'val').iterdir()]:
+        assert file.read_bytes() == (roots[0.25] / 'val' / file.name).read_bytes()
+    assert stars_of(roots[1.0], 'val') == stars_of(roots[0.25], 'val')
+
+
+def test_a_set_of_an_earlier_version_is_kept(tmp_path):
+    spec = ShapesSpec(num_train=1, num_val=1, size=64)
+    root = make_shapes(tmp_path / 'set', spec)
+    file = root / 'annotations/val.json'
+    content = json.loads(file.read_text())
+    del content['info']['spec']['rare_share']
+    file.write_text(json.dumps(content))
+    assert make_shapes(root, spec) == root
+
+
 def test_a_finished_set_is_kept_and_never_deleted(tmp_path):
     spec = ShapesSpec(num_train=2, num_val=1, size=64)
     root = make_shapes(tmp_path / 'set', spec)
     before = (root / 'train/00000.jpg').stat().st_mtime_ns
     make_shapes(root, spec)
     assert (root / 'train/00000.jpg').stat().st_mtime_ns == before
-    with pytest.raises(FileExistsError, match=r"another spec, .*'num_train': 2.* not .*'num_train': 3"):
+    with pytest.raises(FileExistsError, match=r'another spec, .*num_train=2.* not .*num_train=3'):
         make_shapes(root, ShapesSpec(num_train=3, num_val=1, size=64))
     assert len(json.loads((root / 'annotations/train.json').read_text())['images']) == 2
 
@@ -82,3 +129,9 @@ def test_an_interrupted_set_does_not_appear(tmp_path, monkeypatch):
 def test_bad_specs_are_named(name, value):
     with pytest.raises(ValueError, match=f'{name} must be at least .*got {value}'):
         ShapesSpec(**{name: value})
+
+
+@pytest.mark.parametrize('share', [-0.1, 1.5])
+def test_a_share_outside_of_0_and_1_is_refused(share):
+    with pytest.raises(ValueError, match=rf'rare_share must lie in \[0, 1\], got {share}'):
+        ShapesSpec(rare_share=share)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from small_anchor_heads import build_head as build_anchor_head
 from small_co_detr import predictions, query_head
 from small_dense_heads import HEAD_CONFIGS
 from small_dense_heads import build_head as build_other_head
+from small_dense_heads import features as features_of
 from small_roi_heads import batch, bbox_head_cfg, random_rois, roi_head_cfg
 from small_roi_heads import build as build_roi_head
 
@@ -41,6 +43,18 @@ def not_finite(losses):
     return not total.isfinite()
 
 
+def named_maps(head, maps):
+    """The maps of all levels, or views of them, with their names."""
+    if len(maps) == 1:  # YOLOv3: each anchor has four numbers of its box, a confidence and classes
+        for level in maps[0]:
+            attributes = level.view(len(level), -1, head.num_attrib, *level.shape[2:])
+            yield 'boxes', attributes[:, :, :4]
+            yield 'logits', attributes[:, :, 4:]
+    else:
+        for name, levels in zip(('logits', *('boxes' for _ in maps[1:])), maps, strict=True):
+            yield from ((name, level) for level in levels)
+
+
 @BAD
 @pytest.mark.parametrize('what', ['logits', 'boxes', 'both'])
 @pytest.mark.parametrize('loss', LOSSES)
@@ -49,12 +63,13 @@ def test_dense_heads(head_type, loss, what, bad):
     """Everywhere, and in one image alone."""
     head = build_head(head_type, loss)
     for images in (slice(None), slice(1, 2)):
-        maps = [[level.detach().clone() for level in levels] for levels in head(tuple(features()))]
-        for name, levels in zip(('logits', *('boxes' for _ in maps[1:])), maps, strict=True):
-            for level in levels:
-                if what in (name, 'both'):
-                    level[images] = bad
-                level.requires_grad_()
+        inputs = features_of(head) if head_type in HEAD_CONFIGS else tuple(features())
+        maps = [[level.detach().clone() for level in levels] for levels in head(inputs)]
+        for name, level in named_maps(head, maps):
+            if what in (name, 'both'):
+                level[images] = bad
+        for level in itertools.chain(*maps):
+            level.requires_grad_()
         losses = head.loss_by_feat(*maps, objects_for(head), METAS)
         assert not_finite(losses)
         sum(losses.values()).backward()

@@ -27,7 +27,7 @@ from small_co_detr import (
     shake,
 )
 
-from bucketed_losses.mmdet.models.dense_heads import QueryTargets
+from bucketed_losses.mmdet.models.dense_heads import QuerySet, QueryTargets
 from bucketed_losses.mmdet.models.detectors import draw_auxiliary_queries
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -68,9 +68,11 @@ def test_drawn_queries(sizes, seed):
     group = draw_auxiliary_queries(images, [META] * len(images), NUM_CLASSES, least, most)
     num = min(max(least, *(size[0] for size in sizes)), most) if len(sizes) > 1 else min(max(least, sizes[0][0]), most)
     assert group.boxes.shape == (len(sizes), num, 4) and group.features.shape == (len(sizes), num, 6)
+    flat = (group.targets.labels < NUM_CLASSES).flatten().nonzero().squeeze(1)
+    assert group.targets.positive.tolist() == flat.tolist(), 'the rows of positives are known without a look'
     width, height = 100, 200
     for i, (num_positive, num_negative, num_ignored) in enumerate(sizes):
-        labels, weights, targets = (field[i] for field in group.targets)
+        labels, weights, targets = (field[i] for field in group.targets[:3])
         positive = labels < NUM_CLASSES
         negative = ~positive & (weights > 0)
         assert positive.sum() == min(num_positive, num), 'positives come first'
@@ -249,7 +251,7 @@ def test_query_losses_equal_loops(loss, positives):
     weights = torch.ones(2, 7)
     weights[1, 2] = 0
     targets = QueryTargets(labels, weights, target_boxes)
-    fast = head.query_losses(logits, boxes, targets, metas)
+    fast = head.query_losses([QuerySet('', logits, boxes, targets)], metas)
     slow, total = slow_query_losses(loss, as_queries(logits, boxes, targets, metas), class_weight=2.0)
     assert {name: value.item() for name, value in fast.items()} == pytest.approx(slow, rel=1e-5, abs=1e-6)
     expected = torch.autograd.grad(total, (logits, boxes), allow_unused=True, materialize_grads=True)
@@ -348,10 +350,10 @@ def test_all_decoder_layers_learn_the_auxiliary_targets():
     hidden, first = torch.randn(2, 2, 7, 256), torch.rand(2, 7, 4)
     targets = QueryTargets(torch.randint(NUM_CLASSES + 1, (2, 7)), torch.ones(2, 7), torch.rand(2, 7, 4) * 0.4 + 0.2)
     references = [first, (head.reg_branches[0](hidden[0]) + first.logit()).sigmoid().detach(), first]
-    losses = head.auxiliary_loss(hidden, references, targets, metas)
+    losses = head.query_losses(head.auxiliary_sets('aux0.', hidden, references, targets), metas)
     for layer, prefix in enumerate(('d0.', '')):
         logits = head.cls_branches[layer](hidden[layer])
         boxes = (head.reg_branches[layer](hidden[layer]) + references[layer].logit()).sigmoid()
         slow, _ = slow_query_losses('BucketedRSLoss', as_queries(logits, boxes, targets, metas), class_weight=2.0)
         for name, value in slow.items():
-            assert losses[prefix + name].item() == pytest.approx(value, rel=1e-4)
+            assert losses['aux0.' + prefix + name].item() == pytest.approx(value, rel=1e-4)

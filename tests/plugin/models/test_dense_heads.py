@@ -262,8 +262,10 @@ def test_stock_dense_heads_are_refused_when_built(head_type, name):
 
 
 def test_other_stock_dense_heads_are_refused_with_what_to_derive():
-    with pytest.raises(ValueError, match=r'FoveaHead cannot train BucketedRSLoss.*RankingHeadMixin'):
-        MODELS.build(dict(type='FoveaHead', num_classes=3, in_channels=8, loss_cls=dict(type='BucketedRSLoss')))
+    with pytest.raises(ValueError, match=r'FreeAnchorRetinaHead cannot train BucketedRSLoss.*RankingHeadMixin'):
+        MODELS.build(
+            dict(type='FreeAnchorRetinaHead', num_classes=3, in_channels=8, loss_cls=dict(type='BucketedRSLoss'))
+        )
 
 
 def test_a_background_channel_is_named_when_built():

@@ -1,4 +1,4 @@
-"""FCOS, GFL, RTMDet and VFNet, heads that are not of the paper, get from the mixin what the others get."""
+"""Heads that are not of the paper get from the mixins what the others get; FCOS, GFL, RTMDet, VFNet against loops."""
 
 from __future__ import annotations
 
@@ -6,67 +6,52 @@ import math
 
 import pytest
 import torch
-from head_reference import giou
-from reference import loop_bucketed_ranking, loop_rs_loss
+from head_reference import assert_equal_losses, combined_losses, entries_of, giou
 
 pytest.importorskip('mmdet')
 
 from mmdet.models.dense_heads import ATSSHead
 from mmdet.registry import MODELS
-from mmengine.structures import InstanceData
 from small_anchor_heads import METAS
-from small_dense_heads import HEAD_CONFIGS, NUM_CLASSES, POINTS, REG_MAX, STRIDES, build_head
+from small_dense_heads import (
+    HEAD_CONFIGS,
+    NUM_CLASSES,
+    OBJECTS,
+    POINTS,
+    REG_MAX,
+    STRIDES,
+    at,
+    build_head,
+    distance_box,
+    features,
+    objects,
+    places,
+)
 
 import bucketed_losses.mmdet  # noqa: F401  (registers the heads)
 
 HEADS = pytest.mark.parametrize('head_type', HEAD_CONFIGS)
-
-
-def features():
-    generator = torch.Generator().manual_seed(1)
-    return tuple(torch.randn(2, 8, 64 // stride, 64 // stride, generator=generator) for stride in STRIDES)
-
-
-def objects(*images):
-    return [
-        InstanceData(bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels=torch.tensor(labels).long())
-        for boxes, labels in images
-    ]
-
-
-OBJECTS = objects(
-    ([[4, 4, 40, 44], [30, 10, 60, 50]], [0, 2]), ([[20, 20, 62, 62], [2, 2, 20, 22], [10, 30, 30, 62]], [1, 1, 0])
-)
+NUM_BIASES = {
+    'RankBasedSSDHead': 2,
+    'RankBasedTOODHead': 2,
+    'RankBasedYOLOFHead': 2,
+    'RankBasedYOLOV3Head': 2,
+    'RankBasedYOLOXHead': 4,
+}
+# The other heads are compared with loops in files of their own.
+COMPARED_HERE = ('FCOS', 'GFL', 'RTM', 'VFNet')
 
 
 def outputs_of(head, seed=2):
     generator = torch.Generator().manual_seed(seed)
     in_pixels = any(name in type(head).__name__ for name in ('RTM', 'VFNet'))
-    cls_scores, *box_maps = head(features())
+    cls_scores, *box_maps = head(features(head))
     cls_scores = [torch.randn(x.shape, generator=generator).requires_grad_() for x in cls_scores]
     box_maps = [
         [(torch.rand(x.shape, generator=generator) * (20 if in_pixels else 3)).requires_grad_() for x in maps]
         for maps in box_maps
     ]
     return cls_scores, *box_maps
-
-
-def at(maps, level, image, y, x):
-    return maps[level][image, :, y, x]
-
-
-def places(maps):
-    """Level, image, y and x, in the order of MMDetection's targets per level."""
-    for level, values in enumerate(maps):
-        for image in range(values.size(0)):
-            for y in range(values.size(2)):
-                for x in range(values.size(3)):
-                    yield level, image, y, x
-
-
-def distance_box(point, distances):
-    left, top, right, bottom = distances
-    return torch.stack([point[0] - left, point[1] - top, point[0] + right, point[1] + bottom])
 
 
 def assignments(head, cls_scores, bbox_preds):
@@ -138,67 +123,37 @@ def slow_dfl(head, bbox_preds, place, target):
 
 
 @pytest.mark.parametrize('loss', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
-@pytest.mark.parametrize('head_type', [name for name in HEAD_CONFIGS if 'Retina' not in name])
+@pytest.mark.parametrize('head_type', [name for name in HEAD_CONFIGS if any(key in name for key in COMPARED_HERE)])
 def test_losses_equal_a_slow_computation(head_type, loss):
     head = build_head(head_type, loss)
     cls_scores, *box_maps = outputs_of(head)
     bbox_preds = box_maps[-1]  # the refined ones
     maps = [*cls_scores, *(level for maps in box_maps for level in maps)]
     losses = head.loss_by_feat(cls_scores, *box_maps, OBJECTS, METAS)
-    grads = torch.autograd.grad(sum(losses.values()), maps)
 
     labels, targets = assignments(head, cls_scores, bbox_preds)
-    logits, entries, weights, box_losses, dfls, first_losses = [], [], [], [], [], []
+    entries, boxes = [], []
     for index, place in enumerate(places(cls_scores)):
         scores, label = at(cls_scores, *place), int(labels[index])
         iou = None
         if label < NUM_CLASSES:
             loss_giou, iou = giou(box_of(head, bbox_preds, place), targets[index])
-            weights.append(scores.detach().sigmoid().max())
-            box_losses.append(loss_giou)
+            parts = {'loss_bbox': 2.0 * loss_giou}
             if 'VFNet' in head_type:
-                first_losses.append(giou(box_of(head, box_maps[0], place), targets[index])[0])
+                first = giou(box_of(head, box_maps[0], place), targets[index])[0]
+                parts = {'loss_bbox_rf': 3.0 * loss_giou, 'loss_bbox': 2.0 * first}
             if 'GFL' in head_type:
-                dfls.append(slow_dfl(head, bbox_preds, place, targets[index]))
-        for c in range(NUM_CLASSES):
-            logits.append(scores[c])
-            entries.append(max(float(iou.detach()), 1e-7) if c == label else 0.0)
-    assert len(weights) > 2
-    values = [float(logit.detach()) for logit in logits]
-    reference = loop_rs_loss(values, entries, 0.5 if 'RS' in loss else 1.0)
-    ranking, grad = reference.ranking, reference.ranking_grad
-    if 'Bucketed' in loss:
-        ranking, grad = loop_bucketed_ranking(values, entries, 0.5 if 'RS' in loss else 1.0)
-    expected = {'loss_rank': ranking}
-    if 'RS' in loss:
-        expected['loss_sort'] = reference.sorting
-        grad = [a + b for a, b in zip(grad, reference.sorting_grad, strict=True)]
-
-    def mean(parts):
-        return sum(w * part for w, part in zip(weights, parts, strict=True)) / sum(weights)
-
-    boxes = {'loss_bbox': 2.0 * mean(box_losses)}
-    if dfls:
-        boxes['loss_dfl'] = 0.25 * mean(dfls)
-    if first_losses:
-        boxes = {'loss_bbox_rf': 3.0 * mean(box_losses), 'loss_bbox': 2.0 * mean(first_losses)}
-    if 'RS' in loss:
-        factor = sum(expected.values()) / sum(boxes.values()).detach()
-        boxes = {name: value * factor for name, value in boxes.items()}
-    expected.update({name: float(value.detach()) for name, value in boxes.items()})
-    assert set(losses) == set(expected)
-    for key, value in expected.items():
-        assert losses[key].item() == pytest.approx(value, rel=1e-4, abs=1e-5), key
-    total = sum(g * logit for g, logit in zip(grad, logits, strict=True) if g != 0) + sum(boxes.values())
-    wanted = torch.autograd.grad(total, maps, materialize_grads=True)
-    for got, want in zip(grads, wanted, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5)
+                parts['loss_dfl'] = 0.25 * slow_dfl(head, bbox_preds, place, targets[index])
+            boxes.append((scores.detach().sigmoid().max(), parts))
+        entries += entries_of(scores, label, iou)
+    assert len(boxes) > 2
+    assert_equal_losses(losses, maps, *combined_losses(loss, entries, [boxes]))
 
 
 @HEADS
 def test_every_parameter_gets_a_gradient(head_type):
     head = build_head(head_type)
-    sum(head.loss_by_feat(*head(features()), OBJECTS, METAS).values()).backward()
+    sum(head.loss_by_feat(*head(features(head)), OBJECTS, METAS).values()).backward()
     assert not [key for key, parameter in head.named_parameters() if parameter.grad is None]
     assert all('centerness' not in key for key in head.state_dict())
 
@@ -206,7 +161,7 @@ def test_every_parameter_gets_a_gradient(head_type):
 @HEADS
 def test_without_positives_losses_are_zero_and_connected(head_type):
     head = build_head(head_type)
-    losses = head.loss_by_feat(*head(features()), objects(([], []), ([], [])), METAS)
+    losses = head.loss_by_feat(*head(features(head)), objects(([], []), ([], [])), METAS)
     assert losses and all(value == 0 for value in losses.values())
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.eq(0).all() for p in head.parameters())
@@ -215,7 +170,7 @@ def test_without_positives_losses_are_zero_and_connected(head_type):
 @HEADS
 def test_bias_starts_at_zero_and_fresh_detections_pass_the_threshold(head_type):
     head = build_head(head_type).eval()
-    results = head.predict_by_feat(*head(features()), batch_img_metas=METAS)
+    results = head.predict_by_feat(*head(features(head)), batch_img_metas=METAS)
     assert all(len(result) > 0 and (result.scores > 0.4).all() for result in results)
 
 
@@ -223,15 +178,17 @@ def test_bias_starts_at_zero_and_fresh_detections_pass_the_threshold(head_type):
     ('head_type', 'objectness'),
     [*((name, False) for name in HEAD_CONFIGS), *((name, True) for name in HEAD_CONFIGS if 'RTM' in name)],
 )
-def test_all_classifiers_start_with_a_bias_of_zero(head_type, objectness):
-    """RTMDet makes its scores of two branches, and has them once or once per level."""
+def test_all_classifiers_start_with_the_bias_of_an_even_score(head_type, objectness):
+    """Some heads compute their scores from two branches; some have classifiers for each level."""
     head = build_head(head_type, **(dict(with_objectness=True) if objectness else {}))
     per_level = len(STRIDES) if 'RTMDetSepBN' in head_type else 1
-    assert len(head.classifier_biases()) == per_level * (2 if objectness else 1)
-    assert all(bias.eq(0).all() for bias in head.classifier_biases())
-    scores = torch.cat([level.detach().sigmoid().flatten() for level in head(features())[0]])
-    assert (scores - 0.5).abs().max() < 0.1
-    sum(head.loss_by_feat(*head(features()), OBJECTS, METAS).values()).backward()
+    assert len(head.classifier_biases()) == NUM_BIASES.get(head_type, per_level * (2 if objectness else 1))
+    assert all((bias - head.initial_logit).abs().max() < 1e-6 for bias in head.classifier_biases())
+    assert head.initial_logit == pytest.approx(0 if head.num_factors == 1 else math.log(0.5**0.5 / (1 - 0.5**0.5)))
+    scores = torch.cat([level.detach().sigmoid().flatten() for level in head(features(head))[0]])
+    if not any(name in head_type for name in ('SSD', 'YOLOV3', 'YOLOX')):  # larger initial weights; parts of scores
+        assert (scores - 0.5).abs().max() < 0.1
+    sum(head.loss_by_feat(*head(features(head)), OBJECTS, METAS).values()).backward()
     assert not [key for key, parameter in head.named_parameters() if parameter.grad is None]
 
 
@@ -241,7 +198,7 @@ def test_images_smaller_than_a_stride(head_type):
     head = build_head(head_type)
     head.eval()
     small = [{**METAS[0], 'img_shape': (8, 8), 'pad_shape': (8, 8), 'batch_input_shape': (8, 8)}] * 2
-    inputs = tuple(torch.randn(2, 8, 1, 1) for _ in STRIDES)
+    inputs = tuple(torch.randn(2, 8, 1, 1) for _ in features(head))
     results = head.predict_by_feat(*head(inputs), batch_img_metas=small)
     assert len(results) == 2
     head.train()
@@ -263,14 +220,15 @@ def test_scope_image_is_the_mean_over_images(head_type):
 
     expected = (ranking(alone, 0, 1) + ranking(alone, 1, 2)) / 2
     assert ranking(head, 0, 2) == pytest.approx(expected, rel=1e-5)
-    assert ranking(alone, 0, 2) != pytest.approx(expected, rel=1e-3)
+    assert ranking(alone, 0, 2) != pytest.approx(expected, rel=5e-4)
 
 
-@HEADS
+# MMCV does not implement NAS-FCOS's modulated deformable convolution for bfloat16.
+@pytest.mark.parametrize('head_type', [name for name in HEAD_CONFIGS if name != 'RankBasedNASFCOSHead'])
 def test_bfloat16_autocast_keeps_the_loss_in_float32(head_type):
     head = build_head(head_type)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        losses = head.loss_by_feat(*head(features()), OBJECTS, METAS)
+        losses = head.loss_by_feat(*head(features(head)), OBJECTS, METAS)
     assert all(value.dtype == torch.float32 for value in losses.values())
     sum(losses.values()).backward()
 
@@ -304,7 +262,7 @@ def test_rtmdet_prior_outside_0_1_is_refused(score_prior):
 def test_vfnet_takes_the_targets_of_atss_and_of_fcos(use_atss):
     """FCOS's targets come without weights, and from points in the middle of the cells."""
     head = build_head('RankBasedVFNetHead', use_atss=use_atss, use_vfl=False, loss_cls_fl=dict(type='FocalLoss'))
-    losses = head.loss_by_feat(*head(features()), OBJECTS, METAS)
+    losses = head.loss_by_feat(*head(features(head)), OBJECTS, METAS)
     assert set(losses) == {'loss_rank', 'loss_sort', 'loss_bbox', 'loss_bbox_rf'}
     assert all(0 < value < 10 for value in losses.values())
 

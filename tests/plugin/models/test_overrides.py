@@ -21,7 +21,9 @@ from bucketed_losses.mmdet.models.detectors import CalibratedDetectorMixin
 WITHOUT_BRANCH = {
     ('RankBasedATSSHead', 'loss_by_feat'): {'centernesses'},
     ('RankBasedCoATSSHead', 'loss_by_feat'): {'centernesses'},
+    ('RankBasedDDODHead', 'loss_by_feat'): {'iou_preds'},
     ('RankBasedFCOSHead', 'loss_by_feat'): {'centernesses'},
+    ('RankBasedNASFCOSHead', 'loss_by_feat'): {'centernesses'},
     ('RankBasedPAAHead', 'loss_by_feat'): {'iou_preds'},
 }
 VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)

@@ -86,11 +86,13 @@ def a_part_where_everything_has_to_change(head):
         loss_cls=dict(type='CrossEntropyLoss'),
         loss_bbox=dict(type='L1Loss'),
         loss_bbox_refine=dict(type='L1Loss'),
+        loss_bbox_init=dict(type='SmoothL1Loss'),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=[1.0] * 4),
         reg_decoded_bbox=False,
         init_cfg=dict(type='Normal'),
         stage_loss_weights=[1, 0.5],
         bbox_head=[{}, {}],
+        stages=[{}, dict(with_cls=False)],
         mask_head=[{}, {}],
         bbox_roi_extractor={},
     )

@@ -320,7 +320,7 @@ STOCK_BOX_HEAD = {**bbox_head_cfg('APLoss'), 'type': 'Shared2FCBBoxHead'}
     [
         (bbox_head_cfg(loss_bbox=dict(type='L1Loss')), ['loss_bbox', 'L1Loss', 'GIoULoss']),
         (bbox_head_cfg(reg_decoded_bbox=False), ['reg_decoded_bbox']),
-        (bbox_head_cfg(with_reg=False), ['with_reg', 'RankBasedShared2FCBBoxHead']),
+        (bbox_head_cfg(with_cls=False), ['with_cls', 'RankBasedShared2FCBBoxHead']),
         (bbox_head_cfg('CrossEntropyLoss'), ['loss_cls', 'CrossEntropyLoss', 'ranking loss']),
         (bbox_head_cfg('FocalLoss'), ['loss_cls', 'FocalLoss', 'ranking loss']),
         ({**STOCK_BOX_HEAD, 'loss_cls': dict(type='RSLoss')}, ['Shared2FCBBoxHead', 'IoUs', 'RankBasedShared2FC']),

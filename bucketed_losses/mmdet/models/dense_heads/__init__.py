@@ -2,7 +2,9 @@
 
 from ..recipes import ranking_heads
 from .co_atss_head import CoATSSHead, CoATSSHeadMixin, RankBasedCoATSSHead
-from .co_deform_detr_head import CoDeformDETRHead, QueryTargets, RankBasedCoDeformDETRHead
+from .co_deform_detr_head import CoDeformDETRHead, RankBasedCoDeformDETRHead
+from .query_ranking import QueryRankingMixin
+from .query_sets import QuerySet, QueryTargets, match_queries
 from .rank_based_atss_head import RankBasedATSSHead
 from .rank_based_fcos_head import RankBasedFCOSHead
 from .rank_based_gfl_head import RankBasedGFLHead
@@ -11,11 +13,15 @@ from .rank_based_retina_head import RankBasedRetinaHead, RankBasedRetinaSepBNHea
 from .rank_based_rpn_head import RankBasedRPNHead
 from .rank_based_rtmdet_head import RankBasedRTMDetHead, RankBasedRTMDetSepBNHead, RankingRTMDetHeadMixin
 from .ranking_mixin import RankingDenseHeadMixin, RankingHeadMixin
+from .score_assignment import CandidateScoreMixin, RankingDecodedHeadMixin, ScorePriorMixin
 
 __all__ = [
+    'CandidateScoreMixin',
     'CoATSSHead',
     'CoATSSHeadMixin',
     'CoDeformDETRHead',
+    'QueryRankingMixin',
+    'QuerySet',
     'QueryTargets',
     'RankBasedATSSHead',
     'RankBasedCoATSSHead',
@@ -28,9 +34,12 @@ __all__ = [
     'RankBasedRTMDetSepBNHead',
     'RankBasedRetinaHead',
     'RankBasedRetinaSepBNHead',
+    'RankingDecodedHeadMixin',
     'RankingDenseHeadMixin',
     'RankingHeadMixin',
     'RankingRTMDetHeadMixin',
+    'ScorePriorMixin',
+    'match_queries',
 ]
 
 # The file of a ranking head registers and exports it; it need not be named here.

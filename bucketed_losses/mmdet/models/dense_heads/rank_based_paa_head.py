@@ -18,11 +18,12 @@ from ..losses import ImageRows
 from ..losses.box_weighting import at_least_float32
 from ..recipes import Role, ranking_head
 from .rank_based_atss_head import ATSS_RULES, RankBasedATSSHead
+from .score_assignment import CandidateScoreMixin
 
 
 @ranking_head(PAAHead, role=Role.DENSE, rules=ATSS_RULES, unused=['loss_centerness'])
 @MODELS.register_module()
-class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
+class RankBasedPAAHead(CandidateScoreMixin, RankBasedATSSHead, PAAHead):
     """``PAAHead`` trained with a ranking loss, without its IoU branch.
 
     It assigns anchors and votes on detections as ``PAAHead`` does. PAA scores each candidate anchor by the anchor's own
@@ -38,20 +39,6 @@ class RankBasedPAAHead(RankBasedATSSHead, PAAHead):
             of the same value, logits are not shifted, as in the published code.
         kwargs: As for :class:`mmdet.models.PAAHead`. ``init_cfg`` defaults to a classifier bias of 0.
     """
-
-    def __init__(
-        self,
-        *args: Any,
-        loss_cls: dict,
-        loss_score: dict | None = None,
-        score_prior: float = 0.01,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, loss_cls=loss_cls, **kwargs)
-        self.score_shift = self.shift_to_prior(score_prior)
-        self.loss_score = MODELS.build(
-            loss_score or dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
-        )
 
     def loss_by_feat(
         self,

@@ -17,7 +17,9 @@ from ..rules import ANCHOR_HEAD, at, each
 from .ranking_mixin import RankingDenseHeadMixin
 
 
-def _anchors_across_the_border() -> Rule:
+def anchors_across_the_border() -> Rule:
+    """``allowed_border`` becomes -1: anchors across the border are ranked, too."""
+
     def apply(part: Part) -> Iterator[Setting]:
         for where in each(part.train_cfg):
             if at(part.train_cfg, where).get('allowed_border', -1) >= 0:
@@ -27,7 +29,7 @@ def _anchors_across_the_border() -> Rule:
     return Rule(('train_cfg.allowed_border',), apply)
 
 
-@ranking_head(RPNHead, role=Role.PROPOSALS, rules=(*ANCHOR_HEAD, _anchors_across_the_border()))
+@ranking_head(RPNHead, role=Role.PROPOSALS, rules=(*ANCHOR_HEAD, anchors_across_the_border()))
 @MODELS.register_module()
 class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
     """``RPNHead`` without sampling: the anchors of all levels and images are ranked together.

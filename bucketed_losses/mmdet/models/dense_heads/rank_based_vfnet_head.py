@@ -5,32 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmcv.ops import DeformConv2d
 from mmdet.models.dense_heads import VFNetHead
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
-from ..losses import check_head_losses, ranking_and_box_losses, score_weighted_box_loss
-from ..losses.box_weighting import without_bfloat16
+from ..losses import ranking_and_box_losses, score_weighted_box_loss
 from ..recipes import Role, ranking_head
 from ..rules import decoded_box_loss, nothing_sampled, ranking_loss
+from .float32_deform_conv import use_float32_deform_convs
 from .ranking_mixin import RankingHeadMixin, flatten_maps
 
 _RULES = (
     ranking_loss(),
-    decoded_box_loss(1.5, 'loss_bbox', default_fits=True),
-    decoded_box_loss(2.0, 'loss_bbox_refine', default_fits=True),
+    decoded_box_loss(1.5, 'loss_bbox', default_fits=True, keep_weight=True),
+    decoded_box_loss(2.0, 'loss_bbox_refine', default_fits=True, keep_weight=True),
     nothing_sampled(),
 )
-
-
-class StarDeformConv2d(DeformConv2d):
-    """MMCV's ``DeformConv2d`` for autocast: it converts bfloat16 inputs, which MMCV does not support, to float32."""
-
-    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
-        """Features ``(N, channels, H, W)`` from ``x (N, channels, H, W)`` and ``offset (N, 18, H, W)``."""
-        return super().forward(without_bfloat16(x), without_bfloat16(offset))
 
 
 @ranking_head(VFNetHead, role=Role.DENSE, rules=_RULES, unused=['use_vfl', 'loss_cls_fl'])
@@ -55,18 +46,16 @@ class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
     """
 
     classifiers = ('vfnet_cls',)
+    box_losses = ('loss_bbox', 'loss_bbox_refine')
 
     def __init__(
         self, *args: Any, loss_cls: dict, use_vfl: bool = True, loss_cls_fl: dict | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, loss_cls=loss_cls, use_vfl=True, **kwargs)
-        check_head_losses(self, 'loss_bbox', 'loss_bbox_refine')
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        for name in ('vfnet_reg_refine_dconv', 'vfnet_cls_dconv'):
-            conv = StarDeformConv2d(self.feat_channels, self.feat_channels, self.dcn_kernel, 1, padding=self.dcn_pad)
-            setattr(self, name, conv)
+        use_float32_deform_convs(self)
 
     def loss_by_feat(
         self,

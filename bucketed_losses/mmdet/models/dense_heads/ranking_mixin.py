@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from ..classifiers import ClassifierMixin
 from ..losses import ImageRows, check_decodes_boxes, check_head_losses, ranking_and_box_losses
-from ..losses.box_weighting import at_least_float32
+from ..losses.box_weighting import at_least_float32, nan_if_not_finite
 
 if TYPE_CHECKING:
     from mmdet.models.dense_heads import AnchorHead as _Host
@@ -25,18 +27,27 @@ class RankingHeadMixin(ClassifierMixin, _Host):
     A subclass sets ``classifiers`` (see :class:`ClassifierMixin`), and its ``loss_by_feat`` passes predictions and
     targets to :meth:`ranking_losses`.
 
+    Attributes:
+        default_init: The ``init_cfg`` of a head without ``own_init``, if the config has none.
+        box_losses: Attributes that are losses on decoded boxes.
+        assigned_by_boxes: Whether predicted boxes decide what is positive. Boxes that are not finite may then leave no
+            positive, so the losses become NaN wherever they are. Otherwise this happens at the positives only.
+
     Raises:
         ValueError: ``loss_cls`` is not a ranking loss, or the box loss is on deltas.
     """
 
+    default_init: dict | list = dict(type='Normal', layer='Conv2d', std=0.01)
+    box_losses: tuple[str, ...] = ('loss_bbox',)
+    assigned_by_boxes = False
+
     def __init__(self, *args: Any, loss_cls: dict, init_cfg: dict | list | None = None, **kwargs: Any) -> None:
-        super().__init__(
-            *args,
-            loss_cls={'use_sigmoid': True, **loss_cls},
-            init_cfg=init_cfg or (None if self.own_init else dict(type='Normal', layer='Conv2d', std=0.01)),
-            **kwargs,
-        )
-        check_head_losses(self)
+        if not self.own_init:
+            init_cfg = init_cfg or copy.deepcopy(self.default_init)
+        if init_cfg:
+            kwargs['init_cfg'] = init_cfg
+        super().__init__(*args, loss_cls={'use_sigmoid': True, **loss_cls}, **kwargs)
+        check_head_losses(self, self.box_losses)
 
     def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
         """Boxes ``(n, 4)``, x1 y1 x2 y2 in pixels, of predictions ``(n, ...)`` at their priors ``(n, ...)``."""
@@ -55,6 +66,10 @@ class RankingHeadMixin(ClassifierMixin, _Host):
         label_weights: Tensor,
         bbox_targets: Tensor,
         images: ImageRows | None = None,
+        *,
+        quality: Tensor | None = None,
+        box_weights: Tensor | None = None,
+        other_losses: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Rank the predictions of all levels and images of the batch together, in any order.
 
@@ -63,18 +78,22 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             predictions: ``(n, ...)`` inputs of :meth:`decode`, for example deltas or distances.
             priors: ``(n, ...)`` priors of the predictions, for example anchors or points.
             labels: ``(n,)`` class indices, ``num_classes`` for background.
-            label_weights: ``(n,)``, 0 for ignored predictions.
+            label_weights: ``(n,)``, 0 for ignored predictions; or ``(n, num_classes)``, 0 for ignored entries.
             bbox_targets: ``(n, 4)`` ground-truth boxes of the positives, x1 y1 x2 y2 in pixels.
             images: The images of the predictions, for a loss that ranks each image separately.
+            quality: ``(n,)`` targets in [0, 1], read at the positives; None for the IoUs of their boxes.
+            box_weights: ``(n,)`` weights of the box loss, read at the positives; None for the scores.
+            other_losses: Further losses of the positives by log name, as those of :meth:`other_box_losses`.
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the losses of :meth:`other_box_losses`. If
             there is no positive, all are 0 and connected to the predictions; only DR Loss is not 0 then.
         """
-        positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
+        positive = self.positives(labels, label_weights)
+        all_predictions = predictions
         priors, predictions = priors[positive], predictions[positive]
         targets = self.target_boxes(priors, bbox_targets[positive])
-        return ranking_and_box_losses(
+        losses = ranking_and_box_losses(
             self.loss_cls,
             self.loss_bbox,
             logits,
@@ -84,8 +103,19 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             self.decode(priors, predictions),
             targets,
             images,
-            self.other_box_losses(priors, predictions, targets, logits[positive]),
+            {**self.other_box_losses(priors, predictions, targets, logits[positive]), **(other_losses or {})},
+            None if quality is None else quality[positive],
+            None if box_weights is None else box_weights[positive],
         )
+        return nan_if_not_finite(losses, all_predictions if self.assigned_by_boxes else predictions)
+
+    def positives(self, labels: Tensor, label_weights: Tensor) -> Tensor:
+        """``(num_pos,)`` indices of the positives that are not ignored; arguments as for :meth:`ranking_losses`."""
+        positive = labels < self.num_classes
+        if label_weights.dim() == 2:
+            own = labels.clamp(max=self.num_classes - 1).unsqueeze(1)
+            label_weights = label_weights.gather(1, own).squeeze(1)
+        return (positive & (label_weights > 0)).nonzero().squeeze(1)
 
     def other_box_losses(
         self, priors: Tensor, predictions: Tensor, targets: Tensor, logits: Tensor
@@ -101,10 +131,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             num_images: The number of images in the batch.
             device: The device of the predictions.
         """
-        if not self.loss_cls.needs_images:
-            return None
-        rows = [torch.arange(num_images, device=device).repeat_interleave(size) for size in sizes]
-        return ImageRows(torch.cat(rows), num_images)
+        return image_rows(sizes, num_images, device) if self.loss_cls.needs_images else None
 
 
 class RankingDenseHeadMixin(RankingHeadMixin):
@@ -165,9 +192,15 @@ class RankingDenseHeadMixin(RankingHeadMixin):
         return labels, label_weights, bbox_targets
 
 
-def flatten_maps(maps: list[Tensor], channels: int) -> Tensor:
+def flatten_maps(maps: Sequence[Tensor], channels: int) -> Tensor:
     """Maps ``(num_imgs, num_priors * channels, H, W)`` as one ``(n, channels)`` float32 (or float64) tensor."""
     return at_least_float32(torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in maps]))
+
+
+def image_rows(sizes: list[int], num_images: int, device: torch.device) -> ImageRows:
+    """The images of predictions in the order of :func:`flatten_maps`; arguments as for the method of the mixin."""
+    rows = [torch.arange(num_images, device=device).repeat_interleave(size) for size in sizes]
+    return ImageRows(torch.cat(rows), num_images)
 
 
 def flatten_targets(targets: list[Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 """Detectors that MMDetection does not contain."""
 
-from .auxiliary_queries import AuxiliaryQueries, AuxiliaryQueryEmbedding, draw_auxiliary_queries
+from ..recipes import ranking_heads
+from .auxiliary_queries import AuxiliaryQueries, AuxiliaryQueryEmbedding, count_positives, draw_auxiliary_queries
 from .calibrated_detector import CalibratedDetector, CalibratedDetectorMixin, ScoreCalibration, take_score_threshold
 from .co_detr import CoDETR
 
@@ -11,6 +12,12 @@ __all__ = [
     'CalibratedDetectorMixin',
     'CoDETR',
     'ScoreCalibration',
+    'count_positives',
     'draw_auxiliary_queries',
     'take_score_threshold',
 ]
+
+# The file of a detector with a recipe registers and exports it; it need not be named here.
+_detectors = ranking_heads(__name__, __path__)
+globals().update(_detectors)
+__all__ += [name for name in _detectors if name not in __all__]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..dense_heads.co_deform_detr_head import QueryTargets
+from ..dense_heads.query_sets import QueryTargets, to_device
 
 
 @dataclass
@@ -29,15 +30,30 @@ class AuxiliaryQueries:
     targets: QueryTargets
 
 
+def count_positives(heads: Sequence[InstanceList], num_classes: int) -> list[list[int]]:
+    """The number of positives of each image, for the candidates of several heads. The host synchronises once.
+
+    Args:
+        heads: The candidates of each head, as for :func:`draw_auxiliary_queries`, of the same images.
+        num_classes: The label of background.
+    """
+    counts = [torch.stack([_positive(image, num_classes).sum() for image in images]) for images in heads]
+    return torch.stack(counts).tolist()
+
+
 def draw_auxiliary_queries(
-    candidates: InstanceList, batch_img_metas: list[dict], num_classes: int, least: int, most: int
+    candidates: InstanceList,
+    batch_img_metas: list[dict],
+    num_classes: int,
+    least: int,
+    most: int,
+    num_positives: Sequence[int] | None = None,
 ) -> AuxiliaryQueries:
     """Draw the same number of candidates from each image: the most positives of any image, limited to [least, most].
 
     Positives are drawn first; an image with more than ``most`` positives gives a random selection of them. Then random
     negatives are drawn. If an image has too few candidates, boxes of the whole image with weight 0 fill its group; they
-    do not contribute to the losses. The draw uses PyTorch's default generator on the candidates' device. The host
-    synchronises once, to read the number.
+    do not contribute to the losses. The draw uses PyTorch's default generator on the candidates' device.
 
     Args:
         candidates: One per image: ``priors (m, 4)``, x1 y1 x2 y2 in pixels; ``labels (m,)``, ``num_classes`` for
@@ -47,16 +63,19 @@ def draw_auxiliary_queries(
         num_classes: The label of background.
         least: The smallest number of candidates per image.
         most: The largest number of candidates per image.
+        num_positives: The number of positives of each image; None counts them (:func:`count_positives`).
     """
-    positives = [(image.labels < num_classes) & (image.label_weights > 0) for image in candidates]
-    num = int(torch.stack([positive.sum() for positive in positives]).max().clamp(least, most))
+    if num_positives is None:
+        (num_positives,) = count_positives([candidates], num_classes)
+    num = min(max(*num_positives, least), most)
     drawn = []
-    for image, positive, meta in zip(candidates, positives, batch_img_metas, strict=True):
-        # Positives lie in [2, 3), negatives in [1, 2), ignored candidates in [0, 1).
-        priority = torch.rand(len(image), device=positive.device) + positive + (image.label_weights > 0)
+    for image, meta in zip(candidates, batch_img_metas, strict=True):
+        positive = _positive(image, num_classes)
+        # Positives lie in [2, 2.5], negatives in [1, 1.5], ignored candidates in [0, 0.5].
+        priority = 0.5 * torch.rand(len(image), device=positive.device) + positive + (image.label_weights > 0)
         chosen = image[priority.topk(min(num, len(image))).indices]
         height, width = meta['img_shape']
-        size = chosen.priors.new_tensor([width, height, width, height])
+        size = to_device([width, height, width, height], chosen.priors)
         if len(chosen) < num:
             chosen = InstanceData.cat([chosen, _fillers(chosen, num - len(chosen), size, num_classes)])
         chosen.priors = bbox_xyxy_to_cxcywh(chosen.priors / size)
@@ -66,8 +85,15 @@ def draw_auxiliary_queries(
     def batched(name: str) -> Tensor:
         return torch.stack([getattr(image, name) for image in drawn])
 
-    targets = QueryTargets(batched('labels'), batched('label_weights'), batched('bbox_targets'))
+    labels = batched('labels')
+    # topk has put the positives of each image first.
+    rows = [index * num + row for index, count in enumerate(num_positives) for row in range(min(count, num))]
+    targets = QueryTargets(labels, batched('label_weights'), batched('bbox_targets'), to_device(rows, labels))
     return AuxiliaryQueries(batched('priors'), batched('features'), targets)
+
+
+def _positive(image: InstanceData, num_classes: int) -> Tensor:
+    return (image.labels < num_classes) & (image.label_weights > 0)
 
 
 def _fillers(like: InstanceData, num: int, size: Tensor, num_classes: int) -> InstanceData:

@@ -15,8 +15,9 @@ from mmdet.utils import InstanceList
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
+from ..dense_heads.query_sets import QuerySet
 from ..recipes import Layout, Role, Slot, holds_heads
-from .auxiliary_queries import AuxiliaryQueryEmbedding, draw_auxiliary_queries
+from .auxiliary_queries import AuxiliaryQueryEmbedding, count_positives, draw_auxiliary_queries
 
 QUERY_HEAD = 'query'
 
@@ -141,14 +142,14 @@ class CoDETR(DeformableDETR):
         """Losses by log name; arguments as for ``DeformableDETR``."""
         encoded, decoder_inputs, sizes = self.encode(batch_inputs, batch_data_samples)
         queries, proposals = self.pre_decoder(**encoded)
-        losses = self.bbox_head.loss(
-            **proposals,
-            **self.forward_decoder(**queries, **decoder_inputs),
-            batch_data_samples=batch_data_samples,
-        )
+        decoded = self.forward_decoder(**queries, **decoder_inputs)
+        losses: dict[str, Any] = {}
+        auxiliary: list[QuerySet] = []
         if self.head_names:
-            losses |= self.auxiliary_losses(encoded['memory'], decoder_inputs, sizes, batch_data_samples)
-        return losses
+            losses, auxiliary = self.train_auxiliary_heads(encoded['memory'], decoder_inputs, sizes, batch_data_samples)
+        return losses | self.bbox_head.loss(
+            **proposals, **decoded, batch_data_samples=batch_data_samples, auxiliary=auxiliary
+        )
 
     def encode(
         self, batch_inputs: Tensor, batch_data_samples: SampleList
@@ -183,14 +184,14 @@ class CoDETR(DeformableDETR):
         proposals = dict(enc_outputs_class=logits, enc_outputs_coord=coords.sigmoid(), enc_outputs_valid=valid)
         return queries, proposals if self.training else {}
 
-    def auxiliary_losses(
+    def train_auxiliary_heads(
         self,
         memory: Tensor,
         decoder_inputs: dict[str, Tensor],
         sizes: Sequence[torch.Size],
         batch_data_samples: SampleList,
-    ) -> dict[str, Any]:
-        """Losses of the auxiliary heads and of the queries made from them.
+    ) -> tuple[dict[str, Any], list[QuerySet]]:
+        """Losses of the auxiliary heads, and what the decoder predicts for the queries made from them.
 
         Args:
             memory: ``(batch, num_locations, embed_dims)`` output of the encoder.
@@ -210,19 +211,20 @@ class CoDETR(DeformableDETR):
             trained.append(head.loss_and_candidates(maps, batch_data_samples))
 
         metas = [sample.metainfo for sample in batch_data_samples]
+        counts = count_positives([candidates for _, candidates in trained], self.bbox_head.num_classes)
+        sets: list[QuerySet] = []
         for index, (head_losses, candidates) in enumerate(trained):
             losses |= rename_loss_dict(f'{self.head_names[index]}.', head_losses)
             group = draw_auxiliary_queries(
-                candidates, metas, self.bbox_head.num_classes, self.min_pos_coords, self.max_pos_coords
+                candidates, metas, self.bbox_head.num_classes, self.min_pos_coords, self.max_pos_coords, counts[index]
             )
             embedding = self.get_proposal_pos_embed(group.boxes.logit(eps=1e-5), self.embed_dims // 2)
             query, query_pos = self.auxiliary_queries(index, embedding, group.features)
             decoded = self.forward_decoder(
                 query=query, query_pos=query_pos, memory=memory, reference_points=group.boxes, **decoder_inputs
             )
-            parts = self.bbox_head.auxiliary_loss(**decoded, targets=group.targets, batch_img_metas=metas)
-            losses |= rename_loss_dict(f'aux{index}.', parts)
-        return losses
+            sets += self.bbox_head.auxiliary_sets(f'aux{index}.', **decoded, targets=group.targets)
+        return losses, sets
 
     def rpn_loss_and_predict(
         self, maps: tuple[Tensor, ...], batch_data_samples: SampleList

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .... import functional
 from .box_weighting import PositiveBoxes
-from .ranking_losses import ImageRows, RankingLoss, entry_targets
+from .ranking_losses import ImageRows, RankingLoss, RowSets, entry_targets
 
 
 @MODELS.register_module()
@@ -36,6 +36,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
 
     LOG_NAMES = ('loss_cls', 'loss_bbox')
     SCOPES = ('batch', 'global', 'image')
+    TAKES_SPARSE_TARGETS = False
     balances_itself = True
     needs_ious = True
     balance: Tensor
@@ -74,6 +75,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
         reduction_override: str | None = None,
         positive: Tensor | None = None,
         images: ImageRows | None = None,
+        sets: RowSets | None = None,
         box_losses: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Both parts; arguments as for :meth:`RankingLoss.forward`, and the errors of the boxes.
@@ -87,8 +89,10 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
 
         Raises:
             ValueError: ``positive`` or ``box_losses`` is missing. Heads of this package pass both.
+            ValueError: ``sets`` are given.
         """
         self._check_reduction(reduction_override)
+        self._check_sets(sets)
         if positive is None or box_losses is None:
             raise ValueError(
                 'aLRPLoss: it needs positive and box_losses, the box loss of every positive; use a head of this '

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from mmdet.structures.bbox import bbox_overlaps
@@ -25,10 +26,12 @@ def ranking_and_box_losses(
     target_boxes: Tensor,
     images: ImageRows | None = None,
     other_box_losses: Mapping[str, Tensor] | None = None,
+    quality: Tensor | None = None,
+    box_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The losses of a head over ``n`` predictions that are ranked together, ``num_pos`` of them positive.
 
-    The target of a positive is the IoU of its decoded box, detached. The box loss is weighted by
+    The target of a positive is the IoU of its decoded box, detached, or its ``quality``. The box loss is weighted by
     :func:`score_weighted_box_loss` and, if ``self_balancing`` of the ranking loss is True, scaled as by
     :func:`self_balance`.
 
@@ -44,16 +47,21 @@ def ranking_and_box_losses(
         images: The images of the predictions, for a loss that ranks each image separately.
         other_box_losses: Further losses of the same boxes by log name, e.g. Distribution Focal Loss. The sum of all box
             losses is balanced, so that their ratios do not change.
+        quality: ``(num_pos,)`` targets in [0, 1] of the positives; None for the IoUs of their boxes.
+        box_weights: ``(num_pos,)`` weights of the box losses; None for the scores.
 
     Returns:
         ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the other box losses. If there is no positive, all
         are 0 and connected to the predictions; only DR Loss is not 0 then.
     """
-    positives = PositiveBoxes(loss_bbox, boxes, target_boxes, logits[positive], other_box_losses or {})
+    positives = PositiveBoxes(
+        loss_bbox, boxes, target_boxes, logits[positive], other_box_losses or {}, quality, box_weights
+    )
     return loss_cls.losses_with_boxes(logits, labels, weights, positive, positives, images)
 
 
-class PositiveBoxes(NamedTuple):
+@dataclass(frozen=True)
+class PositiveBoxes:
     """The boxes of the ``num_pos`` positives of a batch, and the losses of these boxes.
 
     Attributes:
@@ -62,16 +70,22 @@ class PositiveBoxes(NamedTuple):
         targets: ``(num_pos, 4)`` their ground-truth boxes.
         logits: ``(num_pos, num_classes)`` class logits of the same predictions.
         other_losses: Further losses of the same boxes by log name, already weighted by scores.
+        quality: ``(num_pos,)`` targets in [0, 1] that replace the IoUs, or None.
+        weights: ``(num_pos,)`` weights of ``loss_bbox`` that replace the scores, or None.
     """
 
     loss_bbox: nn.Module
     boxes: Tensor
     targets: Tensor
     logits: Tensor
-    other_losses: Mapping[str, Tensor]
+    other_losses: Mapping[str, Tensor] = field(default_factory=dict)
+    quality: Tensor | None = None
+    weights: Tensor | None = None
 
-    def ious(self) -> Tensor:
-        """``(num_pos,)`` IoUs of the predictions with their ground truth, detached."""
+    def rank_targets(self) -> Tensor:
+        """``(num_pos,)`` targets of the positives: ``quality``, or the IoUs with their ground truth; detached."""
+        if self.quality is not None:
+            return self.quality.detach()
         return bbox_overlaps(self.boxes.detach(), self.targets, is_aligned=True)
 
     def errors(self) -> Tensor:
@@ -83,8 +97,28 @@ class PositiveBoxes(NamedTuple):
 
     def weighted_losses(self, shared: bool, equally: bool) -> dict[str, Tensor]:
         """``loss_bbox`` by :func:`score_weighted_box_loss`, and the other losses."""
-        loss = score_weighted_box_loss(self.loss_bbox, self.boxes, self.targets, self.logits, shared, equally)
+        loss = score_weighted_box_loss(
+            self.loss_bbox, self.boxes, self.targets, self.logits, shared, equally, self.weights
+        )
         return {'loss_bbox': loss, **self.other_losses}
+
+
+@dataclass(frozen=True)
+class SeparateBoxes(PositiveBoxes):
+    """The boxes of the ranked positives, which give the targets; the box loss is that of other boxes.
+
+    aLRP Loss computes its box loss at the ranked positives.
+
+    Attributes:
+        regressed: The boxes of the box loss; required.
+    """
+
+    regressed: PositiveBoxes | None = None
+
+    def weighted_losses(self, shared: bool, equally: bool) -> dict[str, Tensor]:
+        """The losses of the other boxes."""
+        assert self.regressed is not None
+        return self.regressed.weighted_losses(shared, equally)
 
 
 def score_weighted_box_loss(
@@ -94,6 +128,7 @@ def score_weighted_box_loss(
     class_logits: Tensor,
     shared: bool = False,
     equally: bool = False,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean box loss over positives, each weighted by its own :func:`highest_probability`.
 
@@ -105,11 +140,12 @@ def score_weighted_box_loss(
         shared: Whether the positives of all processes form one batch. The loss of this batch is then the mean of the
             returned values over processes. This takes one collective.
         equally: Give all positives the same weight instead.
+        weights: ``(num_pos,)`` weights that replace the scores.
 
     Returns:
         A scalar; 0, connected to ``boxes``, if there are none.
     """
-    weights, total = score_weights(class_logits, shared, equally)
+    weights, total = score_weights(class_logits, shared, equally, weights)
     if len(boxes) == 0:
         return boxes.sum() * 0
     # MMDetection's losses read the weights that they are given on the host, which waits for an accelerator.
@@ -117,15 +153,33 @@ def score_weighted_box_loss(
     return (losses * weights).sum() / (total + torch.finfo(torch.float32).eps)
 
 
-def score_weights(class_logits: Tensor, shared: bool, equally: bool = False) -> tuple[Tensor, Tensor]:
+def score_weights(
+    class_logits: Tensor, shared: bool, equally: bool = False, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The :func:`highest_probability` of every positive, and the sum of these weights, the divisor of a weighted mean.
 
-    With ``shared`` the sum is averaged over processes, by one collective. With ``equally`` all weights are 1.
+    With ``shared`` the sum is averaged over processes, by one collective. ``weights`` replace the probabilities. With
+    ``equally`` all weights are 1.
     """
-    weights = highest_probability(class_logits)
+    weights = highest_probability(class_logits) if weights is None else at_least_float32(weights.detach())
     if equally:
         weights = torch.ones_like(weights)
     return weights, mean_over_processes(weights.sum(), shared)
+
+
+def mean_by_score(losses: Tensor, scores: Tensor, shared: bool) -> Tensor:
+    """The mean of losses of positives, weighted by their scores.
+
+    Args:
+        losses: ``(num_pos,)``.
+        scores: ``(num_pos,)`` weights; 0 for positives that do not count.
+        shared: Whether the positives of all processes form one batch; this takes one collective.
+
+    Returns:
+        A scalar; 0, connected to ``losses``, if there are no positives.
+    """
+    total = mean_over_processes(scores.sum(), shared)
+    return (scores * losses).sum() / total.clamp(min=torch.finfo(total.dtype).eps)
 
 
 def highest_probability(class_logits: Tensor) -> Tensor:
@@ -151,8 +205,11 @@ def self_balance(loss: Tensor, ranking_losses: Iterable[Tensor], shared: bool = 
 
 
 def balance_factor(loss: Tensor, ranking_losses: Iterable[Tensor], shared: bool = False) -> Tensor:
-    """The detached factor of :func:`self_balance`; arguments as there."""
-    total = torch.stack(list(ranking_losses)).sum().detach()
+    """The detached factor of :func:`self_balance`; arguments as there.
+
+    ``(n,)`` ranking losses of ``n`` sets give a factor for each entry of a loss ``(..., n)``.
+    """
+    total = torch.stack(list(ranking_losses)).sum(0).detach()
     size = mean_over_processes(loss.detach(), shared)
     return total / size.clamp(min=torch.finfo(size.dtype).eps)
 
@@ -175,6 +232,20 @@ def mean_over_processes(value: Tensor, shared: bool = True) -> Tensor:
 def at_least_float32(x: Tensor) -> Tensor:
     """Convert to float32, except for float64: losses are computed in full precision under autocast."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def nan_if_not_finite(losses: Mapping[str, Tensor], predictions: Tensor) -> dict[str, Tensor]:
+    """The losses, or NaN in place of each if a prediction is not finite.
+
+    A head calls this if predictions that are not finite can leave its losses finite: an assigner that reads them finds
+    no positives, or they stand for a box without an area.
+
+    Args:
+        losses: Scalars by log name.
+        predictions: Any shape, for example of deltas ``(n, 4)``.
+    """
+    mark = (predictions.detach() * 0).sum()
+    return {name: value + mark for name, value in losses.items()}
 
 
 def without_bfloat16(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from mmdet.models.losses import CIoULoss, DIoULoss, EIoULoss, GIoULoss, IoULoss, SIoULoss
 from torch import nn
@@ -27,19 +28,19 @@ def takes_decoded_boxes(loss: type) -> bool:
     return True
 
 
-def check_head_losses(head: nn.Module, *box_losses: str) -> None:
+def check_head_losses(head: nn.Module, box_losses: Iterable[str] = ('loss_bbox',)) -> None:
     """Check that ``loss_cls`` of a head is a ranking loss, and that its box losses take decoded boxes.
 
     Args:
         head: The head, with its losses.
-        box_losses: Attributes that are box losses; ``loss_bbox`` if none is given.
+        box_losses: Attributes that are box losses.
 
     Raises:
         ValueError: ``loss_cls`` is not a ranking loss, or a box loss does not take decoded boxes
             (:func:`takes_decoded_boxes`).
     """
     check_ranks(head, instead="MMDetection's own head")
-    for name in box_losses or ('loss_bbox',):
+    for name in box_losses:
         loss = type(getattr(head, name))
         if not takes_decoded_boxes(loss):
             raise ValueError(

@@ -28,6 +28,18 @@ class ImageRows(NamedTuple):
     num_images: int
 
 
+class RowSets(NamedTuple):
+    """The set that each row of a batch belongs to; sets are ranked separately, for example decoder layers.
+
+    Attributes:
+        of_rows: ``(n,)`` int64 indices of the sets.
+        num: The number of sets, including sets without rows.
+    """
+
+    of_rows: Tensor
+    num: int
+
+
 class RankingLoss(nn.Module):
     """Base class of the ranking losses: MMDetection's interface to :mod:`bucketed_losses.functional`.
 
@@ -101,6 +113,11 @@ class RankingLoss(nn.Module):
         return dist.group.WORLD if shared else None
 
     @property
+    def ranks_sets(self) -> bool:
+        """Whether ``forward`` can rank many sets of rows in one call, as with ``sets``."""
+        return self.TAKES_SPARSE_TARGETS and not self.shared
+
+    @property
     def needs_images(self) -> bool:
         """Whether ``forward`` reads ``images``; if not, heads do not need to compute them."""
         return self.scope == 'image'
@@ -147,8 +164,9 @@ class RankingLoss(nn.Module):
         reduction_override: str | None = None,
         positive: Tensor | None = None,
         images: ImageRows | None = None,
+        sets: RowSets | None = None,
     ) -> dict[str, Tensor]:
-        """Rank all entries of ``pred`` together.
+        """Rank all entries of ``pred`` together, or those of each set of rows.
 
         Args:
             pred: ``(n, num_classes)`` logits.
@@ -162,23 +180,27 @@ class RankingLoss(nn.Module):
             positive: ``(num_pos,)`` int64 rows of the positives that are not ignored, if the caller knows them; this
                 saves a host synchronisation on an accelerator.
             images: The images of the rows; required if the scope is 'image', and not read otherwise.
+            sets: Sets of rows. Each set gets the values and the gradient of a call of its own.
 
         Returns:
-            Scalars by log name: ``loss_rank`` and, for RS losses, ``loss_sort``.
+            Scalars by log name: ``loss_rank`` and, for RS losses, ``loss_sort``. With ``sets``, each part is
+            ``(sets.num,)``.
+
+        Raises:
+            ValueError: ``sets`` are given, and ``ranks_sets`` is False.
         """
         self._check_reduction(reduction_override)
+        self._check_sets(sets)
         labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
         targets: Tensor | SparseTargets
         if positive is not None and self.TAKES_SPARSE_TARGETS:
             targets = sparse_targets(pred, labels, ious, weight, positive)
         else:
             targets = entry_targets(pred, labels, ious, weight)
-        if self.scope == 'image':
-            losses = self._rank_images(pred, targets, images)
-        elif self.scope == 'class':
-            losses = self._rank_classes(pred, targets)
-        else:
+        if sets is None and self.scope in ('batch', 'global'):
             losses = self.rank(pred, targets)
+        else:
+            losses = self._rank_parts(pred, targets, images, sets)
         return {name: self.loss_weight * value for name, value in losses.items()}
 
     def losses_with_boxes(
@@ -192,9 +214,9 @@ class RankingLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """This loss and the box losses of the positives, with the names that heads of this package log.
 
-        The target of a positive is the IoU of its box. Box losses are means with the weights of ``box_weights``. With
-        ``self_balancing``, their sum is scaled to the sum of the parts of this loss. A loss that combines its parts
-        with box losses in another way overrides this method.
+        The target of a positive is the IoU of its box, or its quality if the head gives one. Box losses are means with
+        the weights of ``box_weights``. With ``self_balancing``, their sum is scaled to the sum of the parts of this
+        loss. A loss that combines its parts with box losses in another way overrides this method.
 
         Args:
             pred: ``(n, num_classes)`` logits.
@@ -207,9 +229,10 @@ class RankingLoss(nn.Module):
         Returns:
             Scalars by log name: the parts of this loss, ``loss_bbox`` and the other losses of the boxes.
         """
-        ious = boxes.boxes.new_zeros(len(pred))
-        ious[positive] = boxes.ious()
-        losses = self(pred, (labels, ious), weight=weight, positive=positive, images=images)
+        quality = boxes.rank_targets()
+        targets = quality.new_zeros(len(pred))
+        targets[positive] = quality
+        losses = self(pred, (labels, targets), weight=weight, positive=positive, images=images)
         box_losses = boxes.weighted_losses(self.shared, self.equal_box_weights)
         if self.self_balancing:
             factor = balance_factor(torch.stack(list(box_losses.values())).sum(), losses.values(), self.shared)
@@ -223,29 +246,47 @@ class RankingLoss(nn.Module):
                 'a ranking loss compares entries with each other and has no value per entry'
             )
 
-    def _rank_images(
-        self, pred: Tensor, targets: Tensor | SparseTargets, images: ImageRows | None
+    def _check_sets(self, sets: RowSets | None) -> None:
+        if sets is not None and not self.ranks_sets:
+            raise ValueError(
+                f'{type(self).__name__}: it cannot rank many sets in one call '
+                f'({self.extra_repr()}); call the loss for each set'
+            )
+
+    def _rank_parts(
+        self, pred: Tensor, targets: Tensor | SparseTargets, images: ImageRows | None, sets: RowSets | None
     ) -> dict[str, Tensor]:
+        """The means over the rankings that the scope divides a set into; all rows are one set if ``sets`` is None."""
+        groups, size = self._rankings_of_a_set(pred, images)
+        num_sets = 1 if sets is None else sets.num
+        if sets is not None:
+            groups = groups + (sets.of_rows * size).unsqueeze(1)
+        groups = groups.expand_as(pred).contiguous()
+        losses = self.rank(pred, targets, groups, num_sets * size)
+        counted: Tensor | int = size
+        if self.scope == 'class':  # the mean over the classes that have positives
+            present = groups.new_zeros(num_sets * size)
+            if isinstance(targets, SparseTargets):
+                present.index_fill_(0, groups.view(-1).index_select(0, targets.positives), 1)
+            else:
+                present.index_add_(0, groups.view(-1), (targets > 0).view(-1).to(present.dtype)).clamp_(max=1)
+            counted = present.view(num_sets, size).sum(1).clamp(min=1)
+        losses = {name: values.view(num_sets, size).sum(1) / counted for name, values in losses.items()}
+        return {name: values[0] for name, values in losses.items()} if sets is None else losses
+
+    def _rankings_of_a_set(self, pred: Tensor, images: ImageRows | None) -> tuple[Tensor, int]:
+        """The ranking that each entry belongs to, int64 and broadcastable to ``pred``, and the number of rankings."""
+        if self.scope == 'class':
+            return torch.arange(pred.size(1), device=pred.device).unsqueeze(0), pred.size(1)
+        if self.scope != 'image':
+            return torch.zeros(1, 1, dtype=torch.int64, device=pred.device), 1
         if images is None:
             raise ValueError(
                 f"{type(self).__name__}: scope='image' needs the image of every row; give images=ImageRows(image, "
                 'num_images), or use a head of this package'
             )
         self.check_images(images, len(pred))
-        groups = images.image.unsqueeze(1).expand_as(pred)
-        losses = self.rank(pred, targets, groups, max(images.num_images, 1))
-        return {name: values.mean() for name, values in losses.items()}
-
-    def _rank_classes(self, pred: Tensor, targets: Tensor | SparseTargets) -> dict[str, Tensor]:
-        num_classes = pred.size(1)
-        groups = torch.arange(num_classes, device=pred.device).expand_as(pred)
-        losses = self.rank(pred, targets, groups, num_classes)
-        if isinstance(targets, SparseTargets):
-            present = groups.new_zeros(num_classes).index_fill_(0, targets.positives % num_classes, 1)
-        else:
-            present = (targets > 0).any(0)
-        num_present = present.sum().clamp(min=1)
-        return {name: values.sum() / num_present for name, values in losses.items()}
+        return images.image.unsqueeze(1), max(images.num_images, 1)
 
     def check_images(self, images: ImageRows, num_rows: int) -> None:
         """Check that a batch with rows has images.
@@ -388,6 +429,10 @@ class APLoss(RankingLoss):
         if interpolated and scope not in ('batch', 'global'):
             raise ValueError(f"APLoss: interpolated=True needs scope='batch' or 'global', got {scope!r}")
         self.interpolated = interpolated
+
+    @property
+    def ranks_sets(self) -> bool:
+        return super().ranks_sets and not self.interpolated
 
     def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
         return (functional.ap_loss(logits, targets, self.delta, interpolated=self.interpolated, **arguments),)

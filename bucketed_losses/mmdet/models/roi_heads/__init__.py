@@ -7,9 +7,10 @@ from .rank_based_bbox_heads import (
     RankBasedConvFCBBoxHead,
     RankBasedShared2FCBBoxHead,
     RankBasedShared4Conv1FCBBoxHead,
+    RankedRoIsMixin,
     RankingBBoxHeadMixin,
 )
-from .rank_based_mask_head import RankBasedFCNMaskHead
+from .rank_based_mask_head import RankBasedFCNMaskHead, RankingMaskHeadMixin
 from .rank_based_roi_heads import RankBasedCascadeRoIHead, RankBasedRoIHead, RankingRoIHeadMixin
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     'RankBasedRoIHead',
     'RankBasedShared2FCBBoxHead',
     'RankBasedShared4Conv1FCBBoxHead',
+    'RankedRoIsMixin',
     'RankingBBoxHeadMixin',
+    'RankingMaskHeadMixin',
     'RankingRoIHeadMixin',
 ]
 

@@ -21,30 +21,19 @@ if TYPE_CHECKING:
 else:
     _Host = object
 
-_RULES = (ranking_loss(), coder_stds(), decoded_box_loss(10.0), decoded_boxes())
+BOX_HEAD = (ranking_loss(), coder_stds(), decoded_box_loss(10.0), decoded_boxes())
+"""Rules of a box head that encodes boxes as deltas."""
 
 
-class RankingBBoxHeadMixin(ClassifierMixin, _Host):
-    """A mixin for ``BBoxHead`` and its subclasses: a sigmoid classifier without background ranks all RoIs of a batch.
+class RankedRoIsMixin(ClassifierMixin, _Host):
+    """A mixin for all box heads of RoI heads: a sigmoid classifier without background ranks all RoIs of a batch.
 
-    Regression can be class-specific or class-agnostic; the box loss is on decoded boxes. The loss determines the
-    classifier's number of channels, its activation and its accuracy, through MMDetection's ``custom_cls_channels``
-    interface.
-
-    Raises:
-        ValueError: ``loss_cls`` is not a ranking loss, the box loss is on deltas, or one of the branches is missing.
+    The loss determines the classifier's number of channels, its activation and its accuracy, through MMDetection's
+    ``custom_cls_channels`` interface. A subclass computes the losses in ``loss``, which also takes the images of the
+    RoIs.
     """
 
     classifiers = ('fc_cls',)
-
-    def __init__(self, *args: Any, reg_decoded_bbox: bool = True, **kwargs: Any) -> None:
-        check_decodes_boxes(self, reg_decoded_bbox)
-        super().__init__(*args, reg_decoded_bbox=True, **kwargs)
-        if not (self.with_cls and self.with_reg):
-            raise ValueError(
-                f'{type(self).__name__}: with_cls and with_reg must be True; the classifier learns from IoUs of boxes'
-            )
-        check_head_losses(self)
 
     def loss_and_target(
         self,
@@ -66,10 +55,28 @@ class RankingBBoxHeadMixin(ClassifierMixin, _Host):
         )
         return dict(loss_bbox=losses, bbox_targets=targets)
 
+
+class RankingBBoxHeadMixin(RankedRoIsMixin):
+    """A mixin for ``BBoxHead`` and its subclasses: ranks all RoIs of a batch, labelled by the IoUs of their boxes.
+
+    Regression can be class-specific or class-agnostic; the box loss is on decoded boxes. Without regression
+    (``with_reg=False``), as in Grid R-CNN, the RoIs are the boxes, and there is no box loss.
+
+    Raises:
+        ValueError: ``loss_cls`` is not a ranking loss, the box loss is on deltas, or there is no classifier.
+    """
+
+    def __init__(self, *args: Any, reg_decoded_bbox: bool = True, **kwargs: Any) -> None:
+        check_decodes_boxes(self, reg_decoded_bbox)
+        super().__init__(*args, reg_decoded_bbox=True, **kwargs)
+        if not self.with_cls:
+            raise ValueError(f'{type(self).__name__}: with_cls must be True, got False; there are no scores to rank')
+        check_head_losses(self)
+
     def loss(
         self,
         cls_score: Tensor,
-        bbox_pred: Tensor,
+        bbox_pred: Tensor | None,
         rois: Tensor,
         labels: Tensor,
         label_weights: Tensor,
@@ -82,7 +89,7 @@ class RankingBBoxHeadMixin(ClassifierMixin, _Host):
 
         Args:
             cls_score: ``(n, num_classes)`` logits.
-            bbox_pred: ``(n, 4 * num_classes)`` box deltas, or ``(n, 4)`` if class-agnostic.
+            bbox_pred: ``(n, 4 * num_classes)`` box deltas, or ``(n, 4)`` if class-agnostic; None without regression.
             rois: ``(n, 5)``: image index, x1 y1 x2 y2 in pixels.
             labels: ``(n,)`` class indices, ``num_classes`` for background.
             label_weights: ``(n,)``, 0 for ignored RoIs.
@@ -92,15 +99,13 @@ class RankingBBoxHeadMixin(ClassifierMixin, _Host):
             images: The images of the RoIs, for a loss that ranks each image separately.
 
         Returns:
-            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and ``acc_classes``. If there is no positive, the
-            losses are 0 and connected to the predictions; only DR Loss is not 0 then.
+            ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` (with regression) and ``acc_classes``. If there is
+            no positive, the losses are 0 and connected to the predictions; only DR Loss is not 0 then.
         """
         positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
-        deltas = at_least_float32(bbox_pred[positive])
-        if not self.reg_class_agnostic:
-            own_class = labels[positive].reshape(-1, 1, 1).expand(-1, 1, 4)
-            deltas = deltas.reshape(-1, self.num_classes, 4).gather(1, own_class).squeeze(1)
-        boxes = self.bbox_coder.decode(rois[positive, 1:], deltas)
+        boxes = rois[positive, 1:]
+        if bbox_pred is not None:
+            boxes = self.bbox_coder.decode(boxes, self._own_deltas(bbox_pred[positive], labels[positive]))
         logits = at_least_float32(cls_score)
         losses = ranking_and_box_losses(
             self.loss_cls,
@@ -113,28 +118,40 @@ class RankingBBoxHeadMixin(ClassifierMixin, _Host):
             bbox_targets[positive],
             images,
         )
+        if (
+            bbox_pred is None and 'loss_bbox' not in self.loss_cls.LOG_NAMES
+        ):  # in aLRP Loss, it is a loss of scores, too
+            losses.pop('loss_bbox')
         return {**losses, **accuracy_of_positives(logits, labels, positive)}
 
+    def _own_deltas(self, bbox_pred: Tensor, labels: Tensor) -> Tensor:
+        """``(num_pos, 4)`` deltas for the class of each positive."""
+        deltas = at_least_float32(bbox_pred)
+        if self.reg_class_agnostic:
+            return deltas
+        own_class = labels.reshape(-1, 1, 1).expand(-1, 1, 4)
+        return deltas.reshape(-1, self.num_classes, 4).gather(1, own_class).squeeze(1)
 
-@ranking_head(BBoxHead, role=Role.BOX, rules=_RULES)
+
+@ranking_head(BBoxHead, role=Role.BOX, rules=BOX_HEAD)
 @MODELS.register_module()
 class RankBasedBBoxHead(RankingBBoxHeadMixin, BBoxHead):
     """``BBoxHead`` trained with a ranking loss, for example in C4 detectors; arguments as for MMDetection's head."""
 
 
-@ranking_head(ConvFCBBoxHead, role=Role.BOX, rules=_RULES)
+@ranking_head(ConvFCBBoxHead, role=Role.BOX, rules=BOX_HEAD)
 @MODELS.register_module()
 class RankBasedConvFCBBoxHead(RankingBBoxHeadMixin, ConvFCBBoxHead):
     """``ConvFCBBoxHead`` trained with a ranking loss; arguments as for MMDetection's head."""
 
 
-@ranking_head(Shared2FCBBoxHead, role=Role.BOX, rules=_RULES)
+@ranking_head(Shared2FCBBoxHead, role=Role.BOX, rules=BOX_HEAD)
 @MODELS.register_module()
 class RankBasedShared2FCBBoxHead(RankingBBoxHeadMixin, Shared2FCBBoxHead):
     """``Shared2FCBBoxHead`` trained with a ranking loss; arguments as for MMDetection's head."""
 
 
-@ranking_head(Shared4Conv1FCBBoxHead, role=Role.BOX, rules=_RULES)
+@ranking_head(Shared4Conv1FCBBoxHead, role=Role.BOX, rules=BOX_HEAD)
 @MODELS.register_module()
 class RankBasedShared4Conv1FCBBoxHead(RankingBBoxHeadMixin, Shared4Conv1FCBBoxHead):
     """``Shared4Conv1FCBBoxHead`` trained with a ranking loss; arguments as for MMDetection's head."""

@@ -1,9 +1,9 @@
-"""A mask head for detectors with a ranking loss: it weights each positive by its score."""
+"""Mask heads for detectors with a ranking loss: they weight each positive by its score."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
@@ -11,8 +11,13 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList
 from torch import Tensor, nn
 
-from ..losses.box_weighting import at_least_float32, mean_over_processes
+from ..losses.box_weighting import at_least_float32, mean_by_score
 from ..recipes import Note, Part, Role, Rule, ranking_head
+
+if TYPE_CHECKING:
+    from mmdet.models.roi_heads.mask_heads import FCNMaskHead as _Host
+else:
+    _Host = object
 
 # The mask loss of the paper, as it is written in a config.
 _DICE = "type='DiceLoss', eps=5e-6"
@@ -29,14 +34,16 @@ def _published_mask_loss() -> Rule:
     return Rule((), apply)
 
 
-@ranking_head(FCNMaskHead, role=Role.MASK, rules=(_published_mask_loss(),))
-@MODELS.register_module()
-class RankBasedFCNMaskHead(FCNMaskHead):
-    """``FCNMaskHead`` with a loss that weights each positive by its highest class probability, as the box loss does.
+MASK_HEAD = (_published_mask_loss(),)
+"""Rules of every mask head."""
+
+
+class RankingMaskHeadMixin(_Host):
+    """A mixin for ``FCNMaskHead`` and its subclasses: each positive is weighted by its highest class probability.
 
     The loss is ``sum_i p_i l_i / sum_i p_i`` over the positives, where ``p_i`` is the probability and ``l_i`` the mask
-    loss of the mask of the positive's class. Use the head in :class:`RankBasedRoIHead` or
-    :class:`RankBasedCascadeRoIHead`, which pass it the scores and scale the loss to the ranking loss.
+    loss of the mask of the positive's class, as for the box loss. A ranking RoI head passes the scores, and scales the
+    loss to the ranking loss.
 
     Args:
         loss_mask: Config of a loss of mask logits with MMDetection's interface. It returns a value for each mask or for
@@ -44,7 +51,7 @@ class RankBasedFCNMaskHead(FCNMaskHead):
             ``1 - 2 sum(p t) / (sum(p^2) + sum(t^2) + 1e-5)``, which is ``dict(type='DiceLoss', eps=5e-6)``: MMDetection
             adds ``eps`` twice. The default is that of ``FCNMaskHead``, ``CrossEntropyLoss`` with ``use_mask=True``. It
             has no value for each pixel, and is built with ``use_sigmoid=True`` instead: the same loss.
-        kwargs: As for :class:`mmdet.models.FCNMaskHead`.
+        args, kwargs: As for the mask head.
 
     Attributes:
         shared: Whether the positives of all processes form one batch; the RoI head sets it from its ranking loss.
@@ -56,10 +63,7 @@ class RankBasedFCNMaskHead(FCNMaskHead):
     shared = False
 
     def __init__(self, *args: Any, loss_mask: dict | None = None, **kwargs: Any) -> None:
-        loss_mask = dict(loss_mask or dict(type='CrossEntropyLoss', use_mask=True))
-        if loss_mask.pop('use_mask', False):
-            loss_mask['use_sigmoid'] = True
-        super().__init__(*args, loss_mask=loss_mask, **kwargs)
+        super().__init__(*args, loss_mask=loss_of_each_pixel(loss_mask), **kwargs)
         _check_mask_loss(self, self.loss_mask)
 
     def loss_and_target(
@@ -74,18 +78,48 @@ class RankBasedFCNMaskHead(FCNMaskHead):
             is 0 and connected to the predictions if there are no positives.
         """
         targets = self.get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
-        weights = torch.cat([result.pos_scores for result in sampling_results])
-        total = mean_over_processes(weights.sum(), self.shared)
-        if len(mask_preds) == 0:
-            return dict(loss_mask=dict(loss_mask=at_least_float32(mask_preds).sum() * 0), mask_targets=targets)
-        labels = torch.cat([result.pos_gt_labels for result in sampling_results])
-        if self.class_agnostic:
-            labels = torch.zeros_like(labels)
-        own_class = labels.reshape(-1, 1, 1, 1).expand(-1, 1, *mask_preds.shape[2:])
-        logits = at_least_float32(mask_preds.gather(1, own_class).flatten(1))
-        losses = _loss_of_each_mask(self.loss_mask, logits, targets.flatten(1))
-        loss = (weights * losses).sum() / total.clamp(min=torch.finfo(total.dtype).eps)
+        logits = logits_of_own_class(mask_preds, sampling_results, self.class_agnostic).flatten(1)
+        losses = _loss_of_each_mask(self.loss_mask, logits, targets.flatten(1)) if len(logits) else logits.sum(dim=1)
+        loss = mean_by_score(losses, scores_of(sampling_results), self.shared)
         return dict(loss_mask=dict(loss_mask=loss), mask_targets=targets)
+
+
+@ranking_head(FCNMaskHead, role=Role.MASK, rules=MASK_HEAD)
+@MODELS.register_module()
+class RankBasedFCNMaskHead(RankingMaskHeadMixin, FCNMaskHead):
+    """``FCNMaskHead`` with a loss that weights each positive by its highest class probability, as the box loss does.
+
+    Use it in :class:`RankBasedRoIHead` or :class:`RankBasedCascadeRoIHead`. Arguments and errors are those of
+    :class:`RankingMaskHeadMixin`.
+    """
+
+
+def scores_of(sampling_results: list) -> Tensor:
+    """``(num_pos,)`` scores of the positives of all images, which a ranking RoI head has set."""
+    return torch.cat([result.pos_scores for result in sampling_results])
+
+
+def logits_of_own_class(predictions: Tensor, sampling_results: list, class_agnostic: bool = False) -> Tensor:
+    """``(num_pos, ...)`` logits for the class of each positive, at least float32.
+
+    Args:
+        predictions: ``(num_pos, num_classes, ...)`` logits.
+        sampling_results: The positives of each image, with ``pos_gt_labels``.
+        class_agnostic: Whether there is only one class of logits.
+    """
+    labels = torch.cat([result.pos_gt_labels for result in sampling_results])
+    if class_agnostic:
+        labels = torch.zeros_like(labels)
+    index = labels.reshape(-1, *[1] * (predictions.dim() - 1)).expand(-1, 1, *predictions.shape[2:])
+    return at_least_float32(predictions.gather(1, index).squeeze(1))
+
+
+def loss_of_each_pixel(loss: dict | None) -> dict:
+    """The config of a mask loss; cross-entropy with ``use_mask`` becomes the same loss with a value for each pixel."""
+    loss = dict(loss or dict(type='CrossEntropyLoss', use_mask=True))
+    if loss.pop('use_mask', False):
+        loss['use_sigmoid'] = True
+    return loss
 
 
 def _loss_of_each_mask(loss_mask: nn.Module, logits: Tensor, targets: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,12 +13,12 @@ from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..losses import highest_probability, self_balance
-from ..losses.box_weighting import without_bfloat16
+from ..losses import highest_probability
+from ..losses.box_weighting import balance_factor, without_bfloat16
 from ..recipes import Inner, Part, Role, Rule, Setting, ranking_head
 from ..rules import at, each, inner_heads
-from .rank_based_bbox_heads import RankingBBoxHeadMixin
-from .rank_based_mask_head import RankBasedFCNMaskHead
+from .rank_based_bbox_heads import RankedRoIsMixin
+from .rank_based_mask_head import RankingMaskHeadMixin
 
 if TYPE_CHECKING:
     from mmdet.models.roi_heads import StandardRoIHead as _Host
@@ -30,7 +30,9 @@ _UNLIMITED = 10**5
 
 
 class RankingRoIHeadMixin(_Host):
-    """A mixin for MMDetection's RoI heads: RoIs are not sampled, and the mask loss is weighted by scores.
+    """A mixin for MMDetection's RoI heads: RoIs are not sampled, and the losses of masks are weighted by scores.
+
+    If the ranking loss balances itself, the losses of masks are scaled to it, all of a stage together.
 
     Args:
         max_mask_positives: The largest number of positives in the batch of a process that masks are trained on. If
@@ -40,7 +42,14 @@ class RankingRoIHeadMixin(_Host):
     Raises:
         ValueError: The box head or the mask head is not one of this package, the sampler leaves RoIs out, or there is
             a mask head without its own RoI extractor.
+
+    Attributes:
+        MASK_LOSSES: Log names of the losses of masks that the stock head computes.
+        MASK_FIELDS: The fields of a sampling result that masks are trained with.
     """
+
+    MASK_LOSSES: tuple[str, ...] = ('loss_mask',)
+    MASK_FIELDS: tuple[str, ...] = ('pos_priors', 'pos_assigned_gt_inds', 'pos_gt_labels', 'pos_scores')
 
     def __init__(self, *args: Any, max_mask_positives: int = 200, **kwargs: Any) -> None:
         name = type(self).__name__
@@ -49,16 +58,19 @@ class RankingRoIHeadMixin(_Host):
         super().__init__(*args, **kwargs)
         self.max_mask_positives = max_mask_positives
         for head in _as_list(self.bbox_head):
-            if not isinstance(head, RankingBBoxHeadMixin):
+            if not isinstance(head, RankedRoIsMixin):
                 raise ValueError(
                     f'{name}: bbox_head must be one of this package, e.g. RankBasedShared2FCBBoxHead, got '
                     f'{type(head).__name__}'
                 )
         if self.with_mask:
             for head in _as_list(self.mask_head):
-                if not isinstance(head, RankBasedFCNMaskHead):
-                    raise ValueError(f'{name}: mask_head must be a RankBasedFCNMaskHead, got {type(head).__name__}')
-            if self.share_roi_extractor:
+                if not isinstance(head, RankingMaskHeadMixin):
+                    raise ValueError(
+                        f'{name}: mask_head must be one of this package, e.g. RankBasedFCNMaskHead, got '
+                        f'{type(head).__name__}'
+                    )
+            if getattr(self, 'share_roi_extractor', False):  # SCNet's head always has a separate extractor
                 raise ValueError(
                     f'{name}: mask_roi_extractor must be given; masks are trained on fewer RoIs than boxes'
                 )
@@ -79,45 +91,62 @@ class RankingRoIHeadMixin(_Host):
                     "add_gt_as_proposals=True) or type='PseudoSampler' in train_cfg.rcnn"
                 )
 
-    def loss(self, x: tuple[Tensor, ...], rpn_results_list: InstanceList, batch_data_samples: list) -> dict:
+    def loss(
+        self, x: tuple[Tensor, ...], rpn_results_list: InstanceList, batch_data_samples: list, **kwargs: Any
+    ) -> dict:
         """Losses of the boxes and masks; arguments as for the RoI head."""
         x = tuple(without_bfloat16(level) for level in x)
-        if self.with_mask:
-            for bbox_head, mask_head in zip(_as_list(self.bbox_head), _as_list(self.mask_head), strict=True):
-                mask_head.shared = bbox_head.loss_cls.shared
-        losses = super().loss(x, rpn_results_list, batch_data_samples)
-        for name in [name for name in losses if name.endswith('loss_mask')]:
-            stage = name.removesuffix('loss_mask')  # '' or 's0.' ...
-            head = _as_list(self.bbox_head)[int(stage[1:-1]) if stage else 0]
+        bbox_heads, mask_heads = _as_list(self.bbox_head), _as_list(self.mask_head) if self.with_mask else []
+        for bbox_head, mask_head in zip(bbox_heads[-len(mask_heads) :], mask_heads, strict=False):
+            mask_head.shared = bbox_head.loss_cls.shared
+        losses = super().loss(x, rpn_results_list, batch_data_samples, **kwargs)
+        stages = [name.removesuffix('loss_mask') for name in losses if name.endswith('loss_mask')]  # '' or 's0.' ...
+        for stage in stages:
+            head = bbox_heads[int(stage[1:-1]) if stage else -1]
             if head.loss_cls.self_balancing:
-                ranking = [losses[stage + part] for part in head.loss_cls.LOG_NAMES]
-                losses[name] = self_balance(losses[name], ranking, head.loss_cls.shared)
+                names = [stage + name for name in self.MASK_LOSSES]
+                total = torch.stack([losses[name] for name in names]).sum()
+                factor = balance_factor(total, self.ranking_losses_of(stage, losses), head.loss_cls.shared)
+                losses.update({name: losses[name] * factor for name in names})
         return losses
 
+    def ranking_losses_of(self, stage: str, losses: dict[str, Tensor]) -> list[Tensor]:
+        """The ranking losses that the losses of masks of a stage are scaled to; ``stage`` is a prefix of log names."""
+        head = _as_list(self.bbox_head)[int(stage[1:-1]) if stage else -1]
+        return [losses[stage + part] for part in head.loss_cls.LOG_NAMES]
+
     def attach_scores(self, sampling_results: list, cls_score: Tensor) -> None:
-        """If there is a mask head, set ``pos_scores (num_pos,)`` of each sampling result: weights of its positives."""
-        if not self.with_mask:
-            return
+        """Set ``pos_scores (num_pos,)`` of each sampling result: the weights of its positives in losses of masks."""
         scores = highest_probability(cls_score).split([len(result.priors) for result in sampling_results])
         for result, image_scores in zip(sampling_results, scores, strict=True):
             result.pos_scores = image_scores[: len(result.pos_priors)]
 
     def mask_positives(self, sampling_results: list) -> list[InstanceData]:
         """The positives that masks are trained on, one ``InstanceData`` per image."""
-        positives = [
-            InstanceData(**{name: getattr(result, name) for name in _MASK_FIELDS}) for result in sampling_results
-        ]
-        sizes = [len(image) for image in positives]
-        if sum(sizes) <= self.max_mask_positives:
-            return positives
-        device = positives[0].pos_scores.device
-        keep = torch.zeros(sum(sizes), dtype=torch.bool, device=device)
-        keep[torch.randperm(sum(sizes), device=device)[: self.max_mask_positives]] = True
-        return [image[kept] for image, kept in zip(positives, keep.split(sizes), strict=True)]
+        return drawn_positives(sampling_results, self.MASK_FIELDS, self.max_mask_positives)
 
 
-# The fields of a sampling result that a mask head and its RoI extractor read.
-_MASK_FIELDS = ('pos_priors', 'pos_assigned_gt_inds', 'pos_gt_labels', 'pos_scores')
+def drawn_positives(sampling_results: list, fields: Sequence[str], limit: int) -> list[InstanceData]:
+    """The positives of each image, at most ``limit`` of them, drawn uniformly from those of all images.
+
+    Args:
+        sampling_results: Sampling results of the images.
+        fields: The fields of a sampling result that are kept; each has one row per positive.
+        limit: The largest number of positives.
+    """
+    positives = [InstanceData(**{name: getattr(result, name) for name in fields}) for result in sampling_results]
+    sizes = [len(image) for image in positives]
+    if sum(sizes) <= limit:
+        return positives
+    device = getattr(positives[0], fields[0]).device
+    keep = torch.zeros(sum(sizes), dtype=torch.bool, device=device)
+    keep[torch.randperm(sum(sizes), device=device)[:limit]] = True
+    return [image[kept] for image, kept in zip(positives, keep.split(sizes), strict=True)]
+
+
+def unused(module: nn.Module) -> Tensor:
+    """0, connected to the parameters of a head that has no input in a batch without positives (DDP needs it)."""
+    return 0 * torch.stack([parameter.sum() for parameter in module.parameters()]).sum()
 
 
 def _as_list(value: Any) -> list:
@@ -177,15 +206,22 @@ def _published_score_threshold() -> Rule:
 ROI_HEAD = (inner_heads('bbox_head', Role.BOX), _mask_heads(), _all_proposals())
 """Rules of every RoI head."""
 
+TWO_STAGE = (*ROI_HEAD, _published_score_threshold())
+"""Rules of an RoI head with one stage that makes the detections."""
 
-@ranking_head(StandardRoIHead, role=Role.ROI, rules=(*ROI_HEAD, _published_score_threshold()))
+CASCADE = (*ROI_HEAD, _equal_stages(), _published_score_threshold())
+"""Rules of an RoI head with several stages."""
+
+
+@ranking_head(StandardRoIHead, role=Role.ROI, rules=TWO_STAGE)
 @MODELS.register_module()
 class RankBasedRoIHead(RankingRoIHeadMixin, StandardRoIHead):
     """``StandardRoIHead`` for ranking losses; for Faster and Mask R-CNN."""
 
     def bbox_loss(self, x: tuple[Tensor, ...], sampling_results: list) -> dict:
         results = super().bbox_loss(x, sampling_results)
-        self.attach_scores(sampling_results, results['cls_score'])
+        if self.with_mask:
+            self.attach_scores(sampling_results, results['cls_score'])
         return results
 
     def mask_loss(
@@ -194,14 +230,15 @@ class RankBasedRoIHead(RankingRoIHeadMixin, StandardRoIHead):
         return super().mask_loss(x, self.mask_positives(sampling_results), bbox_feats, batch_gt_instances)
 
 
-@ranking_head(CascadeRoIHead, role=Role.ROI, rules=(*ROI_HEAD, _equal_stages(), _published_score_threshold()))
+@ranking_head(CascadeRoIHead, role=Role.ROI, rules=CASCADE)
 @MODELS.register_module()
 class RankBasedCascadeRoIHead(RankingRoIHeadMixin, CascadeRoIHead):
     """``CascadeRoIHead`` for ranking losses; for Cascade R-CNN and Cascade Mask R-CNN."""
 
     def bbox_loss(self, stage: int, x: tuple[Tensor, ...], sampling_results: list) -> dict:
         results = super().bbox_loss(stage, x, sampling_results)
-        self.attach_scores(sampling_results, results['cls_score'])
+        if self.with_mask:
+            self.attach_scores(sampling_results, results['cls_score'])
         return results
 
     def mask_loss(

@@ -1,0 +1,214 @@
+"""What all query heads with a ranking loss share: many sets of queries are ranked in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
+from mmdet.utils import InstanceList
+from torch import Tensor
+
+from ....core import devices
+from ....core.distributed import num_processes
+from ..classifiers import ClassifierMixin
+from ..losses import ImageRows, RowSets, check_ranks
+from ..losses.box_weighting import at_least_float32, balance_factor, mean_over_processes
+from .query_sets import QuerySet, QueryTargets, match_queries, to_device
+
+if TYPE_CHECKING:
+    from mmdet.models.dense_heads import DETRHead as _Host
+else:
+    _Host = object
+
+
+class QueryRankingMixin(ClassifierMixin, _Host):
+    """A mixin for MMDetection's query heads: a sigmoid classifier without background, trained with a ranking loss.
+
+    The logits of each set of queries (a decoder layer, the encoder's proposals, a group of auxiliary queries) are
+    ranked together over all images, and each set by itself. The target of a positive is the IoU of its predicted box.
+    If ``self_balancing`` of the loss is True, the L1 and GIoU losses of each set are scaled to the value of its ranking
+    loss (Eq. 17), so their weights cancel.
+
+    On an accelerator, :meth:`query_losses` ranks all sets in one call, and the host waits for nothing if the targets
+    contain the positives. A CPU makes one call for each set, which is faster there. So do ``scope='global'`` with
+    several processes, and losses that cannot rank many sets (``ranks_sets`` of the loss).
+
+    Args:
+        loss_cls: Config of one of this package's ranking losses.
+        score_prior: The probability that an initial logit has in the classification costs of matching; in (0, 1). These
+            costs are based on focal loss, and their published weight was chosen for logits that start at such a prior.
+        args, kwargs: As for the head.
+
+    Attributes:
+        baseline: The ``type`` of the head that the error message recommends for other losses.
+
+    Raises:
+        ValueError: ``loss_cls`` is not a ranking loss, or it is aLRP Loss, or ``score_prior`` is not in (0, 1).
+    """
+
+    own_init = True
+    baseline: str
+
+    def __init__(self, *args: Any, loss_cls: dict, score_prior: float = 0.01, **kwargs: Any) -> None:
+        super().__init__(*args, loss_cls=loss_cls, **kwargs)
+        check_ranks(self, instead=f'type={self.baseline!r}')
+        if 'loss_bbox' in self.loss_cls.LOG_NAMES:
+            raise ValueError(
+                f'{type(self).__name__}: {type(self.loss_cls).__name__} is a box loss too, and queries have L1 and '
+                'GIoU; use APLoss, BucketedAPLoss, RSLoss, BucketedRSLoss or DRLoss'
+            )
+        self.score_shift = self.shift_to_prior(score_prior)
+
+    def match(
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        valid: Tensor | None = None,
+    ) -> QueryTargets:
+        """One-to-one targets by the head's assigner, see :func:`match_queries`; it reads lowered logits."""
+        return match_queries(self, logits + self.score_shift, boxes, batch_gt_instances, batch_img_metas, valid)
+
+    def query_losses(self, sets: Sequence[QuerySet], batch_img_metas: list[dict]) -> dict[str, Tensor]:
+        """Losses of all sets by log name: those of the ranking loss, ``loss_bbox`` and ``loss_iou`` of each.
+
+        Box losses are sums over the positives of a set, divided by their number (its mean over processes, at least 1),
+        as in DETR.
+
+        Args:
+            sets: Predictions of the same images.
+            batch_img_metas: Dicts with ``img_shape``, ``(height, width)``.
+        """
+        rows = _join(sets, self.num_classes)
+        boxes, targets = (every.index_select(0, rows.positive) for every in (rows.boxes, rows.target_boxes))
+        sizes = to_device([meta['img_shape'][1::-1] * 2 for meta in batch_img_metas], boxes)
+        sizes = sizes.index_select(0, rows.image_of_positives)
+        pixels, target_pixels = bbox_cxcywh_to_xyxy(boxes) * sizes, bbox_cxcywh_to_xyxy(targets) * sizes
+        ious = bbox_overlaps(pixels.detach(), target_pixels, is_aligned=True)
+        losses = self._rank(rows, ious, len(batch_img_metas))
+        box_losses = self._box_losses(rows, boxes, targets, pixels, target_pixels)
+        if self.loss_cls.self_balancing:
+            box_losses = box_losses * balance_factor(box_losses, losses.values(), self.loss_cls.shared)
+        losses['loss_bbox'], losses['loss_iou'] = box_losses.unbind()
+        weights = to_device([one.weight for one in sets], boxes)
+        named = {name: (values * weights).unbind() for name, values in losses.items()}
+        return {one.prefix + name: named[name][index] for index, one in enumerate(sets) for name in named}
+
+    def _rank(self, rows: _Rows, ious: Tensor, num_images: int) -> dict[str, Tensor]:
+        """The parts of the ranking loss, ``(num_sets,)`` each; ``ious (num_pos,)`` are those of the positives."""
+        row_ious = ious.new_zeros(len(rows.labels)).index_copy(0, rows.positive, ious)
+        images = rows.images(num_images) if self.loss_cls.needs_images else None
+        if self.loss_cls.ranks_sets and not devices.on_cpu(rows.logits):
+            return self.loss_cls(
+                rows.logits,
+                (rows.labels, row_ious),
+                weight=rows.weights,
+                positive=rows.positive,
+                images=None if images is None else ImageRows(torch.cat(images), num_images),
+                sets=RowSets(rows.set_of_rows, len(rows.sizes)),
+            )
+        inputs = (some.split(rows.sizes) for some in (rows.logits, rows.labels, row_ious, rows.weights))
+        positives = rows.positive_in_set.split(rows.num_positives)
+        own_images: list[ImageRows | None] = [None] * len(rows.sizes)
+        if images is not None:
+            own_images = [ImageRows(image, num_images) for image in images]
+        parts = [
+            self.loss_cls(logits, (labels, own_ious), weight=weights, positive=positive, images=image)
+            for logits, labels, own_ious, weights, positive, image in zip(*inputs, positives, own_images, strict=True)
+        ]
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+    def _box_losses(self, rows: _Rows, boxes: Tensor, targets: Tensor, pixels: Tensor, target_pixels: Tensor) -> Tensor:
+        """``loss_bbox`` and ``loss_iou`` of every set, ``(2, num_sets)``, before balancing; all boxes of positives."""
+        if len(boxes):
+            # MMDetection's losses read the weights that they are given on the host, which waits for an accelerator.
+            l1 = self.loss_bbox(boxes, targets, reduction_override='none').sum(1)
+            errors = torch.stack([l1, self.loss_iou(pixels, target_pixels, reduction_override='none')])
+        else:
+            errors = boxes.new_zeros(2, 0)
+        num_sets = len(rows.sizes)
+        total = errors.new_zeros(2, num_sets).index_add(1, rows.set_of_positives, errors)
+        # If all processes share one batch, the lower limit is one positive in this batch.
+        num_pos = mean_over_processes(to_device(rows.num_positives, boxes)).clamp(
+            min=1 / num_processes(self.loss_cls.group)
+        )
+        # Every box is part of the graph, and a set with a box that is not finite has losses that are not finite.
+        connected = boxes.new_zeros(num_sets).index_add(0, rows.set_of_rows, rows.boxes.sum(1)) * 0
+        return total / (num_pos + torch.finfo(torch.float32).eps) + connected
+
+
+class _Rows(NamedTuple):
+    """The queries of all sets as rows, the images of a set one after the other: ``n`` rows, ``num_pos`` positives.
+
+    Attributes:
+        logits: ``(n, num_classes)``, at least float32.
+        boxes: ``(n, 4)``, at least float32.
+        labels, weights: ``(n,)``.
+        target_boxes: ``(n, 4)``, of the dtype of ``boxes``.
+        positive: ``(num_pos,)`` rows of the positives, in the order of the sets.
+        positive_in_set: ``(num_pos,)``, the same without the rows of the sets before.
+        set_of_rows: ``(n,)`` int64.
+        set_of_positives: ``(num_pos,)`` int64.
+        image_of_positives: ``(num_pos,)`` int64.
+        sizes: The number of rows of each set.
+        num_positives: The number of positives of each set.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    labels: Tensor
+    weights: Tensor
+    target_boxes: Tensor
+    positive: Tensor
+    positive_in_set: Tensor
+    set_of_rows: Tensor
+    set_of_positives: Tensor
+    image_of_positives: Tensor
+    sizes: list[int]
+    num_positives: list[int]
+
+    def images(self, num_images: int) -> list[Tensor]:
+        """The image of each row of each set, int64."""
+        image = torch.arange(num_images, device=self.labels.device).unsqueeze(1)
+        return [image.expand(-1, size // num_images).flatten() for size in self.sizes]
+
+
+def _join(sets: Sequence[QuerySet], num_classes: int) -> _Rows:
+    labels = torch.cat([one.targets.labels.flatten() for one in sets])
+    weights = torch.cat([one.targets.weights.flatten() for one in sets])
+    boxes = at_least_float32(torch.cat([one.boxes.flatten(0, 1) for one in sets]))
+    positives = [_positives(one.targets, num_classes) for one in sets]
+    num_positives = [len(positive) for positive in positives]
+    sizes = [one.targets.labels.numel() for one in sets]
+    # The first row and the number of queries per image of each set.
+    layout = to_device([[sum(sizes[:index]), one.targets.labels.size(1)] for index, one in enumerate(sets)], labels)
+    index = torch.arange(len(sets), device=labels.device)
+    set_of_rows, set_of_positives = (
+        index.repeat_interleave(to_device(counts, labels), output_size=sum(counts)) for counts in (sizes, num_positives)
+    )
+    positive_in_set = torch.cat(positives)
+    start, num_queries = layout.index_select(0, set_of_positives).unbind(1)
+    return _Rows(
+        logits=at_least_float32(torch.cat([one.logits.flatten(0, 1) for one in sets])),
+        boxes=boxes,
+        labels=labels,
+        weights=weights,
+        target_boxes=torch.cat([one.targets.boxes.flatten(0, 1) for one in sets]).to(boxes.dtype),
+        positive=positive_in_set + start,
+        positive_in_set=positive_in_set,
+        set_of_rows=set_of_rows,
+        set_of_positives=set_of_positives,
+        image_of_positives=positive_in_set.div(num_queries, rounding_mode='floor'),
+        sizes=sizes,
+        num_positives=num_positives,
+    )
+
+
+def _positives(targets: QueryTargets, num_classes: int) -> Tensor:
+    if targets.positive is not None:
+        return targets.positive
+    positive = (targets.labels < num_classes) & (targets.weights > 0)
+    return positive.flatten().nonzero().squeeze(1)

@@ -1,0 +1,120 @@
+"""DINO trained with a ranking loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads import DINOHead
+from mmdet.models.utils import multi_apply
+from mmdet.registry import MODELS
+from mmdet.utils import InstanceList, OptInstanceList
+from torch import Tensor
+
+from ..recipes import Role, ranking_head
+from ..rules import QUERY_HEAD
+from .plain_query_losses import plain_query_losses
+from .query_ranking import QueryRankingMixin
+from .query_sets import QuerySet, QueryTargets, layer_prefix, matched_layers
+
+
+class RankingDenoisingMixin(QueryRankingMixin):
+    """A mixin for ``DINOHead`` and heads that derive from it: the decoder also gets denoising queries.
+
+    Denoising queries are made of objects with noise, and have known targets: half of them their objects, the other
+    half background. They fill groups of the same size in all images.
+
+    Args:
+        loss_dn_cls: Config of a classification loss with sigmoid scores for the denoising queries, e.g. ``FocalLoss``.
+            These queries then have the losses of the stock head. None ranks them: those of each decoder layer by
+            themselves, apart from the matched queries. Queries that only fill a group are ignored then.
+        args, kwargs: As for :class:`QueryRankingMixin`.
+
+    Raises:
+        ValueError: As :class:`QueryRankingMixin`.
+    """
+
+    classifiers: tuple[str, ...] = ('cls_branches',)
+
+    def __init__(self, *args: Any, loss_dn_cls: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loss_dn_cls = None if loss_dn_cls is None else MODELS.build(loss_dn_cls)
+
+    def losses_with_denoising(
+        self,
+        sets: Sequence[QuerySet],
+        dn_logits: Tensor,
+        dn_boxes: Tensor,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        dn_meta: dict[str, int],
+    ) -> dict[str, Tensor]:
+        """Losses of some sets and of the denoising queries of all decoder layers, by log name.
+
+        Args:
+            sets: Other sets of queries.
+            dn_logits: ``(num_layers, batch, num_denoising_queries, num_classes)``.
+            dn_boxes: ``(num_layers, batch, num_denoising_queries, 4)``, normalised cx cy w h.
+            batch_gt_instances: Objects of each image.
+            batch_img_metas: Dicts with ``img_shape``, ``(height, width)``.
+            dn_meta: ``num_denoising_queries`` and ``num_denoising_groups``.
+        """
+        targets = self.denoising_targets(batch_gt_instances, batch_img_metas, dn_meta)
+        denoising = [
+            QuerySet(f'{layer_prefix(layer, len(dn_logits))}dn_', logits, boxes, targets)
+            for layer, (logits, boxes) in enumerate(zip(dn_logits, dn_boxes, strict=True))
+        ]
+        if self.loss_dn_cls is None:
+            return self.query_losses([*sets, *denoising], batch_img_metas)
+        plain = plain_query_losses(self, self.loss_dn_cls, denoising, batch_img_metas)
+        return self.query_losses(sets, batch_img_metas) | plain
+
+    def denoising_targets(
+        self, batch_gt_instances: InstanceList, batch_img_metas: list[dict], dn_meta: dict[str, int]
+    ) -> QueryTargets:
+        """The targets of the denoising queries, which are those of every decoder layer."""
+        labels, weights, boxes, _, positive, negative = (
+            list(values)
+            for values in multi_apply(self._get_dn_targets_single, batch_gt_instances, batch_img_metas, dn_meta=dn_meta)
+        )
+        num = dn_meta['num_denoising_queries']
+        if self.loss_dn_cls is None:
+            weights = [
+                torch.zeros_like(all_weights).index_fill(0, torch.cat([own, other]), 1)
+                for all_weights, own, other in zip(weights, positive, negative, strict=True)
+            ]
+        rows = torch.cat([own + image * num for image, own in enumerate(positive)])
+        return QueryTargets(torch.stack(labels), torch.stack(weights), torch.stack(boxes), rows)
+
+
+@ranking_head(DINOHead, role=Role.QUERIES, rules=QUERY_HEAD)
+@MODELS.register_module()
+class RankBasedDINOHead(RankingDenoisingMixin, DINOHead):
+    """``DINOHead`` trained with a ranking loss.
+
+    Each decoder layer, the encoder's proposals and the denoising queries of each decoder layer are ranked by themselves
+    (:class:`QueryRankingMixin`). ``loss_rank`` and ``loss_sort`` are logged in place of ``loss_cls``.
+    ``loss_dn_cls`` keeps another loss for the denoising queries (:class:`RankingDenoisingMixin`).
+    """
+
+    baseline = 'DINOHead'
+
+    def loss_by_feat(
+        self,
+        all_layers_cls_scores: Tensor,
+        all_layers_bbox_preds: Tensor,
+        enc_cls_scores: Tensor | None,
+        enc_bbox_preds: Tensor | None,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        dn_meta: dict[str, int],
+        batch_gt_instances_ignore: OptInstanceList = None,
+    ) -> dict[str, Tensor]:
+        """Losses by log name; arguments as for ``DINOHead``. ``batch_gt_instances_ignore`` is not used."""
+        logits, boxes, dn_logits, dn_boxes = self.split_outputs(all_layers_cls_scores, all_layers_bbox_preds, dn_meta)
+        sets = matched_layers(self, logits, boxes, batch_gt_instances, batch_img_metas)
+        if enc_cls_scores is not None and enc_bbox_preds is not None:
+            targets = self.match(enc_cls_scores, enc_bbox_preds, batch_gt_instances, batch_img_metas)
+            sets.append(QuerySet('enc_', enc_cls_scores, enc_bbox_preds, targets))
+        return self.losses_with_denoising(sets, dn_logits, dn_boxes, batch_gt_instances, batch_img_metas, dn_meta)

@@ -1,0 +1,92 @@
+"""IA-BCE, the IoU-aware cross-entropy of Align-DETR: a comparator for studies."""
+
+from __future__ import annotations
+
+import torch
+from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+SMALLEST_TARGET = 0.01
+"""The lower bound of the target of a positive; it is not in the paper, but in its published code."""
+
+
+def ia_bce_loss(logits: Tensor, ious: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """IA-BCE of each entry, from Cai et al., "Align-DETR: Improving DETR with Simple IoU-aware BCE loss" (2023).
+
+    With the probability ``p = sigmoid(logit)`` and the IoU ``u`` of a positive::
+
+        positive:  BCE(p, t),  t = max(p ** alpha * u ** (1 - alpha), 0.01), detached
+        negative:  p ** gamma * BCE(p, 0)
+
+    The factor of the negatives has a gradient, as that of focal loss. The paper's weights of several positives of one
+    object belong to its matching and are left out.
+
+    Args:
+        logits: Floating point, any shape.
+        ious: The same shape: the IoU of a positive, above 0; 0 for negatives.
+        alpha: The exponent of the probability in the target, in [0, 1].
+        gamma: The exponent of the factor of negatives.
+
+    Returns:
+        The shape of ``logits``.
+    """
+    probabilities = logits.sigmoid()
+    positive = ious > 0
+    aligned = (probabilities.detach() ** alpha * ious ** (1 - alpha)).clamp(min=SMALLEST_TARGET)
+    targets = torch.where(positive, aligned, torch.zeros_like(aligned))
+    factors = torch.where(positive, torch.ones_like(probabilities), probabilities**gamma)
+    return factors * binary_cross_entropy_with_logits(logits, targets, reduction='none')
+
+
+@MODELS.register_module()
+class IABCELoss(nn.Module):
+    """:func:`ia_bce_loss` with the interface of MMDetection's losses. A comparator for studies.
+
+    Args:
+        alpha, gamma: As for the function.
+        loss_weight: Factor on the loss.
+        use_sigmoid: Must be True; accepted because MMDetection's heads read it from the loss's config.
+
+    Raises:
+        ValueError: ``alpha`` is not in [0, 1], ``gamma`` is negative, or ``use_sigmoid`` is False.
+    """
+
+    def __init__(
+        self, alpha: float = 0.25, gamma: float = 2.0, loss_weight: float = 1.0, use_sigmoid: bool = True
+    ) -> None:
+        super().__init__()
+        if not 0 <= alpha <= 1:
+            raise ValueError(f'IABCELoss: alpha must lie in [0, 1], got {alpha}')
+        if gamma < 0:
+            raise ValueError(f'IABCELoss: gamma must be 0 or more, got {gamma}')
+        if not use_sigmoid:
+            raise ValueError(f'IABCELoss: use_sigmoid must be True, got {use_sigmoid}')
+        self.alpha = alpha
+        self.gamma = gamma
+        self.loss_weight = loss_weight
+        self.use_sigmoid = use_sigmoid
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            pred: ``(n, num_classes)`` logits.
+            target: ``(n, num_classes)``: the IoU of a positive, above 0, at its class; 0 elsewhere.
+            weight: ``(n, num_classes)`` or ``(n, 1)`` factors, or None.
+            avg_factor: Divisor of the sum, usually the number of positives.
+            reduction_override: 'none', 'mean' (the default) or 'sum'.
+
+        Returns:
+            A scalar; ``(n, num_classes)`` with 'none'.
+        """
+        loss = ia_bce_loss(pred, target.type_as(pred), self.alpha, self.gamma)
+        return self.loss_weight * weight_reduce_loss(loss, weight, reduction_override or 'mean', avg_factor)

@@ -1,0 +1,195 @@
+"""Query heads of MMDetection trained with a ranking loss: against loops, as whole detectors, and at inference."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+
+pytest.importorskip('mmdet')
+
+from config_models import losses_after_backward
+from detr_reference import slow_query_losses
+from gloo import on_processes
+from mmdet.models.dense_heads import DINOHead
+from mmengine.structures import InstanceData
+from small_query_heads import (
+    DENOISING,
+    ENCODER,
+    METAS,
+    NUM_LAYERS,
+    STOCK,
+    batch,
+    build,
+    case,
+    small_config,
+    small_head,
+    train_on_processes,
+    truth,
+)
+from swap_survey import configs
+
+from bucketed_losses.core.devices import as_on_an_accelerator
+from bucketed_losses.mmdet.models.losses import RankingLoss
+from bucketed_losses.mmdet.swap import swap_loss
+
+LOSSES = ('APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss')
+EVERY_HEAD = pytest.mark.parametrize('stock', STOCK)
+FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
+
+
+def nothing():
+    return [InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64)) for _ in range(2)]
+
+
+@pytest.mark.parametrize('accelerator', [False, True])
+@pytest.mark.parametrize('loss', LOSSES)
+@EVERY_HEAD
+def test_losses_equal_loops(stock, loss, accelerator):
+    """Matching too, by trying all assignments. Values, and the gradients of all predictions."""
+    head = small_head(stock, loss)
+    given = case(head, stock)
+    with as_on_an_accelerator() if accelerator else torch.enable_grad():
+        fast = head.loss_by_feat(*given.arguments, **given.keywords)
+    slow, total = {}, 0
+    for prefix, queries in given.sets.items():
+        values, value = slow_query_losses(loss, queries, class_weight=2.0)
+        slow |= {prefix + name: number for name, number in values.items()}
+        total = total + value
+    assert {name: value.item() for name, value in fast.items()} == pytest.approx(slow, rel=1e-4, abs=1e-5)
+    expected = torch.autograd.grad(total, given.leaves, allow_unused=True, materialize_grads=True)
+    for mine, theirs in zip(torch.autograd.grad(sum(fast.values()), given.leaves), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+@EVERY_HEAD
+def test_without_objects_losses_are_zero_and_connected(stock, loss):
+    head = small_head(stock, loss)
+    given = case(head, stock, nothing())
+    losses = head.loss_by_feat(*given.arguments, **given.keywords)
+    assert not any(losses.values())
+    assert not any(gradient.any() for gradient in torch.autograd.grad(sum(losses.values()), given.leaves))
+
+
+@EVERY_HEAD
+def test_predictions_that_are_not_finite_make_the_loss_nan(stock):
+    head = small_head(stock, 'BucketedRSLoss')
+    given = case(head, stock)
+    with torch.no_grad():
+        for leaf in given.leaves[::2]:
+            leaf[..., -1, 0] = torch.nan
+    losses = head.loss_by_feat(*given.arguments, **given.keywords)
+    assert sum(losses.values()).isnan()
+
+
+@pytest.mark.parametrize('stock', DENOISING)
+def test_denoising_queries_can_keep_the_losses_of_the_stock_head(stock):
+    head = small_head(stock, 'BucketedRSLoss', loss_dn_cls=FOCAL)
+    plain = small_head(stock, 'FocalLoss', ranking=False, loss_cls=FOCAL, sync_cls_avg_factor=True)
+    given = case(head, stock)
+    losses = head.loss_by_feat(*given.arguments, **given.keywords)
+    assert 'dn_loss_rank' not in losses
+    logits, boxes, *_, dn_meta = given.arguments
+    num = dn_meta['num_denoising_queries']
+    expected = DINOHead.loss_dn(plain, logits[:, :, :num], boxes[:, :, :num], truth(), METAS, dn_meta)
+    for layer, prefix in enumerate(('d0.dn_', 'dn_')):
+        for values, name in zip(expected, ('loss_cls', 'loss_bbox', 'loss_iou'), strict=True):
+            torch.testing.assert_close(losses[prefix + name], values[layer].squeeze())
+    ranked = small_head(stock, 'BucketedRSLoss')
+    others = ranked.loss_by_feat(*case(ranked, stock).arguments, **given.keywords)
+    for name in set(losses) & set(others):
+        if 'dn_' not in name:
+            torch.testing.assert_close(losses[name], others[name])
+
+
+@EVERY_HEAD
+def test_classifiers_start_without_a_prior(stock):
+    head = small_head(stock, 'BucketedRSLoss')
+    assert head.classifier_biases() and not any(bias.any() for bias in head.classifier_biases())
+    lowered = small_head(stock, 'BucketedRSLoss', classifier_prior=0.01)
+    assert all(bias[0].item() == pytest.approx(-4.595, abs=1e-3) for bias in lowered.classifier_biases())
+    assert lowered.score_shift == 0
+
+
+@EVERY_HEAD
+def test_losses_that_do_not_fit_are_named(stock):
+    with pytest.raises(ValueError, match=f"RankBased{stock}: loss_cls must be a ranking loss.*type='{stock}'"):
+        small_head(stock, 'FocalLoss', loss_cls=FOCAL)
+    with pytest.raises(ValueError, match=f'RankBased{stock}: aLRPLoss is a box loss too'):
+        small_head(stock, 'aLRPLoss')
+    with pytest.raises(ValueError, match=f"{stock} cannot train BucketedRSLoss.*use type='RankBased{stock}'"):
+        small_head(stock, 'BucketedRSLoss', ranking=False)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole detectors, from stock configs
+
+
+FAMILIES = ('detr', 'conditional_detr', 'dab_detr', 'deformable_detr', 'dino', 'ddq')
+
+
+@pytest.mark.parametrize('file', configs(*FAMILIES), ids=lambda file: file.stem)
+def test_every_stock_config_is_converted(file):
+    stock = Config.fromfile(file)
+    swap = swap_loss(stock)
+    head = swap.cfg.model.bbox_head
+    assert head.type == f'RankBased{stock.model.bbox_head.type}'
+    assert head.loss_cls == dict(type='BucketedRSLoss', loss_weight=2.0)
+    cost = swap.cfg.model.train_cfg.assigner.match_costs[0]
+    assert cost.type == 'FocalLossCost' and cost.weight == 4.0
+    assert swap.cfg.model.train_cfg.assigner.match_costs[1:] == stock.model.train_cfg.assigner.match_costs[1:]
+
+
+@pytest.mark.medium
+@EVERY_HEAD
+def test_a_swapped_detector_trains_every_parameter(stock):
+    detector = build(swap_loss(small_config(stock)).cfg.model).train()
+    calls = []
+    for module in detector.modules():
+        if isinstance(module, RankingLoss):
+            module.register_forward_pre_hook(lambda *_: calls.append(1))
+    data = batch(detector)
+    with as_on_an_accelerator():
+        losses = losses_after_backward(detector, copy.deepcopy(data))
+    assert len(calls) == 1, 'all sets are ranked in one call'
+    prefixes = ['d0.', '']
+    prefixes += ['enc_'] * (stock in ENCODER) + ['d0.dn_', 'dn_'] * (stock in DENOISING)
+    if stock == 'DDQDETRHead':
+        prefixes += ['aux_enc_aux_', *(f'{layer}_aux_aux_' for layer in range(NUM_LAYERS))]
+    parts = ('loss_rank', 'loss_sort', 'loss_bbox', 'loss_iou')
+    assert set(losses) == {prefix + part for prefix in prefixes for part in parts}
+    assert all(losses[prefix + 'loss_rank'] > 0 for prefix in prefixes)
+    detector.zero_grad()
+    empty = losses_after_backward(detector, batch(detector, (0, 0)))
+    assert not any(empty.values())
+
+
+@pytest.mark.medium
+def test_processes_stay_in_step_if_one_of_them_has_no_objects():
+    """Every parameter gets a gradient on both; DDP does not look for unused ones."""
+    for equal in on_processes(2, train_on_processes, list(STOCK)):
+        assert equal == [True] * len(STOCK)
+
+
+@pytest.mark.medium
+@EVERY_HEAD
+def test_inference_is_that_of_the_stock_head(stock):
+    cfg = small_config(stock)
+    ranked = build(swap_loss(cfg).cfg.model).eval()
+    cfg.model.bbox_head.loss_cls = FOCAL  # DETR has a softmax; with sigmoid scores it has as many channels
+    cfg.model.train_cfg.assigner.match_costs[0] = dict(type='FocalLossCost', weight=2.0)
+    plain = build(cfg.model).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in ranked.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    plain.load_state_dict(ranked.state_dict())
+    data = batch(plain, training=False)
+    with torch.no_grad():
+        results = [detector(**copy.deepcopy(data), mode='predict') for detector in (ranked, plain)]
+    for mine, theirs in zip(*results, strict=True):
+        for key in ('bboxes', 'scores', 'labels'):
+            assert torch.equal(mine.pred_instances[key], theirs.pred_instances[key])

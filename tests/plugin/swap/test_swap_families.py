@@ -1,0 +1,192 @@
+"""Ranking losses in configs of the families around Faster, Mask and Cascade R-CNN, of trackers and of Soft Teacher."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+pytest.importorskip('mmdet')
+
+import swap_survey
+import torch
+from demo_batches import demo_batch, demo_video
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from bucketed_losses.mmdet.swap import SwapError, swap_loss
+
+GA, SABL = 'guided_anchoring', 'sabl'
+QDTRACK = 'qdtrack/qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py'
+MASKTRACK = 'masktrack_rcnn/masktrack-rcnn_mask-rcnn_r50_fpn_8xb1-12e_youtubevis2019.py'
+SORT = 'sort/sort_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py'
+SOFT_TEACHER = 'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def config(name):
+    return Config.fromfile(swap_survey.CONFIGS / name, import_custom_modules=False)
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('htc/htc_r50_fpn_1x_coco.py', 's2.loss_mask loss_semantic_seg'),
+        ('detectors/detectors_htc-r50_1x_coco.py', 's2.loss_mask'),
+        ('scnet/scnet_r50_fpn_1x_coco.py', 'loss_mask loss_glbctx'),
+        ('ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py', 'loss_mask_iou'),
+        ('point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py', 'loss_point'),
+        ('double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py', 'loss_bbox'),
+        ('dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py', 'loss_bbox'),
+        ('grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py', 'loss_grid'),
+        ('tridentnet/tridentnet_r50-caffe_1x_coco.py', 'loss_bbox'),
+        ('pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py', 'loss_bbox'),
+        ('pisa/retinanet-r50_fpn_pisa_1x_coco.py', 'loss_bbox'),
+        (f'{SABL}/sabl-faster-rcnn_r50_fpn_1x_coco.py', 'loss_bbox_cls loss_bbox_reg'),
+        (f'{SABL}/sabl-cascade-rcnn_r50_fpn_1x_coco.py', 's2.loss_bbox_cls s2.loss_bbox_reg'),
+        (f'{SABL}/sabl-retinanet_r50_fpn_1x_coco.py', 'loss_bbox_cls loss_bbox_reg'),
+        (f'{GA}/ga-faster-rcnn_r50-caffe_fpn_1x_coco.py', 'rpn_loss_anchor_shape loss_rpn_rank'),
+        (f'{GA}/ga-retinanet_r50-caffe_fpn_1x_coco.py', 'loss_shape loss_loc'),
+        ('cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py', 's0.loss_rpn_reg s1.loss_rpn_rank'),
+        ('libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py', 'loss_bbox'),
+        (QDTRACK, 'loss_rank loss_track'),
+        (MASKTRACK, 'loss_rank loss_mask loss_match'),
+        (SORT, 'loss_rank'),
+        (SOFT_TEACHER, 'sup_loss_rank unsup_loss_rank unsup_loss_bbox'),
+    ],
+    ids=lambda value: value.split('/')[-1][:30] if '/' in value else '',
+)
+def test_swapped_configs_train_a_step(name, expected):
+    outcome = swap_survey.outcome(swap_survey.CONFIGS / name)
+    assert outcome.what == swap_survey.TRAINED, outcome
+    assert set(expected.split()) <= set(outcome.detail.split()), outcome.detail
+
+
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('htc/htc_r50_fpn_1x_coco.py', 'semantic_head keeps its loss'),
+        ('scnet/scnet_r50_fpn_1x_coco.py', 'glbctx_head keeps its loss'),
+        ('dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py', 'initial_beta and beta_topk have no effect'),
+        ('pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py', 'carl of train_cfg has no effect'),
+        ('pisa/retinanet-r50_fpn_pisa_1x_coco.py', 'isr of train_cfg has no effect'),
+        (f'{SABL}/sabl-retinanet_r50_fpn_1x_coco.py', 'not multiplied by the confidences of the buckets'),
+        (f'{GA}/ga-retinanet_r50-caffe_fpn_1x_coco.py', 'loss_loc keeps its weight'),
+        ('cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py', 'has no classifier'),
+        (QDTRACK, 'the detector of the QDTrack is converted; track_head and tracker stay as they are'),
+        (SORT, 'model.tracker compares the scores of detections with thresholds'),
+        (SOFT_TEACHER, 'cls_pseudo_thr are compared with ranking scores'),
+        (SOFT_TEACHER, 'ignored if the teacher gives a class at least pseudo_label_initial_score_thr'),
+    ],
+)
+def test_what_is_kept_or_dropped_is_said(name, words):
+    notes = swap_loss(config(name)).notes
+    assert any(words in note for note in notes), notes
+
+
+def test_only_the_detector_of_a_tracker_changes():
+    original = config(QDTRACK)
+    swap = swap_loss(original)
+    assert {change.path.split('.')[0] for change in swap.changes} == {'model', 'optim_wrapper', 'custom_imports'}
+    assert all(change.path.startswith('model.detector.') for change in swap.changes if change.path.startswith('model'))
+    before, after = original.model.to_dict(), swap.cfg.model.to_dict()
+    assert {key: before[key] for key in before if key != 'detector'} == {
+        key: after[key] for key in after if key != 'detector'
+    }
+    plain = swap_loss(dict(model=original.model.detector)).cfg.model
+    assert swap.cfg.model.detector == plain
+
+
+def test_a_swapped_tracker_is_not_swapped_again():
+    with pytest.raises(SwapError, match=r'already has a ranking loss: model\.detector\.rpn_head'):
+        swap_loss(swap_loss(config(QDTRACK)).cfg)
+
+
+def test_a_tracker_around_an_unknown_detector_names_its_head():
+    cfg = config(QDTRACK)
+    cfg.model.detector.roi_head.type = 'MultiInstanceRoIHead'
+    with pytest.raises(SwapError, match=r'model\.detector\.roi_head is a MultiInstanceRoIHead, which has no ranking'):
+        swap_loss(cfg)
+
+
+def small(cfg, **settings):
+    """A swapped model with few proposals and a low threshold, built with random weights."""
+    init_default_scope('mmdet')
+    swapped = swap_loss(cfg).cfg
+    swapped.merge_from_dict({f'model.{key}': value for key, value in settings.items()})
+    model = swapped.model
+    swap_survey.without_downloads(model)
+    model.detector.test_cfg.rpn.update(nms_pre=50, max_per_img=50)
+    model.detector.test_cfg.rcnn.update(score_thr=0.0)
+    model.detector.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=50)
+    torch.manual_seed(0)
+    model = MODELS.build(model)
+    model.init_weights()
+    return model
+
+
+@pytest.mark.parametrize('name', [QDTRACK, SORT], ids=['qdtrack', 'sort'])
+def test_swapped_trackers_track(name):
+    if name == SORT:
+        pytest.importorskip('motmetrics')  # MMDetection's SORTTracker asks for it
+    settings = {'tracker.obj_score_thr': 0.0} if name == SORT else {'tracker.init_score_thr': 0.0}
+    model = small(config(name), **settings).eval()
+    with torch.no_grad():
+        (result,) = model.test_step(demo_video())
+    frames = result.video_data_samples
+    assert len(frames) == 2
+    assert all(len(frame.pred_track_instances.instances_id) > 0 for frame in frames)
+
+
+class Teacher:
+    """Soft Teacher on one labelled and one unlabelled image, and what its student ranks."""
+
+    def __init__(self, **settings):
+        thresholds = dict(
+            pseudo_label_initial_score_thr=0.5, rpn_pseudo_thr=0.5, cls_pseudo_thr=0.5, reg_pseudo_thr=1.0
+        )
+        self.cfg = config(SOFT_TEACHER)
+        self.cfg.model.semi_train_cfg.update({**thresholds, **settings})
+        self.model = small(self.cfg)
+        self.seen = []
+        # Random features are large, and so would the scores be.
+        torch.nn.init.zeros_(self.model.teacher.roi_head.bbox_head.fc_cls.weight)
+        head = self.model.student.roi_head.bbox_head
+        loss = head.loss
+        head.loss = lambda *args, **kwargs: self.seen.append(args) or loss(*args, **kwargs)
+
+    def losses(self):
+        data = self.model.data_preprocessor(demo_batch(self.cfg), training=True)
+        return self.model(**data, mode='loss')
+
+
+def test_soft_teacher_ignores_rois_that_may_be_objects():
+    """The teacher's scores are 0.5: with a lower threshold every RoI may be an object, with a higher one none."""
+    for threshold, all_ignored in ((0.3, True), (0.9, False)):
+        teacher = Teacher(pseudo_label_initial_score_thr=threshold, cls_pseudo_thr=0.95)
+        losses = teacher.losses()
+        assert {'unsup_loss_rank', 'unsup_loss_sort', 'unsup_loss_bbox', 'unsup_loss_rpn_rank'} <= losses.keys()
+        assert all(torch.as_tensor(value).isfinite().all() for value in losses.values())
+        _, _, _, labels, weights = teacher.seen[1][:5]  # after the labelled image
+        background = labels == 80
+        assert background.sum() > 20
+        assert (weights[background] == 0).all() == all_ignored
+        assert (weights[background] == 1).all() != all_ignored
+        assert (weights[~background] == 1).all()
+
+
+def test_soft_teacher_predicts():
+    teacher = Teacher()
+    teacher.model.eval()
+    data = demo_batch(config('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'))
+    data = teacher.model.teacher.data_preprocessor(data)
+    with torch.no_grad():
+        results = teacher.model(**data, mode='predict')
+    assert all(len(result.pred_instances.scores) > 0 for result in results)

@@ -1,0 +1,126 @@
+"""Counts what the losses of a query head launch on an accelerator in a training step, as Markdown.
+
+python tools/benchmarks/count_query_losses.py [CONFIG] [--images 2] [--size 320 480] [--objects 7]
+
+The detector of the config computes the losses of one step from random features; by default it is BRS-DETR. Then the
+losses of its query head are computed again from the same predictions and targets, forward and backward: with one call
+of the ranking loss for all sets of queries, and with a call for each set, which has to find its positives. Operations
+do not include views. Waits are operations whose result the host reads. No accelerator is needed: a CPU runs the same
+operations. Milliseconds are a model, the number of operations times 5 microseconds for a launch, and not a measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from count_operations import MILLISECONDS_PER_LAUNCH
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from operations import CountOperations
+from torch import nn
+
+from bucketed_losses.core.devices import as_on_an_accelerator
+from bucketed_losses.errors import UserError, one_line_errors
+from bucketed_losses.mmdet.models.dense_heads import QueryRankingMixin, QuerySet
+from bucketed_losses.mmdet.models.losses import RankingLoss
+
+BRS_DETR = Path(__file__).resolve().parents[2] / 'configs/brs_detr/brs-detr_r50_8xb2-12e_coco.py'
+
+
+def sets_of_a_step(
+    config: str, num_images: int, size: Sequence[int], num_objects: int
+) -> tuple[QueryRankingMixin, list[QuerySet], list[dict], int]:
+    """The query head, the sets whose losses it computes in a step, the images, and all calls of ranking losses."""
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).train()  # no init_weights: nothing is downloaded
+    head = getattr(model, 'bbox_head', None)
+    if not isinstance(head, QueryRankingMixin):
+        raise UserError(f'{config} has no query head with a ranking loss')
+    inputs = demo_mm_inputs(
+        num_images, [[3, *size]] * num_images, num_items=[num_objects] * num_images, num_classes=head.num_classes
+    )
+    batch = model.data_preprocessor(inputs, training=True)
+    strides = [8 * 2**level for level in range(model.num_feature_levels)]
+    height, width = batch['inputs'].shape[-2:]
+    maps = tuple(torch.randn(num_images, model.embed_dims, -(-height // s), -(-width // s)) for s in strides)
+    model.extract_feat = lambda images: maps
+    given: dict[str, Any] = {}
+    compute = head.query_losses
+
+    def record(sets: Sequence[QuerySet], metas: list[dict]) -> dict[str, torch.Tensor]:
+        given.update(sets=list(sets), metas=metas)
+        return compute(sets, metas)
+
+    calls = count_calls(model)
+    with mock.patch.object(head, 'query_losses', record), as_on_an_accelerator():
+        model(**batch, mode='loss')
+    return head, given['sets'], given['metas'], len(calls)
+
+
+def count_calls(model: nn.Module) -> list[str]:
+    """A list that gets longer with every call of a ranking loss of the model."""
+    calls: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, RankingLoss):
+            module.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    return calls
+
+
+def count(losses: Callable, sets: Sequence[QuerySet]) -> CountOperations:
+    """Operations of ``losses(sets)`` and of its backward pass to logits and boxes."""
+    leaves = [
+        one._replace(logits=one.logits.detach().requires_grad_(), boxes=one.boxes.detach().requires_grad_())
+        for one in sets
+    ]
+    with as_on_an_accelerator(), CountOperations() as counted:
+        torch.stack(list(losses(leaves).values())).sum().backward()
+    return counted
+
+
+def without_positives(one: QuerySet) -> QuerySet:
+    """The same set, but its positives have to be found."""
+    return one._replace(targets=one.targets._replace(positive=None))
+
+
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', nargs='?', default=str(BRS_DETR), metavar='CONFIG')
+    parser.add_argument('--images', type=int, default=2, help='images in the batch')
+    parser.add_argument('--size', type=int, nargs=2, default=[320, 480], help='height and width of the images')
+    parser.add_argument('--objects', type=int, default=7, help='objects in each image')
+    args = parser.parse_args(argv)
+    head, sets, metas, num_calls = sets_of_a_step(args.config, args.images, args.size, args.objects)
+    num_pos = sum(len(one.targets.positive) for one in sets if one.targets.positive is not None)
+    num_logits = sum(one.logits.numel() for one in sets)
+    print(f'{len(sets)} sets, {num_logits} logits, {num_pos} positives; calls of ranking losses in a step: ', end='')
+    print(f'{num_calls}, or {num_calls - 1 + len(sets)} with a call for each set\n')
+
+    def separately(sets: Sequence[QuerySet]) -> dict[str, torch.Tensor]:
+        losses: dict[str, torch.Tensor] = {}
+        for one in sets:
+            losses |= head.query_losses([without_positives(one)], metas)
+        return losses
+
+    rows = {
+        'a call for each set': count(separately, sets),
+        'one call': count(lambda sets: head.query_losses(sets, metas), sets),
+    }
+    print('| losses of the query head | operations | waits | ms (model) |')
+    print('|---' * 4 + '|')
+    for name, counted in rows.items():
+        operations = len(counted.names)
+        print(f'| {name} | {operations} | {counted.waits} | {operations * MILLISECONDS_PER_LAUNCH:.2f} |')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,208 @@
+"""Writes the tables of docs/speed.md from the CSV files in docs/figures; nothing is measured.
+
+python tools/benchmarks/speed_page.py [--docs docs]
+
+Each table stands between two comments of the page, and this tool replaces what stands there:
+
+    summary     from benchmark.csv: ranges of time and memory at the largest size
+    ratios      from benchmark.csv (and benchmark_alrp_dr.csv, if it exists): time over that of focal loss
+    growth      from the same files: exponents of the growth of time
+    shares      from loss_share_bccd.csv and loss_share_coco_size.csv
+    operations  from operations.csv
+    targets     from targets.csv
+    kernels     from kernels.csv
+
+refresh_speed.py measures them all again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from pathlib import Path
+
+from page_blocks import write_block
+from report_benchmark import (
+    OTHERS,
+    OURS,
+    SCALING,
+    Row,
+    bytes_of,
+    digits,
+    machine_of,
+    percent,
+    ratio_of,
+    read,
+    scaling,
+    seconds,
+    short,
+)  # fmt: skip
+from tables import markdown, read_csv
+
+IN_RATIOS = (*OURS, *OTHERS, 'BRS by matrices', 'RS by loop')
+DATA = {'captured': 'ATSS on BCCD', 'synthetic': 'start of training', 'trained-like': 'later in training'}
+MORE = 'benchmark_alrp_dr.csv'
+LATER = (
+    'aLRP and DR Loss were measured in a later run, together with focal loss, and their ratios are those of that run.'
+)
+SHARES = ('0.1 %', '1 %', '5 %')
+"""Of the positives of synthetic data in the ratios."""
+
+
+def benchmark(figures: Path) -> list[Row]:
+    """The rows of the benchmark; aLRP and DR Loss may be from a later run of the same machine."""
+    paths = [figures / name for name in ('benchmark.csv', MORE)]
+    return read(*(path for path in paths if path.exists()))
+
+
+def _largest(rows: Iterable[Row]) -> list[Row]:
+    """The synthetic rows of the largest size."""
+    grid = [row for row in rows if row['data'] in ('synthetic', 'trained-like')]
+    size = max(int(row['logits']) for row in grid)
+    return [row for row in grid if int(row['logits']) == size]
+
+
+def summary(rows: list[Row]) -> str:
+    """What a reader asks first."""
+    largest = _largest(rows)
+    cases: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in largest:
+        if row['milliseconds']:
+            cases.setdefault((row['data'], row['positives']), {})[row['loss']] = row
+
+    def times(losses: Iterable[str], of: Callable[[str], str]) -> str:
+        """The range of the time of ``of(loss)`` over the time of the loss."""
+        ratios = [
+            float(case[of(loss)]['milliseconds']) / float(case[loss]['milliseconds'])
+            for case in cases.values()
+            for loss in losses
+            if loss in case and of(loss) in case
+        ]
+        return _range(ratios)
+
+    def focal_times(*losses: str) -> str:
+        return _range([float(case[loss]['to_focal']) for case in cases.values() for loss in losses if loss in case])
+
+    def memory(*losses: str) -> str:
+        return _range([float(row['peak_bytes']) / 4 / int(row['logits']) for row in largest if row['loss'] in losses])
+
+    positives = sorted({int(row['positives']) / int(row['logits']) for row in largest})
+    return (
+        f'At {short(int(largest[0]["logits"]))} logits, {percent(positives[0])} to {percent(positives[-1])} of them '
+        'positives, a forward and backward pass on this CPU takes\n\n'
+        f'* {focal_times("AP", "BAP")} times as long as focal loss with AP and BAP Loss;\n'
+        f'* {focal_times("RS", "BRS")} times as long with RS and BRS Loss: the more positives, the longer;\n'
+        f'* {focal_times("aLRP")} times as long with aLRP Loss, {focal_times("DR")} times with DR Loss.\n\n'
+        f'The loop over positives takes {times(("AP", "RS"), lambda loss: f"{loss} by loop")} times as long as our AP '
+        f'and RS Loss, and the matrices take {times(("BAP", "BRS"), lambda loss: f"{loss} by matrices")} times as long '
+        'as our BAP and BRS Loss, where they can run at all. Peak memory of AP, BAP, RS and BRS Loss is '
+        f'{memory(*OURS)} times that of the logits, the gradient included; focal loss takes {memory("focal")} times.'
+    )
+
+
+def _range(values: list[float]) -> str:
+    first, last = digits(min(values)), digits(max(values))
+    return first if first == last else f'{first} to {last}'
+
+
+def ratios(rows: list[Row], later: bool = False) -> str:
+    """A line for each realistic case; ``later`` says that aLRP and DR Loss are from a later run."""
+    largest = _largest(rows)
+    chosen = [row for row in rows if row['data'] == 'captured'] + largest
+    lines = []
+    for (data, logits, positives), group in groupby(
+        chosen, key=lambda row: (row['data'], row['logits'], row['positives'])
+    ):
+        share = percent(int(positives) / int(logits))
+        if data != 'captured' and share not in SHARES:
+            continue
+        by_loss = {row['loss']: row for row in group}
+        focal = seconds(float(by_loss['focal']['milliseconds']) / 1000)
+        cells = [ratio_of(by_loss.get(loss)) for loss in IN_RATIOS]
+        lines.append([DATA[data], short(int(logits)), share, focal, *cells])
+    head = ('data', 'logits', 'positives', 'focal loss', *IN_RATIOS)
+    text = f'Machine: {machine_of(rows)}.\n\n{markdown(head, lines)}'
+    return f'{text}\n\n{LATER}' if later else text
+
+
+def growth(rows: list[Row]) -> str:
+    return scaling([row for row in rows if row['data'] in SCALING])
+
+
+def operations(figures: Path) -> str:
+    """A line for each loss, a column for each number of positives."""
+    rows = read_csv(figures / 'operations.csv')
+    numbers = list(dict.fromkeys(row['positives'] for row in rows))
+    lines = []
+    for loss in dict.fromkeys(row['loss'] for row in rows):
+        mine = {row['positives']: row for row in rows if row['loss'] == loss}
+        lines.append([loss, *(mine[num]['operations'] for num in numbers), mine[numbers[0]]['ms (model)']])
+    columns = [f'{int(num):,} positives' for num in numbers]
+    return markdown(['loss', *columns, f'ms with {int(numbers[0]):,} (model)'], lines)
+
+
+def targets(figures: Path) -> str:
+    """Dense and sparse targets next to each other."""
+    rows = read_csv(figures / 'targets.csv')
+    lines = []
+    for (way, loss), group in groupby(rows, key=lambda row: (row['way'], row['loss'])):
+        kinds = {row['targets']: row for row in group}
+        pair = [kinds['dense'], kinds['sparse']]
+        passes = [f'{float(row["passes"]):.1f}' for row in pair]
+        peaks = [bytes_of(float(row['peak_bytes'])) for row in pair]
+        lines.append([way, loss, *passes, *peaks])
+    size = f'{short(int(rows[0]["logits"]))} logits, {int(rows[0]["positives"]):,} positives, torch {rows[0]["torch"]}'
+    head = ('algorithm', 'loss', 'passes, dense', 'passes, sparse', 'peak memory, dense', 'peak memory, sparse')
+    return f'{size}:\n\n{markdown(head, lines)}'
+
+
+def kernels(figures: Path) -> str:
+    """Inductor's kernels next to the operations without a compiler."""
+    counted = {(row['loss'], row['positives']): row['operations'] for row in read_csv(figures / 'operations.csv')}
+    rows = read_csv(figures / 'kernels.csv')
+    lines = [
+        [row['loss'], f'{int(row["positives"]):,}', counted.get((row['loss'], row['positives']), ''),
+         row['library_calls'], row['functions'], row['kernels']]
+        for row in rows
+    ]  # fmt: skip
+    head = ('loss', 'positives', 'operations, not compiled', 'library calls', 'C++ functions', 'kernels in them')
+    return f'torch {rows[0]["torch"]}:\n\n{markdown(head, lines)}'
+
+
+def shares(figures: Path) -> str:
+    parts = []
+    for name, title in (
+        ('loss_share_bccd', 'Whole steps on BCCD, 8 images of 320 x 240:'),
+        ('loss_share_coco_size', 'Heads alone, 4 images of 800 x 1333 and 80 classes; ATSS ranks 21 million logits:'),
+    ):
+        rows = read_csv(figures / f'{name}.csv')
+        parts += [title, markdown(list(rows[0]), [list(row.values()) for row in rows])]
+    return '\n\n'.join(parts)
+
+
+def blocks(figures: Path) -> dict[str, str]:
+    """The tables of the page, by the names of their comments."""
+    rows = benchmark(figures)
+    return {
+        'summary': summary(rows),
+        'ratios': ratios(rows, (figures / MORE).exists()),
+        'growth': growth(rows),
+        'shares': shares(figures),
+        'operations': operations(figures),
+        'targets': targets(figures),
+        'kernels': kernels(figures),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('--docs', type=Path, default=Path('docs'), help='folder of the docs (default: docs)')
+    args = parser.parse_args(argv)
+    for name, content in blocks(args.docs / 'figures').items():
+        write_block(args.docs / 'speed.md', name, content)
+    print(f'wrote {args.docs / "speed.md"}')
+
+
+if __name__ == '__main__':
+    main()
