@@ -4,6 +4,7 @@ python tests/support/swap_survey.py OUT.csv [FAMILY ...]      train with BRS and
 python tests/support/swap_survey.py OUT.csv --table           print the table of outcomes for the docs
 python tests/support/swap_survey.py OUT.csv --heads           print the table of heads for the docs
 python tests/support/swap_survey.py OUT.csv --left-out        print the configs that are not counted, for the docs
+python tests/support/swap_survey.py OUT.csv --converted       swap all configs and train none; print what is refused
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ CONFIGS = Path(get_installed_path('mmdet'), '.mim', 'configs')
 # The detectors of the paper, by what their configs call them.
 SEVEN = ('FasterRCNN', 'CascadeRCNN', 'MaskRCNN', 'ATSS', 'PAA', 'RetinaNet', 'CoDETR')
 TRAINED, REFUSED, FAILED = 'trained', 'refused', 'failed'
+CONVERTED = 'converted'  # and not trained yet: a new head, whose configs the survey has not trained
 STEPS = 3
 COUNTED = 'yes'
 COLUMNS = ('config', 'detector', 'family', 'counted', 'outcome', 'detail', 'falls', 'ap_outcome', 'ap_falls')
@@ -232,9 +234,10 @@ def table(rows: list[dict[str, str]]) -> str:
     for row in rows:
         if row['counted'] == COUNTED:
             families.setdefault(row['family'], []).append(row)
-    lines = ['| family | counted | train | refused | cannot run here |', '|---|---|---|---|---|']
+    head = ('family', 'counted', 'train', 'converted, not tried', 'refused', 'cannot run here')
+    lines = [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
     for family, members in sorted(families.items(), key=lambda item: -len(item[1])):
-        counts = [sum(row['outcome'] == what for row in members) for what in (TRAINED, REFUSED, FAILED)]
+        counts = [sum(row['outcome'] == what for row in members) for what in (TRAINED, CONVERTED, REFUSED, FAILED)]
         lines.append(f'| {family} | {len(members)} | ' + ' | '.join(map(str, counts)) + ' |')
     return '\n'.join(lines)
 
@@ -242,11 +245,27 @@ def table(rows: list[dict[str, str]]) -> str:
 def summary(rows: list[dict[str, str]]) -> str:
     """One sentence with the numbers of a survey."""
     counted = [row for row in rows if row['counted'] == COUNTED]
-    trained, refused, failed = (sum(row['outcome'] == what for row in counted) for what in (TRAINED, REFUSED, FAILED))
+    trained, converted, refused, failed = (
+        sum(row['outcome'] == what for row in counted) for what in (TRAINED, CONVERTED, REFUSED, FAILED)
+    )
     return (
         f'Of the {len(rows)} configs, {len(counted)} describe a model with a class score for each box or mask. Of '
-        f'these, **{trained} of {len(counted)}** train, {refused} are refused, and {failed} cannot run on this machine'
+        f'these, **{trained} of {len(counted)}** train, {converted} are converted and were not tried, {refused} are '
+        f'refused, and {failed} cannot run on this machine'
     )
+
+
+def convert_all() -> Iterator[str]:
+    """The counted configs that the swap refuses, and how many it converts."""
+    counted = [file for file in configs() if why_not_counted(file) == COUNTED]
+    refused = 0
+    for file in counted:
+        try:
+            swap_loss(Config.fromfile(file, import_custom_modules=False), 'brs')
+        except SwapError as error:
+            refused += 1
+            yield f'{file.relative_to(CONFIGS)}: {error}'
+    yield f'{len(counted) - refused} of {len(counted)} configs are converted'
 
 
 def left_out(rows: list[dict[str, str]]) -> str:
@@ -286,7 +305,12 @@ def main() -> None:
     parser.add_argument('--table', action='store_true', help='print the table of a CSV that is there')
     parser.add_argument('--heads', action='store_true', help='print the table of the heads that can be converted')
     parser.add_argument('--left-out', action='store_true', help='print the table of the configs that are not counted')
+    parser.add_argument('--converted', action='store_true', help='swap all configs without a training')
     args = parser.parse_args()
+    if args.converted:
+        for line in convert_all():
+            sys.stdout.write(line + '\n')
+        return
     if args.heads:
         sys.stdout.write(heads_table() + '\n')
         return
