@@ -19,9 +19,7 @@ def demo_batch(cfg: Config) -> dict[str, Any]:
     if _tracks_pairs(model):
         return _pairs_of_frames(cfg)
     head = (model.get('detector') or model).get('roi_head', {})
-    # DINO takes its queries from the locations of an image, and needs as many locations. The deformable convolutions of
-    # DDOD need at least 3 x 3 locations on the highest level, of stride 128.
-    edge = 256 if model.get('num_queries', 0) > 300 else 512 if model['type'] == 'DDOD' else 128
+    edge = _edge(model)
     batch = demo_mm_inputs(
         2,
         [[3, edge, edge], [3, edge, edge * 3 // 4]],
@@ -35,6 +33,17 @@ def demo_batch(cfg: Config) -> dict[str, Any]:
         boxes = sample.gt_instances.bboxes
         sample.proposals = InstanceData(bboxes=torch.cat([boxes, boxes + 8]))  # Fast R-CNN reads them
     return batch
+
+
+def _edge(model: Any) -> int:
+    """Pixels of the longer edge of an image."""
+    if model.get('num_queries', 0) > 300:
+        return 256  # DINO takes its queries from the locations of an image, and needs as many locations
+    if model['type'] == 'DDOD':
+        return 512  # its deformable convolutions need at least 3 x 3 locations on the highest level, of stride 128
+    if 'SSDVGG' in model.get('backbone', {}).get('type', ''):
+        return 512  # it has convolutions without padding down to one location
+    return 128
 
 
 def demo_video(num_frames: int = 2) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from demo_batches import demo_batch
+from mmdet.models.backbones.trident_resnet import TridentConv
 from mmdet.models.dense_heads import CenterNetHead, CornerHead
 from mmdet.models.reid import BaseReID
 from mmdet.registry import MODELS
@@ -61,7 +62,7 @@ class Outcome(NamedTuple):
         detector: The detector's type.
         what: ``TRAINED``, ``REFUSED`` or ``FAILED``.
         detail: The names of its losses, or why it does not train.
-        totals: The sum of its losses in each step on the same batch.
+        totals: The sum of its losses before each step on the same batch, and after the last one if there are several.
     """
 
     detector: str
@@ -70,7 +71,7 @@ class Outcome(NamedTuple):
     totals: tuple[float, ...] = ()
 
     def falls(self) -> str:
-        """Whether the sum of the losses is lower in the last step than in the first: 'yes', 'no', or nothing."""
+        """Whether the sum of the losses is lower after the steps than before: 'yes', 'no', or nothing."""
         if len(self.totals) < 2:
             return ''
         return 'yes' if self.totals[-1] < self.totals[0] else 'no'
@@ -152,7 +153,7 @@ def train_one_step(cfg: Config) -> list[str]:
 
 
 def train(cfg: Config, steps: int = 1) -> tuple[list[str], list[float]]:
-    """The names of the losses, and their sum in each step on one batch."""
+    """The names of the losses, and their sum before each step on one batch, and after several."""
     init_default_scope('mmdet')
     with group_of_one():
         return _train(cfg, steps)
@@ -191,6 +192,9 @@ def _train(cfg: Config, steps: int) -> tuple[list[str], list[float]]:
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
     assert any(isinstance(module, RankingLoss) for module in model.modules())
     model.init_weights()
+    for module in model.modules():
+        if isinstance(module, TridentConv):  # MMDetection leaves its memory as it is, for a checkpoint to fill
+            torch.nn.init.kaiming_normal_(module.weight)
     model.train()
     if cfg.optim_wrapper.type == 'AmpOptimWrapper':  # float16 needs an accelerator
         cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer)
@@ -198,7 +202,7 @@ def _train(cfg: Config, steps: int) -> tuple[list[str], list[float]]:
     for group in optim_wrapper.param_groups:
         group['lr'] *= _WARM_UP
     totals = []
-    for _ in range(steps):
+    for _ in range(steps + 1 if steps > 1 else 1):  # the last one shows the losses after the steps
         torch.manual_seed(0)  # what a detector draws is the same in every step
         logged = model.train_step(demo_batch(cfg), optim_wrapper)
         losses = {name: value for name, value in logged.items() if 'loss' in name}
