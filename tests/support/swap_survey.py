@@ -43,7 +43,6 @@ CONFIGS = Path(get_installed_path('mmdet'), '.mim', 'configs')
 # The detectors of the paper, by what their configs call them.
 SEVEN = ('FasterRCNN', 'CascadeRCNN', 'MaskRCNN', 'ATSS', 'PAA', 'RetinaNet', 'CoDETR')
 TRAINED, REFUSED, FAILED = 'trained', 'refused', 'failed'
-CONVERTED = 'converted'  # and not trained yet: a new head, whose configs the survey has not trained
 STEPS = 3
 COUNTED = 'yes'
 COLUMNS = ('config', 'detector', 'family', 'counted', 'outcome', 'detail', 'falls', 'ap_outcome', 'ap_falls')
@@ -238,10 +237,10 @@ def table(rows: list[dict[str, str]]) -> str:
     for row in rows:
         if row['counted'] == COUNTED:
             families.setdefault(row['family'], []).append(row)
-    head = ('family', 'counted', 'train', 'converted, not tried', 'refused', 'cannot run here')
+    head = ('family', 'counted', 'train', 'refused', 'cannot run here')
     lines = [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
     for family, members in sorted(families.items(), key=lambda item: -len(item[1])):
-        counts = [sum(row['outcome'] == what for row in members) for what in (TRAINED, CONVERTED, REFUSED, FAILED)]
+        counts = [sum(row['outcome'] == what for row in members) for what in (TRAINED, REFUSED, FAILED)]
         lines.append(f'| {family} | {len(members)} | ' + ' | '.join(map(str, counts)) + ' |')
     return '\n'.join(lines)
 
@@ -249,13 +248,10 @@ def table(rows: list[dict[str, str]]) -> str:
 def summary(rows: list[dict[str, str]]) -> str:
     """One sentence with the numbers of a survey."""
     counted = [row for row in rows if row['counted'] == COUNTED]
-    trained, converted, refused, failed = (
-        sum(row['outcome'] == what for row in counted) for what in (TRAINED, CONVERTED, REFUSED, FAILED)
-    )
+    trained, refused, failed = (sum(row['outcome'] == what for row in counted) for what in (TRAINED, REFUSED, FAILED))
     return (
         f'Of the {len(rows)} configs, {len(counted)} describe a model with a class score for each box or mask. Of '
-        f'these, **{trained} of {len(counted)}** train, {converted} are converted and were not tried, {refused} are '
-        f'refused, and {failed} cannot run on this machine'
+        f'these, **{trained} of {len(counted)}** train, {refused} are refused, and {failed} cannot run on this machine'
     )
 
 

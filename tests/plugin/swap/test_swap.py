@@ -366,12 +366,8 @@ def test_every_config_of_mmdetection(tmp_path, quiet):
     for file in files:
         name = str(file.relative_to(swap_survey.CONFIGS))
         row = swap_survey.survey(file)
-        if table[name]['outcome'] == swap_survey.CONVERTED:  # not trained for the table yet
-            if row['outcome'] == swap_survey.REFUSED:
-                different[name] = (table[name], row)
-            continue
         for column in ('counted', 'outcome', 'ap_outcome'):
-            if row[column] != table[name][column]:
+            if table[name][column] and row[column] != table[name][column]:
                 different[name] = (table[name], row)
     assert not different
 
