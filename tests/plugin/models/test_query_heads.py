@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from mmengine.config import Config
 
 pytest.importorskip('mmdet')
 
@@ -14,6 +13,7 @@ from config_models import losses_after_backward
 from detr_reference import slow_query_losses
 from gloo import on_processes
 from mmdet.models.dense_heads import DINOHead
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 from small_query_heads import (
     DENOISING,
