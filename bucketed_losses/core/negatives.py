@@ -85,13 +85,10 @@ class CountedNegatives(NamedTuple):
             reuse: The result may take the memory of ``negatives``, which are then overwritten.
         """
         values, slopes = sums_below(self.positives, weights, self.places, self.band, self.delta)
-        # These hold in exact arithmetic, and rounding must not change them: nothing is below 0, and a bucket that lies
-        # below the floor or begins there has the value 0.
         if self.delta > 0:
-            values = torch.where(self.places > self.floor, values.clamp_(min=0), 0)
-        values.select(-1, 0).zero_()
-        slopes = slopes.clamp_(min=0)
-        slopes.select(-1, 0).zero_()
+            # This holds in exact arithmetic, and rounding must not change it: nothing is below 0, and a bucket that
+            # lies below the floor or begins there has the value 0. For delta = 0, sums of weights are exact in this.
+            values, slopes = torch.where(self.places > self.floor, values.clamp_(min=0), 0), slopes.clamp_(min=0)
         return self.buckets.spread(negatives, StepSums(values, slopes), self.lower_edges, reuse)
 
 

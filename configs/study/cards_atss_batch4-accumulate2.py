@@ -1,11 +1,6 @@
 """ATSS with focal loss on the cards, 4 images per iteration and 2 iterations per update."""
 
-_base_ = '../cards/atss_efficientnet-lite0_fpn_focal_1xb8-12e_cards.py'
+_base_ = 'cards_atss_batch4.py'
 
-train_dataloader = dict(batch_size=4)
 optim_wrapper = dict(accumulative_counts=2)
-# As many images as the warm-up of the config with 8 images per iteration.
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=12, convert_to_iter_based=True),
-]
+auto_scale_lr = dict(enable=False)  # the learning rate of 8 images

@@ -170,6 +170,16 @@ def no_sample_weights() -> Rule:
     return Rule((), apply)
 
 
+def kept_branch(key: str, reason: str) -> Rule:
+    """A note on a branch of an RoI head whose loss is not changed."""
+
+    def apply(part: Part) -> Iterator[Note]:
+        if part.config.get(key):
+            yield Note(f'{part.path}.{key} keeps its loss and its weight: {reason}')
+
+    return Rule((), apply)
+
+
 def inner_heads(key: str, role: Role) -> Rule:
     """The heads inside another head get their own recipes."""
 

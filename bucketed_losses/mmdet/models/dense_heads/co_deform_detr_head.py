@@ -19,7 +19,15 @@ from ..recipes import Role, ranking_head
 from ..rules import QUERY_HEAD
 from .plain_query_losses import plain_query_losses
 from .query_ranking import QueryRankingMixin
-from .query_sets import QuerySet, QueryTargets, layer_prefix, match_queries, matched_layers, of_first_class
+from .query_sets import (
+    QuerySet,
+    QueryTargets,
+    layer_prefix,
+    match_queries,
+    matched_layers,
+    matched_proposals,
+    of_first_class,
+)
 
 
 @MODELS.register_module()
@@ -111,11 +119,8 @@ class CoDeformDETRHead(DeformableDETRHead):
 
         ``batch_gt_instances_ignore`` is not used.
         """
-        sets = []
-        if enc_cls_scores is not None and enc_bbox_preds is not None:
-            objects = of_first_class(batch_gt_instances)
-            targets = self.match(enc_cls_scores, enc_bbox_preds, objects, batch_img_metas, enc_valid)
-            sets.append(QuerySet('enc.', enc_cls_scores, enc_bbox_preds, targets))
+        objects = of_first_class(batch_gt_instances)
+        sets = matched_proposals(self, 'enc.', enc_cls_scores, enc_bbox_preds, objects, batch_img_metas, enc_valid)
         sets += matched_layers(self, all_layers_cls_scores, all_layers_bbox_preds, batch_gt_instances, batch_img_metas)
         return self.query_losses([*sets, *auxiliary], batch_img_metas)
 

@@ -11,7 +11,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from torch import Tensor, nn
 
 from ..losses.box_weighting import at_least_float32, mean_over_processes
-from .query_sets import QuerySet
+from .query_sets import QuerySet, image_sizes
 
 
 def plain_query_losses(
@@ -36,7 +36,7 @@ def _losses_of_a_set(
     head: DETRHead, loss_cls: nn.Module, one: QuerySet, batch_img_metas: list[dict]
 ) -> dict[str, Tensor]:
     logits, boxes = at_least_float32(one.logits).flatten(0, 1), at_least_float32(one.boxes)
-    sizes = boxes.new_tensor([meta['img_shape'][1::-1] * 2 for meta in batch_img_metas])[:, None]
+    sizes = image_sizes(batch_img_metas, boxes).unsqueeze(1)
     target_boxes = one.targets.boxes.to(boxes)
     pixels, target_pixels = ((bbox_cxcywh_to_xyxy(some) * sizes).flatten(0, 1) for some in (boxes, target_boxes))
     labels, weights = one.targets.labels.flatten(), one.targets.weights.flatten()

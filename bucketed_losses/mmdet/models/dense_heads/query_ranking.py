@@ -15,7 +15,7 @@ from ....core.distributed import num_processes
 from ..classifiers import ClassifierMixin
 from ..losses import ImageRows, RowSets, check_ranks
 from ..losses.box_weighting import at_least_float32, balance_factor, mean_over_processes
-from .query_sets import QuerySet, QueryTargets, match_queries, to_device
+from .query_sets import QuerySet, QueryTargets, image_sizes, match_queries, to_device
 
 if TYPE_CHECKING:
     from mmdet.models.dense_heads import DETRHead as _Host
@@ -84,8 +84,7 @@ class QueryRankingMixin(ClassifierMixin, _Host):
         """
         rows = _join(sets, self.num_classes)
         boxes, targets = (every.index_select(0, rows.positive) for every in (rows.boxes, rows.target_boxes))
-        sizes = to_device([meta['img_shape'][1::-1] * 2 for meta in batch_img_metas], boxes)
-        sizes = sizes.index_select(0, rows.image_of_positives)
+        sizes = image_sizes(batch_img_metas, boxes).index_select(0, rows.image_of_positives)
         pixels, target_pixels = bbox_cxcywh_to_xyxy(boxes) * sizes, bbox_cxcywh_to_xyxy(targets) * sizes
         ious = bbox_overlaps(pixels.detach(), target_pixels, is_aligned=True)
         losses = self._rank(rows, ious, len(batch_img_metas))

@@ -130,6 +130,36 @@ def matched_layers(
     ]
 
 
+def matched_proposals(
+    head: DETRHead,
+    prefix: str,
+    logits: Tensor | None,
+    boxes: Tensor | None,
+    batch_gt_instances: InstanceList,
+    batch_img_metas: list[dict],
+    valid: Tensor | None = None,
+) -> list[QuerySet]:
+    """The encoder's proposals, matched with the objects: one set, or none if there are no proposals.
+
+    Args:
+        head: As for :func:`matched_layers`.
+        prefix: The beginning of the log names.
+        logits: ``(batch, n, num_classes)``, or None.
+        boxes: ``(batch, n, 4)``, normalised cx cy w h, or None.
+        batch_gt_instances: Objects of each image.
+        batch_img_metas: Dicts with ``img_shape``, ``(height, width)``.
+        valid: As for :func:`match_queries`.
+    """
+    if logits is None or boxes is None:
+        return []
+    return [QuerySet(prefix, logits, boxes, head.match(logits, boxes, batch_gt_instances, batch_img_metas, valid))]
+
+
+def image_sizes(batch_img_metas: list[dict], like: Tensor) -> Tensor:
+    """``(batch, 4)``: width, height, width and height of each image in pixels; :func:`to_device`."""
+    return to_device([meta['img_shape'][1::-1] * 2 for meta in batch_img_metas], like)
+
+
 def of_first_class(batch_gt_instances: InstanceList) -> InstanceList:
     """The same objects, all of the first class: it stands for "object" in the encoder of Deformable DETR."""
     objects = copy.deepcopy(batch_gt_instances)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..recipes import Role, ranking_head
 from ..rules import QUERY_HEAD
-from .query_sets import QuerySet, QueryTargets, matched_layers, to_device
+from .query_sets import QuerySet, QueryTargets, image_sizes, matched_layers, matched_proposals
 from .rank_based_dino_head import RankingDenoisingMixin
 
 
@@ -85,9 +85,7 @@ class RankBasedDDQDETRHead(RankingDenoisingMixin, DDQDETRHead):
         )
         truth = batch_gt_instances, batch_img_metas
         sets = matched_layers(self, logits, boxes, *truth, self.distinct_queries(*logits.shape[:2]))
-        if enc_cls_scores is not None and enc_bbox_preds is not None:
-            targets = self.match(enc_cls_scores, enc_bbox_preds, *truth)
-            sets.append(QuerySet('enc_', enc_cls_scores, enc_bbox_preds, targets))
+        sets += matched_proposals(self, 'enc_', enc_cls_scores, enc_bbox_preds, *truth)
         # Log names are those of the stock head.
         dense = {f'{layer}_aux_aux_': pair for layer, pair in enumerate(zip(dense_logits, dense_boxes, strict=True))}
         if aux_enc_cls_scores is not None and aux_enc_bbox_preds is not None:
@@ -119,7 +117,7 @@ class RankBasedDDQDETRHead(RankingDenoisingMixin, DDQDETRHead):
             batch_img_metas: Dicts with ``img_shape``, ``(height, width)``.
         """
         scores = (logits + self.score_shift).sigmoid()
-        sizes = to_device([meta['img_shape'][1::-1] * 2 for meta in batch_img_metas], boxes).unsqueeze(1)
+        sizes = image_sizes(batch_img_metas, boxes).unsqueeze(1)
         pixels = bbox_cxcywh_to_xyxy(boxes) * sizes
         images = []
         for image, objects in enumerate(batch_gt_instances):

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..recipes import Role, ranking_head
 from ..rules import QUERY_HEAD
 from .query_ranking import QueryRankingMixin
-from .query_sets import QuerySet, matched_layers, of_first_class
+from .query_sets import matched_layers, matched_proposals, of_first_class
 
 
 @ranking_head(DeformableDETRHead, role=Role.QUERIES, rules=QUERY_HEAD, unused=['sync_cls_avg_factor'])
@@ -37,7 +37,6 @@ class RankBasedDeformableDETRHead(QueryRankingMixin, DeformableDETRHead):
     ) -> dict[str, Tensor]:
         """Losses by log name; arguments as for ``DeformableDETRHead``. ``batch_gt_instances_ignore`` is not used."""
         sets = matched_layers(self, all_layers_cls_scores, all_layers_bbox_preds, batch_gt_instances, batch_img_metas)
-        if enc_cls_scores is not None and enc_bbox_preds is not None:
-            targets = self.match(enc_cls_scores, enc_bbox_preds, of_first_class(batch_gt_instances), batch_img_metas)
-            sets.append(QuerySet('enc_', enc_cls_scores, enc_bbox_preds, targets))
+        objects = of_first_class(batch_gt_instances)
+        sets += matched_proposals(self, 'enc_', enc_cls_scores, enc_bbox_preds, objects, batch_img_metas)
         return self.query_losses(sets, batch_img_metas)

@@ -16,7 +16,7 @@ from ..recipes import Role, ranking_head
 from ..rules import QUERY_HEAD
 from .plain_query_losses import plain_query_losses
 from .query_ranking import QueryRankingMixin
-from .query_sets import QuerySet, QueryTargets, layer_prefix, matched_layers
+from .query_sets import QuerySet, QueryTargets, layer_prefix, matched_layers, matched_proposals
 
 
 class RankingDenoisingMixin(QueryRankingMixin):
@@ -114,7 +114,5 @@ class RankBasedDINOHead(RankingDenoisingMixin, DINOHead):
         """Losses by log name; arguments as for ``DINOHead``. ``batch_gt_instances_ignore`` is not used."""
         logits, boxes, dn_logits, dn_boxes = self.split_outputs(all_layers_cls_scores, all_layers_bbox_preds, dn_meta)
         sets = matched_layers(self, logits, boxes, batch_gt_instances, batch_img_metas)
-        if enc_cls_scores is not None and enc_bbox_preds is not None:
-            targets = self.match(enc_cls_scores, enc_bbox_preds, batch_gt_instances, batch_img_metas)
-            sets.append(QuerySet('enc_', enc_cls_scores, enc_bbox_preds, targets))
+        sets += matched_proposals(self, 'enc_', enc_cls_scores, enc_bbox_preds, batch_gt_instances, batch_img_metas)
         return self.losses_with_denoising(sets, dn_logits, dn_boxes, batch_gt_instances, batch_img_metas, dn_meta)

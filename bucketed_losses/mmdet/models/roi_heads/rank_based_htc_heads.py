@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,22 +13,12 @@ from torch import Tensor
 
 from ..losses import highest_probability
 from ..losses.box_weighting import without_bfloat16
-from ..recipes import Note, Part, Role, Rule, ranking_head
+from ..recipes import Role, ranking_head
+from ..rules import kept_branch
 from .rank_based_mask_head import MASK_HEAD, RankingMaskHeadMixin
 from .rank_based_roi_heads import CASCADE, RankingRoIHeadMixin
 
-
-def semantic_branch() -> Rule:
-    """A note on the loss of the semantic branch, which is not changed."""
-
-    def apply(part: Part) -> Iterator[Note]:
-        if part.config.get('semantic_head'):
-            yield Note(
-                f'{part.path}.semantic_head keeps its loss and its weight: it learns from all pixels, not from the '
-                'ranked boxes'
-            )
-
-    return Rule((), apply)
+SEMANTIC_BRANCH = kept_branch('semantic_head', 'it learns from all pixels, not from the ranked boxes')
 
 
 @ranking_head(HTCMaskHead, role=Role.MASK, rules=MASK_HEAD)
@@ -38,7 +27,7 @@ class RankBasedHTCMaskHead(RankingMaskHeadMixin, HTCMaskHead):
     """``HTCMaskHead`` with a mask loss weighted by scores; arguments as for :class:`RankingMaskHeadMixin`."""
 
 
-@ranking_head(HybridTaskCascadeRoIHead, role=Role.ROI, rules=(*CASCADE, semantic_branch()))
+@ranking_head(HybridTaskCascadeRoIHead, role=Role.ROI, rules=(*CASCADE, SEMANTIC_BRANCH))
 @MODELS.register_module()
 class RankBasedHTCRoIHead(RankingRoIHeadMixin, HybridTaskCascadeRoIHead):
     """``HybridTaskCascadeRoIHead`` for ranking losses; for HTC and DetectoRS.

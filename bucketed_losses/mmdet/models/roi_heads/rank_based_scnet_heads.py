@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from mmdet.models.roi_heads import SCNetRoIHead
 from mmdet.models.roi_heads.bbox_heads import SCNetBBoxHead
@@ -13,22 +11,14 @@ from mmdet.utils import InstanceList
 from torch import Tensor
 
 from ..losses.box_weighting import without_bfloat16
-from ..recipes import Note, Part, Role, Rule, ranking_head
+from ..recipes import Role, ranking_head
+from ..rules import kept_branch
 from .rank_based_bbox_heads import BOX_HEAD, RankingBBoxHeadMixin
-from .rank_based_htc_heads import semantic_branch
+from .rank_based_htc_heads import SEMANTIC_BRANCH
 from .rank_based_mask_head import MASK_HEAD, RankingMaskHeadMixin
 from .rank_based_roi_heads import CASCADE, RankingRoIHeadMixin, unused
 
-
-def _global_context() -> Rule:
-    def apply(part: Part) -> Iterator[Note]:
-        if part.config.get('glbctx_head'):
-            yield Note(
-                f'{part.path}.glbctx_head keeps its loss and its weight: it tells which classes are in an image, and '
-                'gives no score to a box'
-            )
-
-    return Rule((), apply)
+_GLOBAL_CONTEXT = kept_branch('glbctx_head', 'it tells which classes are in an image, and gives no score to a box')
 
 
 @ranking_head(SCNetBBoxHead, role=Role.BOX, rules=BOX_HEAD)
@@ -43,7 +33,7 @@ class RankBasedSCNetMaskHead(RankingMaskHeadMixin, SCNetMaskHead):
     """``SCNetMaskHead`` with a mask loss weighted by scores; arguments as for :class:`RankingMaskHeadMixin`."""
 
 
-@ranking_head(SCNetRoIHead, role=Role.ROI, rules=(*CASCADE, semantic_branch(), _global_context()))
+@ranking_head(SCNetRoIHead, role=Role.ROI, rules=(*CASCADE, SEMANTIC_BRANCH, _GLOBAL_CONTEXT))
 @MODELS.register_module()
 class RankBasedSCNetRoIHead(RankingRoIHeadMixin, SCNetRoIHead):
     """``SCNetRoIHead`` for ranking losses.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from .entry_loss import EntryLoss
 
 SMALLEST_TARGET = 0.01
 """The lower bound of the target of a positive; it is not in the paper, but in its published code."""
@@ -41,13 +42,12 @@ def ia_bce_loss(logits: Tensor, ious: Tensor, alpha: float = 0.25, gamma: float 
 
 
 @MODELS.register_module()
-class IABCELoss(nn.Module):
+class IABCELoss(EntryLoss):
     """:func:`ia_bce_loss` with the interface of MMDetection's losses. A comparator for studies.
 
     Args:
         alpha, gamma: As for the function.
-        loss_weight: Factor on the loss.
-        use_sigmoid: Must be True; accepted because MMDetection's heads read it from the loss's config.
+        loss_weight, use_sigmoid: As for :class:`EntryLoss`.
 
     Raises:
         ValueError: ``alpha`` is not in [0, 1], ``gamma`` is negative, or ``use_sigmoid`` is False.
@@ -56,37 +56,13 @@ class IABCELoss(nn.Module):
     def __init__(
         self, alpha: float = 0.25, gamma: float = 2.0, loss_weight: float = 1.0, use_sigmoid: bool = True
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight, use_sigmoid)
         if not 0 <= alpha <= 1:
             raise ValueError(f'IABCELoss: alpha must lie in [0, 1], got {alpha}')
         if gamma < 0:
             raise ValueError(f'IABCELoss: gamma must be 0 or more, got {gamma}')
-        if not use_sigmoid:
-            raise ValueError(f'IABCELoss: use_sigmoid must be True, got {use_sigmoid}')
         self.alpha = alpha
         self.gamma = gamma
-        self.loss_weight = loss_weight
-        self.use_sigmoid = use_sigmoid
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The loss of a batch.
-
-        Args:
-            pred: ``(n, num_classes)`` logits.
-            target: ``(n, num_classes)``: the IoU of a positive, above 0, at its class; 0 elsewhere.
-            weight: ``(n, num_classes)`` or ``(n, 1)`` factors, or None.
-            avg_factor: Divisor of the sum, usually the number of positives.
-            reduction_override: 'none', 'mean' (the default) or 'sum'.
-
-        Returns:
-            A scalar; ``(n, num_classes)`` with 'none'.
-        """
-        loss = ia_bce_loss(pred, target.type_as(pred), self.alpha, self.gamma)
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction_override or 'mean', avg_factor)
+    def entry_losses(self, pred: Tensor, target: Tensor) -> Tensor:
+        return ia_bce_loss(pred, target, self.alpha, self.gamma)

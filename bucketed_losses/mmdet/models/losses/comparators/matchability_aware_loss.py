@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from .entry_loss import EntryLoss
 
 
 def matchability_aware_loss(logits: Tensor, ious: Tensor, gamma: float = 1.5) -> Tensor:
@@ -33,36 +34,22 @@ def matchability_aware_loss(logits: Tensor, ious: Tensor, gamma: float = 1.5) ->
 
 
 @MODELS.register_module()
-class MatchabilityAwareLoss(nn.Module):
+class MatchabilityAwareLoss(EntryLoss):
     """:func:`matchability_aware_loss` with the interface of MMDetection's losses. A comparator for studies.
 
     Args:
         gamma: As for the function.
-        loss_weight: Factor on the loss.
-        use_sigmoid: Must be True; accepted because MMDetection's heads read it from the loss's config.
+        loss_weight, use_sigmoid: As for :class:`EntryLoss`.
 
     Raises:
         ValueError: ``gamma`` is 0 or negative, or ``use_sigmoid`` is False.
     """
 
     def __init__(self, gamma: float = 1.5, loss_weight: float = 1.0, use_sigmoid: bool = True) -> None:
-        super().__init__()
+        super().__init__(loss_weight, use_sigmoid)
         if gamma <= 0:
             raise ValueError(f'MatchabilityAwareLoss: gamma must be above 0, got {gamma}')
-        if not use_sigmoid:
-            raise ValueError(f'MatchabilityAwareLoss: use_sigmoid must be True, got {use_sigmoid}')
         self.gamma = gamma
-        self.loss_weight = loss_weight
-        self.use_sigmoid = use_sigmoid
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The loss of a batch; arguments and result as for :meth:`IABCELoss.forward`."""
-        loss = matchability_aware_loss(pred, target.type_as(pred), self.gamma)
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction_override or 'mean', avg_factor)
+    def entry_losses(self, pred: Tensor, target: Tensor) -> Tensor:
+        return matchability_aware_loss(pred, target, self.gamma)
