@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 from mmdet.models.dense_heads import GuidedAnchorHead, SABLRetinaHead
-from mmdet.models.task_modules.samplers import PseudoSampler
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..classifiers import ClassifierMixin
-from ..losses import check_ranks
+from ..losses import check_no_sampling, check_ranks
 from ..losses.side_aware_boxes import Sides, side_aware_boxes
 from ..recipes import Role, ranking_head
 from ..rules import no_rescoring, nothing_sampled, ranking_loss
@@ -48,11 +47,7 @@ class RankBasedSABLRetinaHead(ClassifierMixin, SABLRetinaHead):
             **kwargs,
         )
         check_ranks(self, "MMDetection's own head")
-        if self.train_cfg and not isinstance(self.sampler, PseudoSampler):
-            raise ValueError(
-                f'{type(self).__name__}: a ranking loss needs no sampling, got {type(self.sampler).__name__}; write '
-                "sampler=dict(_delete_=True, type='PseudoSampler') in the head's train_cfg"
-            )
+        check_no_sampling(self)
 
     def loss_by_feat(
         self,

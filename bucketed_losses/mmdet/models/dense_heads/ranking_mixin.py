@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmdet.models.task_modules.samplers import PseudoSampler
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
 from ..classifiers import ClassifierMixin
-from ..losses import ImageRows, check_decodes_boxes, check_head_losses, ranking_and_box_losses
+from ..losses import ImageRows, check_decodes_boxes, check_head_losses, check_no_sampling, ranking_and_box_losses
 from ..losses.box_weighting import at_least_float32, nan_if_not_finite
 
 if TYPE_CHECKING:
@@ -146,11 +145,7 @@ class RankingDenseHeadMixin(RankingHeadMixin):
     def __init__(self, *args: Any, reg_decoded_bbox: bool = True, **kwargs: Any) -> None:
         check_decodes_boxes(self, reg_decoded_bbox)
         super().__init__(*args, reg_decoded_bbox=True, **kwargs)
-        if self.train_cfg and not isinstance(self.sampler, PseudoSampler):
-            raise ValueError(
-                f'{type(self).__name__}: a ranking loss needs no sampling, got {type(self.sampler).__name__}; write '
-                "sampler=dict(_delete_=True, type='PseudoSampler') in the head's train_cfg"
-            )
+        check_no_sampling(self)
 
     def loss_by_feat(
         self,

@@ -14,7 +14,14 @@ from .box_weighting import (
     self_balance,
 )
 from .dr_loss import DRLoss
-from .head_checks import check_decodes_boxes, check_head_losses, check_ranks, prior_logit, takes_decoded_boxes
+from .head_checks import (
+    check_decodes_boxes,
+    check_head_losses,
+    check_no_sampling,
+    check_ranks,
+    prior_logit,
+    takes_decoded_boxes,
+)
 from .ranking_losses import APLoss, BucketedAPLoss, BucketedRSLoss, ImageRows, RankingLoss, RowSets, RSLoss
 
 __all__ = [
@@ -31,6 +38,7 @@ __all__ = [
     'aLRPLoss',
     'check_decodes_boxes',
     'check_head_losses',
+    'check_no_sampling',
     'check_ranks',
     'comparators',
     'highest_probability',

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from mmdet.models.losses import CIoULoss, DIoULoss, EIoULoss, GIoULoss, IoULoss, SIoULoss
+from mmdet.models.task_modules.samplers import PseudoSampler
 from torch import nn
 
 from .ranking_losses import RankingLoss
@@ -63,6 +64,19 @@ def check_ranks(head: nn.Module, instead: str) -> None:
         raise ValueError(
             f'{type(head).__name__}: loss_cls must be a ranking loss (APLoss, BucketedAPLoss, RSLoss, '
             f'BucketedRSLoss, aLRPLoss or DRLoss), got {type(head.loss_cls).__name__}; use {instead} with that loss'
+        )
+
+
+def check_no_sampling(head: nn.Module) -> None:
+    """Check that a dense head with a ``train_cfg`` has no sampler that leaves anchors out.
+
+    Raises:
+        ValueError: The sampler is not a ``PseudoSampler``.
+    """
+    if head.train_cfg and not isinstance(head.sampler, PseudoSampler):
+        raise ValueError(
+            f'{type(head).__name__}: a ranking loss needs no sampling, got {type(head.sampler).__name__}; write '
+            "sampler=dict(_delete_=True, type='PseudoSampler') in the head's train_cfg"
         )
 
 
