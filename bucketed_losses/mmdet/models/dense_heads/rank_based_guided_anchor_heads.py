@@ -84,8 +84,10 @@ class RankingGuidedAnchorMixin(RankingDenseHeadMixin, _Host):
         sizes = [level.shape[-2:] for level in cls_scores]
         device = cls_scores[0].device
         approxs, inside = self.get_sampled_approxs(sizes, batch_img_metas, device=device)
+        # All locations have an anchor in training, but MMDetection leaves out those whose score is NaN, and fails.
+        scored = [level.nan_to_num() for level in loc_preds]
         squares, anchors, _ = self.get_anchors(
-            sizes, [at_least_float32(level) for level in shape_preds], loc_preds, batch_img_metas, device=device
+            sizes, [at_least_float32(level) for level in shape_preds], scored, batch_img_metas, device=device
         )
         level_labels, level_weights, level_targets, *_ = self.get_targets(
             anchors, inside, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
