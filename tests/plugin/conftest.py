@@ -7,6 +7,14 @@ from fake_cuda import fake_cuda  # noqa: F401
 from launching import write_config
 
 
+@pytest.fixture(autouse=True)
+def _mmdet_scope():
+    """Every test starts in MMDetection's scope and leaves the scope as it was; a Runner without a scope leaves its own."""
+    registry = pytest.importorskip('mmengine.registry')
+    with registry.DefaultScope.overwrite_default_scope('mmdet'):
+        yield
+
+
 @pytest.fixture
 def logged(monkeypatch):
     """What is logged, whichever logger other tests have left."""
