@@ -1,7 +1,8 @@
 """How many entries a bucket has and the sum of their values, added up by an accelerator.
 
-An accelerator adds many entries at once, but additions to one number wait for each other. Most negatives may be in one
-bucket, so every bucket has several places, and neighbouring entries use different ones.
+An accelerator adds many entries at once, but additions to one number, and to numbers that lie next to each other in
+memory, wait for each other. Most negatives may be in one bucket, so every bucket has hundreds of places, and entries
+that are added at the same time use different ones.
 """
 
 from __future__ import annotations
@@ -14,11 +15,26 @@ from . import devices
 LEAST_ENTRIES = 2**15
 """Fewer entries than this use one place for each bucket."""
 
-MOST_PLACES = 32
-"""Most places for each bucket: the number of entries that an accelerator's warp adds at once."""
+MOST_PLACES = 1024
+"""Most places for each bucket."""
 
 
-def bucket_sums(buckets: Tensor, values: Tensor | None, one: Tensor, num_buckets: int) -> Tensor:
+def num_places(num_entries: int, num_buckets: int) -> int:
+    """How many places each bucket should have: as many as memory allows, in proportion to the entries.
+
+    Compiled code does not depend on the number of entries, because a compiler would have to reason about it.
+    """
+    if num_entries < LEAST_ENTRIES:
+        return 1
+    most = devices.MOST_ELEMENTS
+    if not devices.is_compiling():
+        most = max(min(most, 4 * num_entries), num_entries)
+    return max(1, min(MOST_PLACES, most // (2 * num_buckets + 2)))
+
+
+def bucket_sums(
+    buckets: Tensor, values: Tensor | None, one: Tensor, num_buckets: int, places: int | None = None
+) -> Tensor:
     """Sizes and sums of buckets, with an empty bucket before the first one.
 
     Args:
@@ -26,12 +42,14 @@ def bucket_sums(buckets: Tensor, values: Tensor | None, one: Tensor, num_buckets
         values: ``(n,)`` float64, or None if only the sizes are needed.
         one: ``(1,)`` float64, the number 1.
         num_buckets: B.
+        places: Of each bucket; None for :func:`num_places`. A divisor of n saves the operations that add up the rest.
 
     Returns:
         ``(2, 1 + B)`` float64, the sizes and the sums; ``(1, 1 + B)`` without values.
     """
     columns = [one.expand_as(buckets)] if values is None else [one.expand_as(buckets), values]
-    num, places = len(buckets), _num_places(len(buckets), num_buckets)
+    num = len(buckets)
+    places = num_places(num, num_buckets) if places is None else places
     sums = torch.zeros(len(columns), 1 + num_buckets, places, dtype=torch.float64, device=buckets.device)
     rest = num % places
     for column, total in zip(columns, sums.narrow(1, 1, num_buckets), strict=True):
@@ -40,15 +58,3 @@ def bucket_sums(buckets: Tensor, values: Tensor | None, one: Tensor, num_buckets
         if rest:
             total.select(1, 0).scatter_add_(0, buckets.narrow(0, num - rest, rest), column.narrow(0, num - rest, rest))
     return sums.squeeze(-1) if places == 1 else sums.sum(-1)
-
-
-def padding(num_entries: int, num_buckets: int) -> int:
-    """How many more entries would use all places equally; this saves the operations that add up the rest."""
-    return -num_entries % _num_places(num_entries, num_buckets)
-
-
-def _num_places(num_entries: int, num_buckets: int) -> int:
-    """How many places each bucket has."""
-    if num_entries < LEAST_ENTRIES:
-        return 1
-    return max(1, min(MOST_PLACES, devices.MOST_ELEMENTS // (2 * num_buckets + 2)))

@@ -15,7 +15,7 @@ MOST_ELEMENTS = 2**22
 """Most elements of a tensor on an accelerator that is not of the size of the entries."""
 
 
-_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)  # torch 2.1 has none
+is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)  # torch 2.1 has none
 _in_a_transform = getattr(torch._C, '_are_functorch_transforms_active', lambda: False)
 # Torch 2.4 cannot trace a call of _in_a_transform. (Comparing torch.__version__ itself needs a package in torch 2.1.)
 _compiles_the_question = tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 6)
@@ -24,7 +24,7 @@ _as_accelerator = False
 
 def is_transformed() -> bool:
     """Whether the call is inside of a transform of ``torch.func``; before torch 2.6, not known while compiling."""
-    return (_compiles_the_question or not _is_compiling()) and _in_a_transform()
+    return (_compiles_the_question or not is_compiling()) and _in_a_transform()
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def on_cpu(tensor: Tensor) -> bool:
     What is compiled, exported or transformed by ``torch.func`` cannot read values, and a compiler fuses operations. It
     takes an accelerator's way on a CPU too.
     """
-    return tensor.device.type == 'cpu' and not (_as_accelerator or _is_compiling() or is_transformed())
+    return tensor.device.type == 'cpu' and not (_as_accelerator or is_compiling() or is_transformed())
 
 
 def check_determinism(tensor: Tensor) -> None:

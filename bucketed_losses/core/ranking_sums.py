@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .bucket_sums import bucket_sums, padding
+from . import devices
+from .bucket_sums import bucket_sums, num_places
 from .negated import Negated
 from .ramps import find_kinks, negated_ramps, ramps_of_kinks, steps_between
 
@@ -45,11 +46,12 @@ def _rank_exactly(entries: Negated, delta: float) -> Ranked:
     # then takes no digits from the sums of the others, and what is not a negative, at infinity, takes no part.
     negatives = entries.negatives.clamp(highest, floor)
     num_buckets = len(kinks.edges)
-    both = _join(negatives, entries.positives, floor, num_buckets)
+    places = num_places(num + len(entries.positives), 2 * num_buckets + 1)
+    both = _join(negatives, entries.positives, floor, places)
     # No value is below the first edge, so that edge is left out. The last bucket, at the floor, takes no part.
-    buckets = torch.searchsorted(kinks.edges[1:], both, right=True)
+    buckets = torch.searchsorted(_behind_first(kinks.edges), both, right=True)
     buckets[num:].add_(num_buckets + 1)
-    sums = bucket_sums(buckets, both, signs[1], 2 * num_buckets + 1)
+    sums = bucket_sums(buckets, both, signs[1], 2 * num_buckets + 1, places)
     prefix = sums.view(2, 2, num_buckets + 1).cumsum(-1).narrow(-1, 0, num_buckets)
     ramps = negated_ramps(prefix, kinks.edges)
     ramps = torch.empty_like(ramps).index_copy_(1, kinks.order, ramps)
@@ -70,16 +72,20 @@ def _rank_bucketed(entries: Negated, delta: float) -> Ranked:
     lower_edges = torch.cat([kinks.edges[:1], z, floor, floor])
     edges = lower_edges[1:]
     num_buckets = len(edges)
-    both = _join(entries.negatives, z, floor, num_buckets)
+    places = num_places(num + len(z), 2 * num_buckets + 1)
+    both = _join(entries.negatives, z, z.new_full((1,), torch.inf), places)
     # A negative on an edge ranks above it. The last bucket, beyond the floor, takes no part.
-    buckets = torch.searchsorted(edges[:-1], both)
+    buckets = torch.searchsorted(_behind_first(lower_edges[:-1]), both)
     buckets[num:].add_(num_buckets + 1)
-    sums = bucket_sums(buckets, both, signs[1], 2 * num_buckets + 1).view(2, 2, num_buckets + 1)
+    sums = bucket_sums(buckets, both, signs[1], 2 * num_buckets + 1, places).view(2, 2, num_buckets + 1)
     sizes, moments = sums.narrow(-1, 1, num_buckets).unbind()
     # A mean may move to the highest kink or to the floor, as in `_rank_exactly`; the mean of the last bucket does.
     # An empty bucket has no mean (NaN) and gets its lower edge.
     means = (moments / sizes).fmax(lower_edges[:-1]).fmin(edges)
-    moments.copy_(sizes * means)
+    if devices.is_compiling() or devices.is_transformed():
+        moments.copy_(sizes * means)
+    else:
+        torch.mul(sizes, means, out=moments)  # one launch less; a compiler or a transform would refuse it
     prefix = sums.cumsum(-1)
     at = kinks.around.view(1, -1).repeat(2, 1)
     means_below = torch.searchsorted(means, at)
@@ -90,7 +96,7 @@ def _rank_bucketed(entries: Negated, delta: float) -> Ranked:
         own = means[0]
         slopes, values = (
             ramps_of_kinks(kinks, weights, signs)
-            .index_select(1, torch.searchsorted(kinks.edges[1:], own, right=True))
+            .index_select(1, torch.searchsorted(_behind_first(kinks.edges), own, right=True))
             .unbind()
         )
         return torch.addcmul(values, slopes, own, value=-1).clamp_(min=0).index_select(0, buckets[:num])
@@ -112,10 +118,19 @@ def _rank_without_smoothing(entries: Negated) -> Ranked:
     return Ranked(false_positives, false_positives + torch.searchsorted(z, z, right=True), share)
 
 
-def _join(negatives: Tensor, positives: Tensor, floor: Tensor, num_buckets: int) -> Tensor:
-    """Negatives and positives, which are bucketed together, the positives into ``num_buckets`` buckets of their own.
+def _join(negatives: Tensor, positives: Tensor, filler: Tensor, places: int) -> Tensor:
+    """Negatives and positives, which are bucketed together, the positives into buckets of their own.
 
-    Behind them are more positives at the floor, where they count for no other one.
+    Behind them, up to a multiple of ``places``, is the ``filler (1,)``, which takes no part where it is.
     """
-    num_more = padding(len(negatives) + len(positives), 2 * num_buckets + 1)
-    return torch.cat([negatives, positives, floor.expand(num_more)])
+    num_more = -(len(negatives) + len(positives)) % places
+    return torch.cat([negatives, positives, filler.expand(num_more)])
+
+
+def _behind_first(edges: Tensor) -> Tensor:
+    """``edges[1:]`` of ascending edges, as ``torch.searchsorted`` takes them.
+
+    Compiled code gets them as a new tensor. With a view, inductor of torch 2.11 searches from the first element of its
+    storage on CUDA, or fails ("NotImplementedError: SliceView").
+    """
+    return torch.maximum(edges[1:], edges[:-1]) if devices.is_compiling() else edges[1:]

@@ -95,6 +95,52 @@ def test_half_precision(name, dtype):
     torch.testing.assert_close(got[1], expected[1], rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
 
 
+@pytest.mark.skipif(DEVICE != 'cuda', reason='inductor searches and sums in another way on CUDA than on a CPU')
+@pytest.mark.parametrize(
+    ('name', 'num_pos'), [(name, 300) for name in sorted(LOSSES)] + [('rs_loss', 3000), ('bucketed_rs_loss', 3000)]
+)
+def test_compiled_it_equals_the_cpu(name, num_pos):
+    torch._dynamo.reset()
+    logits, targets = synthetic(num_pos, 100_001, torch.float64)
+    expected = value_and_grad(LOSSES[name], logits, targets)
+    x, t = on_device(logits, targets)
+    compiled = torch.compile(LOSSES[name], fullgraph=True, dynamic=True)
+    got = value_and_grad(compiled, x, t, positives=(t > 0).nonzero().squeeze(1))
+    torch.testing.assert_close(got[0], expected[0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(got[1], expected[1], rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.skipif(DEVICE != 'cuda', reason='records a CUDA graph')
+@EACH
+def test_a_cuda_graph_replays_it(name):
+    """Nothing waits and all sizes follow from those of the tensors, so that a graph holds the loss and its gradient."""
+    logits, targets = on_device(*synthetic(300, 100_000))
+    positives = (targets > 0).nonzero().squeeze(1)
+    leaf = logits.clone().requires_grad_()
+
+    def step():
+        leaf.grad = None
+        result = LOSSES[name](leaf, targets, positives=positives)
+        value = result.total if isinstance(result, tuple) else result
+        value.backward()
+        return value
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = step()
+    with torch.no_grad():
+        leaf.copy_(logits.flip(0) * 2)  # other logits in the same memory
+    graph.replay()
+    expected = value_and_grad(LOSSES[name], leaf.detach(), targets)
+    torch.testing.assert_close(value.detach().cpu().double(), expected[0], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(leaf.grad.cpu().double(), expected[1], rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.skipif(DEVICE != 'cuda', reason='counts the waits for CUDA')
 @EACH
 @pytest.mark.parametrize('known', [False, True], ids=['found', 'known'])

@@ -9,7 +9,7 @@ from launching import write_config
 
 @pytest.fixture(autouse=True)
 def _mmdet_scope():
-    """Every test starts in MMDetection's scope and leaves the scope as it was; a Runner without a scope leaves its own."""
+    """Every test starts in MMDetection's scope and leaves the scope as it was. A Runner leaves its own one behind."""
     registry = pytest.importorskip('mmengine.registry')
     with registry.DefaultScope.overwrite_default_scope('mmdet'):
         yield

@@ -68,7 +68,8 @@ def test_with_mmdetection_it_trains(processes, tmp_path):
     done = run('--device', 'cpu', *FEW, '--processes', processes, '--families', *families, '--out', tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = list(csv.DictReader((tmp_path / 'families.csv').open()))
-    assert [(row['detector'], row['processes']) for row in rows] == [(name, str(processes)) for name in families]
+    expected = [(name, 'BRS', str(processes)) for name in families]
+    assert [(row['detector'], row['trained_with'], row['processes']) for row in rows] == expected
     assert all(float(row['loss']) > 0 and row['precision'] == 'bfloat16' and not row['note'] for row in rows)
     page = (tmp_path / 'gpu.md').read_text()
     images = 8 // processes * processes
@@ -76,6 +77,7 @@ def test_with_mmdetection_it_trains(processes, tmp_path):
     assert re.search(
         rf'\* demo: {processes} {word}, {16 // images} iterations, \d+ ms each, loss [\d.]+ to [\d.]+, AP', page
     )
+    assert re.search(r'\| ATSS \|  \| [\d.]+ \|', page)
     assert '* families: see families.csv' in page and 'no figure of a GPU' in page
     assert 'loss_rank' in (tmp_path / 'training.txt').read_text()
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 500_000
@@ -89,9 +91,9 @@ def test_a_detector_that_fails_is_noted_and_the_others_go_on(tmp_path, monkeypat
     def broken():
         raise RuntimeError('no such layer\nin the model')
 
-    monkeypatch.setitem(family_steps.FAMILIES, 'PAA', broken)
+    monkeypatch.setitem(family_steps.FAMILIES['PAA'], 'BRS', broken)
     # With 64 pixels, the highest level is 1 x 1, where a CPU's bfloat16 gradient of a convolution is sometimes NaN.
-    options = ['--families', 'PAA', 'ATSS', '--size', '128', '--cpu']
+    options = ['--families', 'PAA', 'ATSS', '--size', '128', '128', '--cpu']
     assert family_steps.main(['--out', str(tmp_path / 'families.csv'), *options]) == 1
     rows = list(csv.DictReader((tmp_path / 'families.csv').open()))
     assert [row['note'] for row in rows] == ['RuntimeError: no such layer', '']
@@ -103,7 +105,7 @@ def test_every_kind_of_detector_takes_a_step(tmp_path):
     pytest.importorskip('mmdet')
     import family_steps
 
-    assert family_steps.main(['--out', str(tmp_path / 'families.csv'), '--size', '128', '--cpu']) == 0
+    assert family_steps.main(['--out', str(tmp_path / 'families.csv'), '--size', '256', '256', '--cpu']) == 0
     rows = list(csv.DictReader((tmp_path / 'families.csv').open()))
     assert [row['detector'] for row in rows] == list(family_steps.FAMILIES)
 

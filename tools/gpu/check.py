@@ -4,8 +4,9 @@ python tools/gpu/check.py [--out work_dirs/gpu] [--device cuda] [--minutes 7.5] 
 
 Python, torch and pytest suffice; nothing is downloaded. The folder has gpu.md (a summary), benchmark.csv,
 benchmark.png (if matplotlib is installed), tests.txt and environment.txt. If MMDetection is installed, the demo trains
-for 400 iterations, and each kind of detector takes a training step with mixed precision, on all GPUs with NCCL; the
-folder then also has families.csv and training.txt. ``--device cpu`` runs everything on a CPU, to test this command.
+for 400 iterations, and each kind of detector takes training steps with its own loss and with BRS Loss, in mixed
+precision, on all GPUs with NCCL; the folder then also has families.csv and training.txt. ``--device cpu`` runs
+everything on a CPU, to test this command, and each detector takes two steps with BRS Loss alone.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
 from measure import COLUMNS, SIZES, measure
-from tables import markdown
-from training import Outcome, check_training, is_possible
+from tables import markdown, read_csv
+from training import FAMILY_COLUMNS, Outcome, check_training, family_table, is_possible, with_this_package
 
 from bucketed_losses.figure_style import figure_style, label_lines, looks_of, new_figure, save
 
@@ -59,7 +60,7 @@ def run_tests(device: torch.device, tests: list[str], seconds: float) -> tuple[i
     options = ['-q', '-m', 'gpu', '-p', 'no:cacheprovider', '--tb=short']
     if all(test.startswith('tests/core') for test in tests):
         options.append('--noconftest')  # the tests' conftest.py needs more packages than pytest
-    variables = os.environ | {'LOSSES_DEVICE': device.type, 'PYTHONPATH': str(ROOT)}
+    variables = os.environ | {'LOSSES_DEVICE': device.type} | with_this_package()
     command = [sys.executable, '-m', 'pytest', *options, *tests]
     try:
         done = subprocess.run(
@@ -92,7 +93,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> str:
 
 
 def summary(
-    text: str, tests: str, training: list[Outcome], rows: list[dict[str, Any]], figure: str, device: torch.device
+    text: str,
+    tests: str,
+    training: list[Outcome],
+    families: list[dict[str, str]],
+    rows: list[dict[str, Any]],
+    figure: str,
+    device: torch.device,
 ) -> str:
     """gpu.md."""
     launches = 'kernels and copies, by the profiler' if device.type == 'cuda' else 'operations (no GPU)'
@@ -104,6 +111,8 @@ def summary(
             f'* {part.name}: {part.line}{" (failed, see training.txt)" if part.failed else ""}' for part in training
         ]
         lines += ['']
+    if families:
+        lines += [markdown(FAMILY_COLUMNS, family_table(families)), '']
     lines += ['## Forward and backward, positives given', '', f'Launches are {launches}. {figure}.', '']
     lines += [markdown(COLUMNS, ([row.get(column, '') for column in COLUMNS] for row in rows))]
     return '\n'.join(lines) + '\n'
@@ -161,7 +170,9 @@ def main(argv: list[str] | None = None) -> int:
         for part in training:
             print(f'{part.output}\n{part.name}: failed' if part.failed else f'{part.name}: {part.line}', flush=True)
         failed += ['training.txt'] if any(part.failed for part in training) else []
-    (args.out / 'gpu.md').write_text(summary(text, tests, training, rows, figure, device))
+    steps = args.out / 'families.csv'
+    families = read_csv(steps) if trains and steps.is_file() else []
+    (args.out / 'gpu.md').write_text(summary(text, tests, training, families, rows, figure, device))
     print(f'wrote {args.out}' + (f'; something failed, see {" and ".join(failed)}' if failed else ''))
     return int(bool(failed))
 

@@ -1,4 +1,4 @@
-"""Trains the demo, and takes a step of each kind of detector with ``--amp``, on one GPU or on all of them.
+"""Trains the demo, and takes steps of each kind of detector with ``--amp``, on one GPU or on all of them.
 
 Called by ``check.py`` if MMDetection can be imported. Nothing is downloaded: the images are drawn, and without the
 packages of the demo's backbone, a ResNet-18 with random weights takes its place.
@@ -31,6 +31,11 @@ SHARE_OF_DEMO = 0.5
 """The demo may take this share of the time."""
 
 
+STEPS = 12
+"""Of each detector on a GPU; the first one is not timed."""
+FAMILY_COLUMNS = ('detector', 'ms, own loss', 'ms, BRS Loss', 'ratio', 'MB, own loss', 'MB, BRS Loss')
+
+
 @dataclass(frozen=True)
 class Extent:
     """How long the demo trains."""
@@ -60,6 +65,11 @@ def is_possible() -> bool:
     return all(find_spec(name) is not None for name in ('mmdet', 'mmcv', 'mmengine'))
 
 
+def with_this_package() -> dict[str, str]:
+    """The environment variable with which Python finds this package, and what the user's own variable finds."""
+    return {'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))}
+
+
 def launch(processes: int, tool: str, *arguments: object) -> list[str]:
     """A command that runs a tool of this project on so many processes, each with its GPU."""
     torchrun = [str(ROOT / 'tools/_torchrun.py'), '--standalone', f'--nproc_per_node={processes}']
@@ -68,7 +78,7 @@ def launch(processes: int, tool: str, *arguments: object) -> list[str]:
 
 def run(command: list[str], seconds: float, **variables: object) -> tuple[int, str]:
     """Exit code and output of a command; the code is 124 if the time was not enough."""
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT), **{name: str(value) for name, value in variables.items()}}
+    environment = {**os.environ, **with_this_package(), **{name: str(value) for name, value in variables.items()}}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -135,11 +145,28 @@ def train_demo(on_gpu: bool, processes: int, seconds: float) -> Outcome:
 
 
 def step_families(out: Path, on_gpu: bool, processes: int, families: list[str], seconds: float) -> Outcome:
-    """A step of each kind of detector, into families.csv."""
-    options: list[object] = ['--out', out / 'families.csv', *([] if on_gpu else ['--cpu', '--size', 128])]
+    """Steps of each kind of detector, into families.csv."""
+    few = ['--cpu', '--size', 256, 256]
+    options: list[object] = ['--out', out / 'families.csv', *(['--steps', STEPS] if on_gpu else few)]
     options += ['--families', *families] if families else []
     code, output = run(launch(processes, 'tools/gpu/family_steps.py', *options), seconds, **visible(on_gpu))
     return Outcome('families', 'see families.csv' if code == 0 else 'some failed, see families.csv', code != 0, output)
+
+
+def family_table(rows: list[dict[str, str]]) -> list[list[str]]:
+    """Rows of FAMILY_COLUMNS from those of families.csv, the ratios of the times among them."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for row in rows:
+        found.setdefault(row['detector'], {})[row['trained_with']] = row
+    lines = []
+    for detector, by_loss in found.items():
+        times, peaks = (
+            [by_loss.get(loss, {}).get(column, '') for loss in ('stock', 'BRS')]
+            for column in ('milliseconds', 'peak_megabytes')
+        )
+        ratio = f'{float(times[1]) / float(times[0]):.2f}' if all(times) else ''
+        lines.append([detector, *times, ratio, *peaks])
+    return lines
 
 
 def check_training(out: Path, on_gpu: bool, processes: int, families: list[str], seconds: float) -> list[Outcome]:
