@@ -1,6 +1,7 @@
 """A CPU-sized Deformable DETR: EfficientNet-Lite0, 2 encoder and 3 decoder layers, 100 queries.
 
-Two stages with box refinement; the rest as in MMDetection.
+Two stages with box refinement; the rest as in MMDetection. It encodes the positions of proposals for 256 channels, so
+no other number is possible.
 """
 
 custom_imports = dict(imports=['bucketed_losses.mmdet'])

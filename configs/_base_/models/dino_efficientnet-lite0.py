@@ -1,4 +1,7 @@
-"""A CPU-sized DINO: EfficientNet-Lite0, 2 encoder and 3 decoder layers, 100 queries; the rest as in MMDetection."""
+"""A CPU-sized DINO: EfficientNet-Lite0, 2 encoder and 3 decoder layers, 100 queries; the rest as in MMDetection.
+
+Its decoder encodes positions for 256 channels, so no other number is possible.
+"""
 
 custom_imports = dict(imports=['bucketed_losses.mmdet'])
 
