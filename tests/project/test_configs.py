@@ -15,6 +15,8 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from bucketed_losses.mmdet import swap_loss
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(
     str(path.relative_to(ROOT)) for path in ROOT.glob('configs/*/*.py') if path.parent.name not in ('_base_',)
@@ -336,6 +338,37 @@ def test_comparators_differ_from_focal_loss_in_the_loss_and_from_each_other_in_i
     assert all(key.startswith('model.bbox_head.loss_cls.loss.') for key in changed) and bool(changed) == (name != 'qfl')
 
 
+QUERY_PAIRS = [
+    (f'{data}/{name}_efficientnet-lite0_{stock}_{end}', f'{data}/{name}_efficientnet-lite0_brs_{end}')
+    for data in ('bccd', 'cards')
+    for end in (f'1xb4-12e_{data}',)
+    for name, stock in (
+        ('deformable-detr', 'focal'),
+        ('dino', 'focal'),
+        ('ddq-detr', 'focal'),
+        ('detr', 'ce'),
+        ('conditional-detr', 'focal'),
+        ('dab-detr', 'focal'),
+    )
+]
+
+
+@pytest.mark.parametrize(('stock', 'ranking'), QUERY_PAIRS)
+def test_query_detectors_are_what_swap_makes_of_the_stock_one(stock, ranking):
+    init_default_scope('mmdet')
+    assert swap_loss(load(stock), 'brs').cfg.model == load(ranking).model
+
+
+@pytest.mark.parametrize('data', ['bccd', 'cards'])
+@pytest.mark.parametrize('name', ['dino', 'ddq-detr'])
+def test_denoising_queries_are_ranked_or_have_the_focal_loss_of_the_stock_head(name, data):
+    stock, ranked, focal = (
+        load(f'{data}/{name}_efficientnet-lite0_{loss}_1xb4-12e_{data}') for loss in ('focal', 'brs', 'brs-dn-focal')
+    )
+    assert differences(ranked.to_dict(), focal.to_dict()) == ['model.bbox_head.loss_dn_cls']
+    assert focal.model.bbox_head.loss_dn_cls == stock.model.bbox_head.loss_cls
+
+
 CARDS_FOCAL = 'cards/atss_efficientnet-lite0_fpn_focal_1xb8-12e_cards'
 SHAPES_FOCAL = 'shapes/atss_efficientnet-lite0_fpn_focal_1xb8-12e_shapes'
 SCHEDULE = 'param_scheduler'
@@ -418,6 +451,7 @@ def test_configs_with_fewer_stars_say_where_their_data_are(monkeypatch):
         )
         for data in ('bccd', 'shapes')
     ]
+    + QUERY_PAIRS
     + [
         (f'bccd/{name}_{stock}_1xb8-12e_bccd', f'bccd/{name}_brs_1xb8-12e_bccd')
         for name, stock in (
@@ -459,7 +493,7 @@ def test_every_bccd_config_says_where_its_data_is(monkeypatch):
 def test_every_config_of_the_cards_says_where_its_data_is(monkeypatch):
     monkeypatch.setenv('CARDS_ROOT', '/somewhere/else')
     found = [config for config in CONFIGS if config.startswith(('configs/cards/', 'configs/study/cards_'))]
-    assert len(found) == 12 + 11
+    assert len(found) == 12 + 14 + 11
     for config in found:
         cfg = Config.fromfile(ROOT / config)
         assert cfg.train_dataloader.dataset.data_root == '/somewhere/else/'
