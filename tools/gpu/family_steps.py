@@ -105,7 +105,12 @@ def build(cfg: Config, on_gpu: bool) -> tuple[BaseModel | MMDistributedDataParal
     """The model on the device, with random weights, and its optimizer for mixed precision; on all processes."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model).train()  # no init_weights: nothing is downloaded
+    cfg.model.backbone.pop('init_cfg', None)  # nothing is downloaded
+    # Without trained statistics, the activations of random layers would overflow in float16.
+    cfg.model.backbone.norm_eval = False
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
     if on_gpu:
         model = model.cuda()
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')

@@ -13,7 +13,7 @@ from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
 from ..losses import self_balance
-from ..losses.box_weighting import without_bfloat16
+from ..losses.box_weighting import at_least_float32
 from ..recipes import Inner, Note, Part, Role, Rule, ranking_head
 from ..rules import decoded_box_loss, decoded_boxes, each, nothing_sampled, ranking_loss
 from .float32_deform_conv import use_float32_deform_convs
@@ -88,7 +88,7 @@ class RankBasedStageCascadeRPNHead(RankingDenseHeadMixin, StageCascadeRPNHead):
         **kwargs: Any,
     ) -> InstanceList:
         """Proposals; arguments as for the stock stage. Training uses them too."""
-        cls_scores, bbox_preds = ([without_bfloat16(level) for level in maps] for maps in (cls_scores, bbox_preds))
+        cls_scores, bbox_preds = ([at_least_float32(level) for level in maps] for maps in (cls_scores, bbox_preds))
         return super().predict_by_feat(anchor_list, cls_scores, bbox_preds, *args, **kwargs)
 
 

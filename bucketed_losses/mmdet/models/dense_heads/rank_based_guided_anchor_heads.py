@@ -12,7 +12,7 @@ from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
 from ..losses import ranking_and_box_losses
-from ..losses.box_weighting import at_least_float32, mean_by_score, without_bfloat16
+from ..losses.box_weighting import at_least_float32, mean_by_score
 from ..recipes import Note, Part, Role, Rule, ranking_head
 from ..rules import ANCHOR_HEAD
 from .float32_deform_conv import use_float32_deform_convs
@@ -186,6 +186,6 @@ class RankBasedGARPNHead(RankingGuidedAnchorMixin, GARPNHead):
     ) -> InstanceList:
         """Proposals; arguments as for :meth:`mmdet.models.GARPNHead.predict_by_feat`. Training uses them too."""
         maps = [
-            [without_bfloat16(level) for level in part] for part in (cls_scores, bbox_preds, shape_preds, loc_preds)
+            [at_least_float32(level) for level in part] for part in (cls_scores, bbox_preds, shape_preds, loc_preds)
         ]
         return super().predict_by_feat(*maps, *args, **kwargs)

@@ -11,7 +11,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
-from ..losses.box_weighting import without_bfloat16
+from ..losses.box_weighting import at_least_float32
 from ..recipes import Part, Role, Rule, Setting, ranking_head
 from ..rules import ANCHOR_HEAD, at, each
 from .ranking_mixin import RankingDenseHeadMixin
@@ -63,8 +63,11 @@ class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
             self.loss_coder.stds = tuple(loss_stds)
 
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any) -> Any:
-        """Proposals; arguments as for :meth:`mmdet.models.RPNHead.predict_by_feat`. Training uses them too."""
-        cls_scores, bbox_preds = ([without_bfloat16(level) for level in maps] for maps in (cls_scores, bbox_preds))
+        """Proposals; arguments as for :meth:`mmdet.models.RPNHead.predict_by_feat`. Training uses them too.
+
+        MMCV's NMS does not support bfloat16, and not float16 if an image has 10,000 boxes or more.
+        """
+        cls_scores, bbox_preds = ([at_least_float32(level) for level in maps] for maps in (cls_scores, bbox_preds))
         return super().predict_by_feat(cls_scores, bbox_preds, *args, **kwargs)
 
     def target_boxes(self, priors: Tensor, boxes: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmdet.models.detectors import DeformableDETR
-from mmdet.models.utils import rename_loss_dict
+from mmdet.models.utils import rename_loss_dict, unpack_gt_instances
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.utils import InstanceList
@@ -16,6 +16,7 @@ from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from ..dense_heads.query_sets import QuerySet
+from ..losses.box_weighting import at_least_float32
 from ..recipes import Layout, Role, Slot, holds_heads
 from .auxiliary_queries import AuxiliaryQueryEmbedding, count_positives, draw_auxiliary_queries
 
@@ -229,12 +230,19 @@ class CoDETR(DeformableDETR):
     def rpn_loss_and_predict(
         self, maps: tuple[Tensor, ...], batch_data_samples: SampleList
     ) -> tuple[dict[str, Any], InstanceList]:
-        """The RPN's losses, named as in MMDetection's two-stage detectors, and its proposals."""
+        """The RPN's losses, named as in MMDetection's two-stage detectors, and its proposals.
+
+        The RPN is run as by ``loss_and_predict``, but its outputs become float32 under autocast: MMCV's NMS fails in
+        float16 if an image has 10,000 boxes or more.
+        """
         objects = copy.deepcopy(batch_data_samples)
         for sample in objects:
             sample.gt_instances.labels = torch.zeros_like(sample.gt_instances.labels)
         proposal_cfg = self.train_cfg.get('rpn_proposal', self.rpn_head.test_cfg)
-        losses, proposals = self.rpn_head.loss_and_predict(maps, objects, proposal_cfg=proposal_cfg)
+        instances, metas, ignored = unpack_gt_instances(objects)
+        outputs = [[at_least_float32(level) for level in levels] for levels in self.rpn_head(maps)]
+        losses = self.rpn_head.loss_by_feat(*outputs, instances, metas, ignored)
+        proposals = self.rpn_head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=proposal_cfg)
         return {key if 'rpn' in key else f'rpn_{key}': value for key, value in losses.items()}, proposals
 
     def auxiliary_maps(self, memory: Tensor, sizes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
