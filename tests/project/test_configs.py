@@ -13,6 +13,7 @@ from config_models import bbox_heads, build, small_inputs, without_downloads
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 
 from bucketed_losses.mmdet import swap_loss
@@ -39,6 +40,7 @@ def test_config_trains_and_predicts(config):
     cfg = Config.fromfile(ROOT / config)
     model = build(cfg)
     model.train()
+    MessageHub.get_current_instance().update_info('epoch', 0)  # as the training loop does; TOOD asks for it
     inputs = small_inputs(cfg)
     data = model.data_preprocessor(inputs, training=True)
     losses = model(**data, mode='loss')
@@ -59,7 +61,9 @@ def load(name):
     return Config.fromfile(ROOT / f'configs/{name}.py')
 
 
-TWO_STAGE = [c for c in CONFIGS if 'rcnn' in c and any(loss in c for loss in ('brs', '_rs_', '_alrp_'))]
+TWO_STAGE = [
+    c for c in CONFIGS if ('rcnn' in c or '/htc' in c) and any(loss in c for loss in ('brs', '_rs_', '_alrp_'))
+]
 ONE_STAGE = [
     c for c in CONFIGS if c.split('/')[1] in ('atss', 'paa', 'retinanet') and c.count('_4xb4') and '_fpn_4' not in c
 ]
@@ -80,13 +84,17 @@ def test_two_stage_settings_are_the_papers(config):
     for head in [model.rpn_head, *bbox_heads(cfg)]:
         tau = dict(tau=0.7) if '_alrp_' in config and head is model.rpn_head else {}
         assert dict(head.loss_cls) == dict(type=loss_of(config), **tau), 'nothing of the cross-entropy is left'
+        if head.type == 'RankBasedSABLHead':
+            assert head.bbox_coder.type == 'BucketingBBoxCoder' and 'loss_bbox' not in head
+            continue
         assert dict(head.loss_bbox) == dict(type='GIoULoss')
         assert list(head.bbox_coder.target_stds) == stds
-    assert all(head.type == 'RankBasedShared2FCBBoxHead' for head in bbox_heads(cfg))
+    kind = 'RankBasedSABLHead' if '/sabl' in config else 'RankBasedShared2FCBBoxHead'
+    assert all(head.type == kind for head in bbox_heads(cfg))
     stages = model.train_cfg.rcnn if isinstance(model.train_cfg.rcnn, list) else [model.train_cfg.rcnn]
     assert all(stage.sampler.num * stage.sampler.pos_fraction >= 1e5 for stage in stages)
     assert model.test_cfg.rcnn.score_thr == (0.60 if 'lvis' in config else 0.40)
-    if 'cascade' in config:
+    if 'cascade' in config or '/htc' in config:
         assert [stage.assigner.pos_iou_thr for stage in stages] == [0.5, 0.6, 0.7]
         assert list(model.roi_head.stage_loss_weights) == [1, 1, 1]
     if 'efficientnet' not in config:
@@ -429,6 +437,33 @@ def test_configs_with_fewer_stars_say_where_their_data_are(monkeypatch):
     assert cfg.val_evaluator.ann_file == '/somewhere/shapes/annotations/val.json'
 
 
+# The small configs of detectors that are compared on boxes, on masks: name and stock loss.
+BOXES = (
+    ('vfnet_efficientnet-lite0_fpn', 'vfl'),
+    ('tood_efficientnet-lite0_fpn', 'qfl'),
+    ('ddod_efficientnet-lite0_fpn', 'qfl'),
+    ('yolox_efficientnet-lite0_fpn', 'bce'),
+    ('yolof_efficientnet-lite0', 'focal'),
+    ('fsaf_efficientnet-lite0_fpn', 'focal'),
+    ('foveabox_efficientnet-lite0_fpn', 'focal'),
+    ('reppoints_efficientnet-lite0_fpn', 'focal'),
+    ('sabl-cascade-rcnn_efficientnet-lite0_fpn', 'ce'),
+    ('dynamic-rcnn_efficientnet-lite0_fpn', 'ce'),
+)
+MASKS = (('htc_efficientnet-lite0_fpn', 'ce'), ('solov2_efficientnet-lite0_fpn', 'focal'))
+SWAPPED = [
+    (f'{data}/{name}_{stock}_1xb8-12e_{data}', f'{data}/{name}_brs_1xb8-12e_{data}')
+    for data, detectors in (('bccd', BOXES), ('cards', BOXES), ('shapes', MASKS))
+    for name, stock in detectors
+]
+
+
+@pytest.mark.parametrize(('stock', 'ranking'), SWAPPED)
+def test_ranking_configs_have_the_model_of_a_swap(stock, ranking):
+    swapped = swap_loss(load(stock), 'BucketedRSLoss').cfg
+    assert not differences(swapped.model.to_dict(), load(ranking).model.to_dict())
+
+
 @pytest.mark.parametrize(
     ('stock', 'ranking'),
     [
@@ -459,7 +494,8 @@ def test_configs_with_fewer_stars_say_where_their_data_are(monkeypatch):
             ('gfl_efficientnet-lite0_fpn', 'qfl'),
             ('rtmdet_efficientnet-lite0', 'qfl'),
         )
-    ],
+    ]
+    + SWAPPED,
 )
 def test_pairs_that_are_compared_have_the_same_budget(stock, ranking):
     """Same data, schedule, optimiser, backbone and neck; heads and their losses, samplers and thresholds differ."""
@@ -470,6 +506,7 @@ def test_pairs_that_are_compared_have_the_same_budget(stock, ranking):
         'model.roi_head.',
         'model.roi_heads.',
         'model.dense_heads.',
+        'model.mask_head.',
         'model.train_cfg.',
         'model.test_cfg.rcnn.score_thr',
     )
@@ -493,7 +530,7 @@ def test_every_bccd_config_says_where_its_data_is(monkeypatch):
 def test_every_config_of_the_cards_says_where_its_data_is(monkeypatch):
     monkeypatch.setenv('CARDS_ROOT', '/somewhere/else')
     found = [config for config in CONFIGS if config.startswith(('configs/cards/', 'configs/study/cards_'))]
-    assert len(found) == 12 + 14 + 11
+    assert len(found) == 32 + 14 + 11
     for config in found:
         cfg = Config.fromfile(ROOT / config)
         assert cfg.train_dataloader.dataset.data_root == '/somewhere/else/'

@@ -21,7 +21,8 @@ def without_downloads(model):
 
 def bbox_heads(cfg):
     """The configs of the heads that classify: one, or one per stage."""
-    heads = cfg.model.roi_head.bbox_head if 'roi_head' in cfg.model else cfg.model.bbox_head
+    model = cfg.model
+    heads = model.roi_head.bbox_head if 'roi_head' in model else model.get('bbox_head') or model.mask_head
     return heads if isinstance(heads, list) else [heads]
 
 
@@ -38,12 +39,14 @@ def build(cfg):
 
 
 def small_inputs(cfg, num_items=(3, 2)):
+    # MMCV refuses deformable convolutions of maps smaller than their kernels: DDOD's coarsest one has a stride of 64.
+    height = 192 if 'DDODHead' in bbox_heads(cfg)[0].type else 128
     return demo_mm_inputs(
         2,
-        [[3, 128, 128], [3, 96, 128]],
+        [[3, height, height], [3, height - 32, height]],
         num_classes=bbox_heads(cfg)[0].num_classes,
         num_items=list(num_items),
-        with_mask='mask_head' in cfg.model.get('roi_head', {}),
+        with_mask='mask_head' in cfg.model or 'mask_head' in cfg.model.get('roi_head', {}),
     )
 
 

@@ -1,0 +1,3 @@
+_base_ = './fsaf_efficientnet-lite0_fpn_focal_1xb8-12e_bccd.py'
+
+model = dict(bbox_head=dict(type='RankBasedFSAFHead', loss_cls=dict(_delete_=True, type='BucketedRSLoss')))

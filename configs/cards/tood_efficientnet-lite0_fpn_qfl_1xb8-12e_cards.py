@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/models/tood_efficientnet-lite0_fpn.py',
+    '../_base_/datasets/cards_detection.py',
+    '../_base_/schedules/adamw_12e.py',
+    '../_base_/runtime_cpu.py',
+]
+
+model = dict(bbox_head=dict(num_classes=6))

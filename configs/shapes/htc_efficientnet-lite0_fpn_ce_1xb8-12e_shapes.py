@@ -1,0 +1,13 @@
+_base_ = [
+    '../_base_/models/htc_efficientnet-lite0_fpn.py',
+    '../_base_/datasets/shapes_instance.py',
+    '../_base_/schedules/adamw_12e.py',
+    '../_base_/runtime_cpu.py',
+]
+
+model = dict(
+    roi_head=dict(
+        bbox_head=[dict(head, num_classes=4) for head in _base_.model.roi_head.bbox_head],
+        mask_head=[dict(head, num_classes=4) for head in _base_.model.roi_head.mask_head],
+    )
+)
