@@ -308,3 +308,23 @@ def test_classifiers_of_ranking_losses_start_at_zero_or_at_the_prior_of_the_conf
     assert published.cls_branches[0].bias[0].item() == pytest.approx(brs.score_shift)
     assert published.score_shift == 0, 'matching reads the logits as they are'
     assert all(branch.bias.max() < -4 for branch in baseline.cls_branches)
+
+
+@BOTH
+def test_under_autocast_the_rpn_proposes_in_float32(config, monkeypatch):
+    """MMCV's NMS fails in float16 if an image has 10,000 boxes or more, and in bfloat16 on a CPU."""
+    detector = build(load(config)).train()
+    propose, seen = detector.rpn_head.predict_by_feat, []
+
+    def record(cls_scores, bbox_preds, **kwargs):
+        seen.extend(level.dtype for level in (*cls_scores, *bbox_preds))
+        return propose(cls_scores, bbox_preds, **kwargs)
+
+    monkeypatch.setattr(detector.rpn_head, 'predict_by_feat', record)
+    batch = detector.data_preprocessor(demo_mm_inputs(2, [[3, 64, 64]] * 2, num_classes=NUM_CLASSES), training=True)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        maps = [torch.randn(2, 256, size, size).bfloat16() for size in (16, 8, 4, 2, 1)]
+        losses, proposals = detector.rpn_loss_and_predict(maps, batch['data_samples'])
+    assert set(seen) == {torch.float32} and len(seen) == 10
+    assert all(len(image) for image in proposals)
+    assert {'loss_rpn_cls', 'loss_rpn_bbox'} <= set(losses) or 'loss_rpn_rank' in losses

@@ -239,7 +239,7 @@ class CoDETR(DeformableDETR):
         for sample in objects:
             sample.gt_instances.labels = torch.zeros_like(sample.gt_instances.labels)
         proposal_cfg = self.train_cfg.get('rpn_proposal', self.rpn_head.test_cfg)
-        instances, metas, ignored = unpack_gt_instances(objects)
+        instances, ignored, metas = unpack_gt_instances(objects)
         outputs = [[at_least_float32(level) for level in levels] for levels in self.rpn_head(maps)]
         losses = self.rpn_head.loss_by_feat(*outputs, instances, metas, ignored)
         proposals = self.rpn_head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=proposal_cfg)
