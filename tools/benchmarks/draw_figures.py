@@ -8,6 +8,7 @@ NAME (default: all):
     small_data_ap    the second part of it alone
     benchmark_time   time over the number of logits
     benchmark_memory peak memory over the number of logits
+    gpu_time         time over the number of logits on a GPU, from figures/gpu/benchmark.csv
     ap_against_time  of the study in docs/study
     gradients        of the study in docs/study
 
@@ -21,12 +22,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'gpu'))
+
 import benchmark_figures
 import report_benchmark
+from drawing import draw_times
+from tables import read_csv
 
 from bucketed_losses.figure_style import (
     GUIDE,
@@ -177,11 +183,16 @@ def _draw_gradients(docs: Path, out: Path) -> None:
     draw_gradients(pd.read_csv(docs / 'study/gradients.csv'), out)
 
 
+def _draw_gpu_time(docs: Path, out: Path) -> None:
+    draw_times(read_csv(docs / 'figures/gpu/benchmark.csv'), out)
+
+
 FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     'headline': ('figures/headline.png', draw_headline),
     'small_data_ap': ('figures/small_data_ap.png', draw_small_data_ap),
     'benchmark_time': ('figures/benchmark_time.png', _draw_benchmark('milliseconds')),
     'benchmark_memory': ('figures/benchmark_memory.png', _draw_benchmark('peak_bytes')),
+    'gpu_time': ('figures/gpu_time.png', _draw_gpu_time),
     'ap_against_time': ('study/ap_against_time.png', _draw_ap_against_time),
     'gradients': ('study/gradients.png', _draw_gradients),
 }

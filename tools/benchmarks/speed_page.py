@@ -11,6 +11,8 @@ Each table stands between two comments of the page, and this tool replaces what 
     operations  from operations.csv
     targets     from targets.csv
     kernels     from kernels.csv
+    gpu         from gpu/benchmark.csv and gpu/environment.txt, which tools/gpu/check.py writes
+    gpu-steps   from gpu/families.csv, of the same tool
 
 refresh_speed.py measures them all again.
 """
@@ -18,9 +20,12 @@ refresh_speed.py measures them all again.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'gpu'))
 
 from page_blocks import write_block
 from report_benchmark import (
@@ -39,6 +44,7 @@ from report_benchmark import (
     short,
 )  # fmt: skip
 from tables import markdown, read_csv
+from training import FAMILY_COLUMNS, family_table
 
 IN_RATIOS = (*OURS, *OTHERS, 'BRS by matrices', 'RS by loop')
 DATA = {'captured': 'ATSS on BCCD', 'synthetic': 'start of training', 'trained-like': 'later in training'}
@@ -46,6 +52,7 @@ MORE = 'benchmark_alrp_dr.csv'
 LATER = (
     'aLRP and DR Loss were measured in a later run, together with focal loss, and their ratios are those of that run.'
 )
+ON_A_GPU = ('AP', 'BAP', 'RS', 'BRS', 'BRS by matrices', 'RS by loop')
 SHARES = ('0.1 %', '1 %', '5 %')
 """Of the positives of synthetic data in the ratios."""
 
@@ -181,6 +188,67 @@ def shares(figures: Path) -> str:
     return '\n\n'.join(parts)
 
 
+def gpu(figures: Path) -> str:
+    """Times on a GPU divided by those of focal loss, and memory."""
+    cases: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in read_csv(figures / 'gpu/benchmark.csv'):
+        cases.setdefault((row['logits'], row['positives']), {})[row['loss']] = row
+    lines = []
+    for (logits, positives), case in cases.items():
+        times = [
+            f'{float(case[loss]["to_focal"]):.3g}' if loss in case and case[loss]['to_focal'] else ''
+            for loss in ON_A_GPU
+        ]
+        kernels, memory = (
+            [case[loss][column] for loss in ('focal', 'BRS', 'BRS by matrices')]
+            for column in ('launches', 'peak_megabytes')
+        )
+        lines.append(
+            [
+                short(int(logits)),
+                f'{int(positives):,}',
+                f'{float(case["focal"]["milliseconds"]):.2g} ms',
+                *times,
+                ' / '.join(kernels[:2]),
+                ' / '.join(f'{float(value):.0f}' for value in memory),
+            ]
+        )
+    head = ['logits', 'positives', 'focal loss', *ON_A_GPU]
+    head += ['kernels, focal / BRS', 'peak MB, focal / BRS / by matrices']
+    return '\n\n'.join([f'Machine: {_environment(figures)}.', markdown(head, lines), _gpu_ranges(list(cases.values()))])
+
+
+def _gpu_ranges(cases: list[dict[str, dict[str, str]]]) -> str:
+    """The table in sentences: with up to 1,000 positives, and with more."""
+
+    def ratios(few: bool, losses: Iterable[str]) -> str:
+        chosen = [case for case in cases if (int(case['focal']['positives']) <= 1000) == few]
+        found = [float(case[loss]['to_focal']) for case in chosen for loss in losses if loss in case]
+        return f'{digits(min(found))} to {digits(max(found))} times'
+
+    own = ('AP', 'BAP', 'RS', 'BRS')
+    return (
+        f'With up to 1,000 positives, our losses take {ratios(True, own)} as long as focal loss, the matrices '
+        f'{ratios(True, ["BRS by matrices"])}, and the loop {ratios(True, ["RS by loop"])}. With 10,000 positives, our '
+        f'losses take {ratios(False, own)} as long, and the matrices {ratios(False, ["BRS by matrices"])}.'
+    )
+
+
+def gpu_steps(figures: Path) -> str:
+    """Training steps of detectors on a GPU with their own losses and with BRS Loss."""
+    rows = read_csv(figures / 'gpu/families.csv')
+    return f'Machine: {_environment(figures)}.\n\n{markdown(FAMILY_COLUMNS, family_table(rows))}'
+
+
+def _environment(figures: Path) -> str:
+    """GPU and torch, as tools/gpu/check.py writes them down."""
+    lines = (figures / 'gpu/environment.txt').read_text().splitlines()
+    device, versions = (
+        next(line.removeprefix(name).strip() for line in lines if line.startswith(name)) for name in ('device', 'torch')
+    )
+    return f'one {device}, torch {versions.split(",")[0]}'
+
+
 def blocks(figures: Path) -> dict[str, str]:
     """The tables of the page, by the names of their comments."""
     rows = benchmark(figures)
@@ -192,6 +260,8 @@ def blocks(figures: Path) -> dict[str, str]:
         'operations': operations(figures),
         'targets': targets(figures),
         'kernels': kernels(figures),
+        'gpu': gpu(figures),
+        'gpu-steps': gpu_steps(figures),
     }
 
 

@@ -27,11 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
+from drawing import draw_times
 from measure import COLUMNS, SIZES, measure
 from tables import markdown, read_csv
 from training import FAMILY_COLUMNS, Outcome, check_training, family_table, is_possible, with_this_package
-
-from bucketed_losses.figure_style import figure_style, label_lines, looks_of, new_figure, save
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_CHARACTERS = 50_000
@@ -76,19 +75,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> str:
     """Time over logits; returns what became of the figure."""
     if find_spec('matplotlib') is None:
         return 'no figure: matplotlib is not installed'
-    measured = [row for row in rows if 'milliseconds' in row]
-    looks = looks_of(dict.fromkeys(row['loss'] for row in measured))
-    with figure_style():
-        figure, ((axis,),) = new_figure()
-        ends = []
-        for loss, look in looks.items():
-            # Of two numbers of positives, the larger one, which is measured later.
-            times = {row['logits']: row['milliseconds'] for row in measured if row['loss'] == loss}
-            axis.plot(list(times), list(times.values()), marker='o', markersize=4, **look.line)
-            ends.append(list(times.items())[-1])
-        axis.set(xscale='log', yscale='log', xlabel='number of logits', ylabel='time of forward and backward (ms)')
-        label_lines(axis, list(looks), list(looks.values()), ends)
-        save(figure, path)
+    draw_times(rows, path)
     return f'figure: {path.name}'
 
 
