@@ -26,11 +26,14 @@ CONFIGS = sorted(
 
 # Large backbones, and configs whose model is another one's.
 SLOW = ('r101', 'swin-l', 'detr_r50_8xb2-36e', '/rs-detr')
+CARDS = {config: config.replace('cards', 'bccd') for config in CONFIGS if config.replace('cards', 'bccd') != config}
+CARDS = {config: twin for config, twin in CARDS.items() if twin in CONFIGS}
+"""Configs of the cards, and those of BCCD with the same model."""
 
 
 def marks_of(config):
     """The small BRS configs, one of each detector, are tested on every stack."""
-    if any(part in config for part in SLOW):
+    if config in CARDS or any(part in config for part in SLOW):
         return [pytest.mark.slow]
     return [pytest.mark.stack] if 'lite0' in config and '_brs_' in config else []
 
@@ -55,6 +58,17 @@ def test_config_trains_and_predicts(config):
         results = model(**model.data_preprocessor(inputs, training=False), mode='predict')
     assert len(results) == 2
     assert all(torch.isfinite(result.pred_instances.scores).all() for result in results)
+
+
+@pytest.mark.parametrize('config', CARDS)
+def test_the_model_for_the_cards_is_that_for_bccd_with_more_classes(config):
+    def with_classes(part):
+        if isinstance(part, dict):
+            return {key: 6 if key == 'num_classes' else with_classes(value) for key, value in part.items()}
+        return [with_classes(value) for value in part] if isinstance(part, (list, tuple)) else part
+
+    model, twin = (Config.fromfile(ROOT / name).model.to_dict() for name in (config, CARDS[config]))
+    assert model != twin and with_classes(model) == with_classes(twin)
 
 
 def load(name):

@@ -117,7 +117,7 @@ def draw_pairs(axis: Any, pairs: Sequence[Pair]) -> None:
     axis.set_xlim(min(values) - 0.015, max(values) + 0.05)
     axis.grid(visible=False, axis='y')
     axis.set_title('AP: own loss of the detector (dot), BRS Loss (arrow)', loc='right')
-    axis.set_xlabel('AP on small data, trained by us on a CPU (not COCO)')
+    axis.set_xlabel('AP on small data, trained by us (not COCO)')
 
 
 @figure_style()
