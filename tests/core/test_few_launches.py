@@ -6,6 +6,7 @@ and the waits of the host are counted.
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import pytest
@@ -230,3 +231,12 @@ def test_the_merge_tree_equals_its_definition(levels, monkeypatch):
             for got, expected in zip(tree.sums(), (steps, smaller), strict=True):
                 close_in_float64(got, torch.stack([expected.sum(0), ious @ expected]), rtol=1e-12, atol=1e-12)
             close_in_float64(tree.transposed(weights), smaller @ weights, rtol=1e-12, atol=1e-12)
+
+
+def test_places_are_many_and_in_proportion_to_the_entries():
+    for entries, buckets in itertools.product((1, 2**15, 10**5, 10**6, 10**7), (1, 500, 4001, 40_001, 10**6)):
+        places = bucket_sums.num_places(entries, buckets)
+        elements = places * (2 * buckets + 2)
+        assert 1 <= places <= 1024
+        assert places == 1 or elements <= max(entries, min(devices.MOST_ELEMENTS, 4 * entries))
+    assert bucket_sums.num_places(10**6, 4001) > 400

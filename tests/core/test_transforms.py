@@ -103,6 +103,38 @@ def test_groups_compile(name, delta):
         close_in_float64(got, wanted, rtol=1e-6, atol=1e-7)
 
 
+@COMPILER
+@EACH
+@pytest.mark.parametrize(
+    ('num_pos', 'delta', 'grouped'), [(20, 0.5, False), (20, 0.0, False), (20, 0.5, True), (2100, 0.5, False)]
+)
+@pytest.mark.medium
+def test_compiled_it_searches_no_part_of_a_tensor(name, delta, grouped, num_pos):
+    """On CUDA, inductor of torch 2.11 searches such a part from the first element of the whole tensor."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    torch._dynamo.reset()
+    searched = []
+
+    def compiler(graph, inputs):
+        for node in graph.graph.find_nodes(op='call_function', target=torch.ops.aten.searchsorted.Tensor):
+            while (keys := node.args[0]).target in VIEWS_OF_ALL:
+                node = keys
+            searched.append(keys.target)
+        return graph.forward
+
+    logits, targets, positives = case(num_pos)
+    groups = dict(groups=torch.arange(len(logits)) % 4, num_groups=4) if grouped else {}
+    function = total(LOSSES[name], delta, **groups)
+    backend = aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
+    value_and_grad(torch.compile(function, fullgraph=True, dynamic=True, backend=backend), logits, targets, positives)
+    aten = torch.ops.aten
+    assert searched and not {aten.slice.Tensor, aten.select.int, aten.as_strided.default} & set(searched)
+
+
+VIEWS_OF_ALL = (torch.ops.aten.view.default, torch.ops.aten.unsqueeze.default, torch.ops.aten.alias.default)
+
+
 @pytest.mark.slow
 @COMPILER
 @EACH
