@@ -28,7 +28,10 @@ def test_it_writes_one_folder(tmp_path):
     assert f'torch {torch.__version__}' in (tmp_path / 'environment.txt').read_text()
     rows = list(csv.DictReader((tmp_path / 'benchmark.csv').open()))
     losses = ['focal', 'AP', 'BAP', 'RS', 'BRS', 'BRS by matrices', 'RS by loop']
-    assert [row['loss'] for row in rows] == 2 * losses
+    sets = ['BRS of 19 sets, one call', 'BRS of 19 sets, 19 calls']
+    assert [row['loss'] for row in rows] == [*losses, *losses, *sets]
+    one_call, calls = (int(row['launches']) for row in rows[-2:])
+    assert 5 * one_call < calls
     assert all(float(row['milliseconds']) > 0 and not row['note'] for row in rows)
     assert {row['launches'] != '' for row in rows if 'loop' not in row['loss']} == {True}
     page = (tmp_path / 'gpu.md').read_text()

@@ -193,6 +193,7 @@ def gpu(figures: Path) -> str:
     cases: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     for row in read_csv(figures / 'gpu/benchmark.csv'):
         cases.setdefault((row['logits'], row['positives']), {})[row['loss']] = row
+    cases = {key: case for key, case in cases.items() if 'focal' in case}
     lines = []
     for (logits, positives), case in cases.items():
         times = [

@@ -11,7 +11,7 @@ from bucketed_losses.figure_style import figure_style, label_lines, looks_of, ne
 
 def draw_times(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Time over logits, from rows of ``measure.COLUMNS`` or of their CSV file; needs matplotlib."""
-    measured = [row for row in rows if row.get('milliseconds')]
+    measured = [row for row in rows if row.get('milliseconds') and ',' not in row['loss']]  # no other ways of one loss
     looks = looks_of(dict.fromkeys(row['loss'] for row in measured))
     with figure_style():
         figure, ((axis,),) = new_figure()

@@ -31,7 +31,11 @@ from bucketed_losses.core.devices import as_on_an_accelerator
 
 SIZES = ((10_000, 100), (100_000, 1000), (1_000_000, 1000), (1_000_000, 10_000), (10_000_000, 10_000))
 """Logits and positives."""
+OTHER_WAYS_AT = (1_000_000, 1000)
+"""Where BRS Loss is also compiled, and recorded in a CUDA graph."""
 MOST_LOOPED, MOST_IN_MATRICES = 2000, 10_000
+SETS, SET_LOGITS, SET_POSITIVES = 19, 48_000, 14
+"""The sets of queries of BRS-DETR: two images with 300 queries and 80 classes, and seven objects each."""
 COLUMNS = ('logits', 'positives', 'loss', 'milliseconds', 'peak_megabytes', 'launches', 'to_focal', 'note')
 
 
@@ -73,6 +77,62 @@ def calls(logits: Tensor, targets: Tensor) -> dict[str, Callable[[], Any]]:
     return chosen
 
 
+def other_ways(logits: Tensor, targets: Tensor) -> dict[str, Callable[[], Any]]:
+    """BRS Loss compiled by inductor, and as the replay of a CUDA graph; on CUDA only."""
+    leaf = logits.requires_grad_()
+    positives = (targets > 0).nonzero().squeeze(1)
+
+    def value(leaf: Tensor, targets: Tensor, positives: Tensor) -> Tensor:
+        return functional.bucketed_rs_loss(leaf, targets, positives=positives).total
+
+    compiled = torch.compile(value, fullgraph=True, dynamic=True)
+
+    def run(value: Callable[..., Tensor]) -> None:
+        leaf.grad = None
+        value(leaf, targets, positives).backward()
+
+    graphs: list[torch.cuda.CUDAGraph] = []
+
+    def replay() -> None:
+        if not graphs:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                run(value)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                run(value)
+            graphs.append(graph)
+        graphs[0].replay()
+
+    return {'BRS, compiled': lambda: run(compiled), 'BRS, CUDA graph': replay}
+
+
+def many_sets(device: torch.device) -> dict[str, Callable[[], Any]]:
+    """BRS Loss of the query sets of BRS-DETR, in one call and in one call for each set."""
+    sets = [synthetic_logits(SET_LOGITS, SET_POSITIVES, 'paper', seed) for seed in range(SETS)]
+    logits, targets = (torch.cat(parts).to(device) for parts in zip(*sets, strict=True))
+    leaf = logits.requires_grad_()
+    positives = (targets > 0).nonzero().squeeze(1)
+    groups = torch.arange(SETS, device=device).repeat_interleave(SET_LOGITS)
+    rows = [(part > 0).nonzero().squeeze(1) for part in targets.split(SET_LOGITS)]
+
+    def one_call() -> None:
+        loss = functional.bucketed_rs_loss(leaf, targets, positives=positives, groups=groups, num_groups=SETS)
+        loss.total.sum().backward()
+        leaf.grad = None
+
+    def call_for_each() -> None:
+        parts = zip(leaf.split(SET_LOGITS), targets.split(SET_LOGITS), rows, strict=True)
+        total = sum(functional.bucketed_rs_loss(part, own, positives=index).total for part, own, index in parts)
+        assert isinstance(total, Tensor)
+        total.backward()
+        leaf.grad = None
+
+    return {f'BRS of {SETS} sets, one call': one_call, f'BRS of {SETS} sets, {SETS} calls': call_for_each}
+
+
 def launches(run: Callable[[], Any], device: torch.device) -> int:
     """Kernels and copies by the profiler on CUDA; operations, views left out, on a CPU."""
     if device.type != 'cuda':
@@ -90,25 +150,40 @@ def launches(run: Callable[[], Any], device: torch.device) -> int:
 def measure(device: torch.device, sizes: Any, repeats: int, deadline: float) -> Iterator[dict[str, Any]]:
     """Rows of :data:`COLUMNS`; what the deadline (of ``time.monotonic``) leaves no time for has a note."""
     for num_logits, num_positives in sizes:
-        focal_milliseconds = None
         logits, targets = (tensor.to(device) for tensor in synthetic_logits(num_logits, num_positives, 'paper'))
-        for name, run in calls(logits, targets).items():
-            row: dict[str, Any] = dict(logits=num_logits, positives=num_positives, loss=name)
-            try:
-                if time.monotonic() > deadline:
-                    raise TimeoutError('no time left')
-                with way(device):
-                    once = seconds_of(run, device)  # loads kernels; how long a call takes, roughly
-                    times = [seconds_of(run, device) for _ in range(repeats if once < 0.5 else 1)]
-                    row |= dict(milliseconds=round(1000 * statistics.median(times), 3))
-                    if device.type == 'cuda':
-                        row |= dict(peak_megabytes=round(cuda_peak_bytes(run) / 1e6, 1))
-                    if 'loop' not in name:
-                        row |= dict(launches=launches(run, device))
-            except (RuntimeError, TimeoutError) as error:
-                row |= dict(note=str(error).splitlines()[0][:200])
+        runs = calls(logits, targets)
+        if device.type == 'cuda' and (num_logits, num_positives) == OTHER_WAYS_AT:
+            runs |= other_ways(logits.detach(), targets)
+        focal_milliseconds = None
+        for name, run in runs.items():
+            row = dict(logits=num_logits, positives=num_positives, loss=name) | _row(
+                name, run, device, repeats, deadline
+            )
             if name == 'focal':
                 focal_milliseconds = row.get('milliseconds')
             if focal_milliseconds and 'milliseconds' in row:
                 row |= dict(to_focal=round(row['milliseconds'] / focal_milliseconds, 2))
             yield row
+    for name, run in many_sets(device).items():
+        row = dict(logits=SETS * SET_LOGITS, positives=SETS * SET_POSITIVES, loss=name)
+        yield row | _row(name, run, device, repeats, deadline)
+
+
+def _row(name: str, run: Callable[[], Any], device: torch.device, repeats: int, deadline: float) -> dict[str, Any]:
+    """Time, peak memory and launches of a call, or a note."""
+    row: dict[str, Any] = {}
+    try:
+        if time.monotonic() > deadline:
+            raise TimeoutError('no time left')
+        with way(device):
+            run()  # loads kernels; a compiler's and a graph's first calls take long
+            once = seconds_of(run, device)  # how long a call takes, roughly
+            times = [seconds_of(run, device) for _ in range(repeats if once < 0.5 else 1)]
+            row |= dict(milliseconds=round(1000 * statistics.median(times), 3))
+            if device.type == 'cuda':
+                row |= dict(peak_megabytes=round(cuda_peak_bytes(run) / 1e6, 1))
+            if 'loop' not in name:
+                row |= dict(launches=launches(run, device))
+    except (RuntimeError, TimeoutError) as error:
+        row |= dict(note=str(error).splitlines()[0][:200])
+    return row
