@@ -1,7 +1,7 @@
 """How many entries a bucket has and the sum of their values, added up by an accelerator.
 
 An accelerator adds many entries at once, but additions to one number, and to numbers that lie next to each other in
-memory, wait for each other. Most negatives may be in one bucket, so every bucket has hundreds of places, and entries
+memory, wait for each other. Most negatives may be in one bucket, so every bucket has up to 1,024 places, and entries
 that are added at the same time use different ones.
 """
 

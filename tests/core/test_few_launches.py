@@ -233,6 +233,12 @@ def test_the_merge_tree_equals_its_definition(levels, monkeypatch):
             close_in_float64(tree.transposed(weights), smaller @ weights, rtol=1e-12, atol=1e-12)
 
 
+def test_places_do_not_depend_on_the_entries_in_compiled_code(monkeypatch):
+    monkeypatch.setattr(devices, 'is_compiling', lambda: True)
+    few, many = (bucket_sums.num_places(entries, 4001) for entries in (10**5, 10**8))
+    assert few == many > 400
+
+
 def test_places_are_many_and_in_proportion_to_the_entries():
     for entries, buckets in itertools.product((1, 2**15, 10**5, 10**6, 10**7), (1, 500, 4001, 40_001, 10**6)):
         places = bucket_sums.num_places(entries, buckets)

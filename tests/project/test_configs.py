@@ -455,7 +455,7 @@ def test_configs_with_fewer_stars_say_where_their_data_are(monkeypatch):
 BOXES = (
     ('vfnet_efficientnet-lite0_fpn', 'vfl'),
     ('tood_efficientnet-lite0_fpn', 'qfl'),
-    ('ddod_efficientnet-lite0_fpn', 'qfl'),
+    ('ddod_efficientnet-lite0_fpn', 'focal'),
     ('yolox_efficientnet-lite0_fpn', 'bce'),
     ('yolof_efficientnet-lite0', 'focal'),
     ('fsaf_efficientnet-lite0_fpn', 'focal'),

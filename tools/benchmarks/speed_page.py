@@ -193,7 +193,7 @@ def gpu(figures: Path) -> str:
     cases: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     for row in read_csv(figures / 'gpu/benchmark.csv'):
         cases.setdefault((row['logits'], row['positives']), {})[row['loss']] = row
-    cases = {key: case for key, case in cases.items() if 'focal' in case}
+    cases = {key: case for key, case in cases.items() if case.get('focal', {}).get('milliseconds')}
     lines = []
     for (logits, positives), case in cases.items():
         times = [
@@ -201,7 +201,7 @@ def gpu(figures: Path) -> str:
             for loss in ON_A_GPU
         ]
         kernels, memory = (
-            [case[loss][column] for loss in ('focal', 'BRS', 'BRS by matrices')]
+            [case.get(loss, {}).get(column, '') for loss in ('focal', 'BRS', 'BRS by matrices')]
             for column in ('launches', 'peak_megabytes')
         )
         lines.append(
@@ -211,7 +211,7 @@ def gpu(figures: Path) -> str:
                 f'{float(case["focal"]["milliseconds"]):.2g} ms',
                 *times,
                 ' / '.join(kernels[:2]),
-                ' / '.join(f'{float(value):.0f}' for value in memory),
+                ' / '.join(f'{float(value):.0f}' if value else '-' for value in memory),
             ]
         )
     head = ['logits', 'positives', 'focal loss', *ON_A_GPU]
@@ -224,7 +224,9 @@ def _gpu_ranges(cases: list[dict[str, dict[str, str]]]) -> str:
 
     def ratios(few: bool, losses: Iterable[str]) -> str:
         chosen = [case for case in cases if (int(case['focal']['positives']) <= 1000) == few]
-        found = [float(case[loss]['to_focal']) for case in chosen for loss in losses if loss in case]
+        found = [
+            float(case[loss]['to_focal']) for case in chosen for loss in losses if case.get(loss, {}).get('to_focal')
+        ]
         return f'{digits(min(found))} to {digits(max(found))} times'
 
     own = ('AP', 'BAP', 'RS', 'BRS')

@@ -122,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     start = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / 'families.csv').unlink(missing_ok=True)
     text = environment(device)
     (args.out / 'environment.txt').write_text(text)
     print(text, flush=True)

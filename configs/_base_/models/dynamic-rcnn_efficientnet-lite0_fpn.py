@@ -8,8 +8,8 @@ model = dict(
         rpn_proposal=dict(nms=dict(iou_threshold=0.85)),
         rcnn=dict(
             dynamic_rcnn=dict(
-                iou_topk=75,
-                beta_topk=10,
+                iou_topk=8,  # MMDetection's 75 of 2,000 proposals and 10 of 512 samples, for 200 and 128
+                beta_topk=3,
                 update_iter_interval=25,  # as many images as 100 steps with a batch of 2, MMDetection's
                 initial_iou=0.4,
                 initial_beta=1.0,

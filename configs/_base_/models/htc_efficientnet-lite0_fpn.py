@@ -65,5 +65,5 @@ model = dict(
             for iou_thr in (0.5, 0.6, 0.7)
         ],
     ),
-    test_cfg=dict(rcnn=dict(score_thr=0.001, mask_thr_binary=0.5)),
+    test_cfg=dict(rcnn=dict(score_thr=0.05, mask_thr_binary=0.5)),  # as the other small R-CNNs; MMDetection: 0.001
 )

@@ -31,7 +31,7 @@ model = dict(
             target_means=[0.0] * 4,
             target_stds=[1.0] * 4,
             add_ctr_clamp=True,
-            ctr_clamp=32,
+            ctr_clamp=16,  # one stride, as in MMDetection
         ),
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         loss_bbox=dict(type='GIoULoss', loss_weight=1.0),

@@ -65,7 +65,7 @@ class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any) -> Any:
         """Proposals; arguments as for :meth:`mmdet.models.RPNHead.predict_by_feat`. Training uses them too.
 
-        MMCV's NMS does not support bfloat16, and not float16 if an image has 10,000 boxes or more.
+        MMCV's NMS supports neither bfloat16 nor, if an image has 10,000 boxes or more, float16.
         """
         cls_scores, bbox_preds = ([at_least_float32(level) for level in maps] for maps in (cls_scores, bbox_preds))
         return super().predict_by_feat(cls_scores, bbox_preds, *args, **kwargs)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import DeformableDETR
 from mmdet.models.utils import rename_loss_dict, unpack_gt_instances
 from mmdet.registry import MODELS
@@ -239,6 +240,9 @@ class CoDETR(DeformableDETR):
         for sample in objects:
             sample.gt_instances.labels = torch.zeros_like(sample.gt_instances.labels)
         proposal_cfg = self.train_cfg.get('rpn_proposal', self.rpn_head.test_cfg)
+        if type(self.rpn_head).loss_and_predict is not BaseDenseHead.loss_and_predict:  # of several stages
+            losses, proposals = self.rpn_head.loss_and_predict(maps, objects, proposal_cfg=proposal_cfg)
+            return {key if 'rpn' in key else f'rpn_{key}': value for key, value in losses.items()}, proposals
         instances, ignored, metas = unpack_gt_instances(objects)
         outputs = [[at_least_float32(level) for level in levels] for levels in self.rpn_head(maps)]
         losses = self.rpn_head.loss_by_feat(*outputs, instances, metas, ignored)

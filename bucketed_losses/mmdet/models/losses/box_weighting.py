@@ -249,5 +249,5 @@ def nan_if_not_finite(losses: Mapping[str, Tensor], predictions: Tensor) -> dict
 
 
 def without_bfloat16(x: Tensor) -> Tensor:
-    """Convert bfloat16 to float32: MMCV's NMS and RoIAlign support float16, but not bfloat16."""
+    """Convert bfloat16 to float32: MMCV's RoIAlign and deformable convolutions support float16, but not bfloat16."""
     return x.float() if x.dtype == torch.bfloat16 else x
