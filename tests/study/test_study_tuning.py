@@ -230,6 +230,7 @@ class Trainer:
         return Ended(0)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_stopped_while_it_tunes_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(signal, 'signal', lambda *_: None)
     made = plan(tmp_path, '--losses', 'stock', 'brs', '--lr-factors', '1,3', '--seeds', '0,1')
