@@ -27,6 +27,11 @@ def is_transformed() -> bool:
     return (_compiles_the_question or not is_compiling()) and _in_a_transform()
 
 
+def is_traced() -> bool:
+    """Whether the call is compiled, exported or transformed by ``torch.func``, and must not depend on values."""
+    return is_compiling() or is_transformed()
+
+
 @contextmanager
 def as_on_an_accelerator() -> Iterator[None]:
     """Inside, tensors of a CPU are treated as those of an accelerator, to count and to test what one would do."""
@@ -44,7 +49,7 @@ def on_cpu(tensor: Tensor) -> bool:
     What is compiled, exported or transformed by ``torch.func`` cannot read values, and a compiler fuses operations. It
     takes an accelerator's way on a CPU too.
     """
-    return tensor.device.type == 'cpu' and not (_as_accelerator or is_compiling() or is_transformed())
+    return tensor.device.type == 'cpu' and not (_as_accelerator or is_traced())
 
 
 def check_determinism(tensor: Tensor) -> None:

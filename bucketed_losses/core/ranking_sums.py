@@ -39,26 +39,21 @@ def rank(entries: Negated, delta: float, exact: bool) -> Ranked:
 
 def _rank_exactly(entries: Negated, delta: float) -> Ranked:
     """Buckets between the kinks ``z - delta`` and ``z + delta``, in which every H is linear; ``delta > 0``."""
-    signs, num = entries.signs, len(entries.negatives)
+    signs = entries.signs
     kinks = find_kinks(entries.positives, signs, delta)
     highest, floor = kinks.edges[:1], kinks.edges[-1:]
     # Every H is 1 at and above the highest kink and 0 at the floor, so a negative outside may move there. An outlier
     # then takes no digits from the sums of the others, and what is not a negative, at infinity, takes no part.
     negatives = entries.negatives.clamp(highest, floor)
-    num_buckets = len(kinks.edges)
-    places = num_places(num + len(entries.positives), 2 * num_buckets + 1)
-    both = _join(negatives, entries.positives, floor, places)
-    # No value is below the first edge, so that edge is left out. The last bucket, at the floor, takes no part.
-    buckets = torch.searchsorted(_behind_first(kinks.edges), both, right=True)
-    buckets[num:].add_(num_buckets + 1)
-    sums = bucket_sums(buckets, both, signs[1], 2 * num_buckets + 1, places)
-    prefix = sums.view(2, 2, num_buckets + 1).cumsum(-1).narrow(-1, 0, num_buckets)
+    # The last bucket, at the floor, takes no part.
+    buckets, sums = _sum_up(negatives, entries.positives, floor, kinks.edges, signs[1], right=True)
+    prefix = sums.cumsum(-1).narrow(-1, 0, len(kinks.edges))
     ramps = negated_ramps(prefix, kinks.edges)
     ramps = torch.empty_like(ramps).index_copy_(1, kinks.order, ramps)
     steps = steps_between(ramps.view(2, 2, -1))
 
     def share(weights: Tensor) -> Tensor:
-        slopes, values = ramps_of_kinks(kinks, weights, signs).index_select(1, buckets[:num]).unbind()
+        slopes, values = ramps_of_kinks(kinks, weights, signs).index_select(1, buckets).unbind()
         return torch.addcmul(values, slopes, negatives, value=-1).clamp_(min=0)  # rounding takes nothing below 0
 
     return Ranked(steps[0], steps.sum(0), share)
@@ -66,23 +61,19 @@ def _rank_exactly(entries: Negated, delta: float) -> Ranked:
 
 def _rank_bucketed(entries: Negated, delta: float) -> Ranked:
     """Buckets between the positives, all of whose members count at their mean (Eq. 12 to 14); ``delta > 0``."""
-    z, signs, num = entries.positives, entries.signs, len(entries.negatives)
+    z, signs = entries.positives, entries.signs
     kinks = find_kinks(z, signs, delta)
     floor = kinks.edges[-1:]
-    lower_edges = torch.cat([kinks.edges[:1], z, floor, floor])
-    edges = lower_edges[1:]
-    num_buckets = len(edges)
-    places = num_places(num + len(z), 2 * num_buckets + 1)
-    both = _join(entries.negatives, z, z.new_full((1,), torch.inf), places)
+    edges = torch.cat([kinks.edges[:1], z, floor, floor])
+    lower, upper = edges[:-1], edges[1:]
     # A negative on an edge ranks above it. The last bucket, beyond the floor, takes no part.
-    buckets = torch.searchsorted(_behind_first(lower_edges[:-1]), both)
-    buckets[num:].add_(num_buckets + 1)
-    sums = bucket_sums(buckets, both, signs[1], 2 * num_buckets + 1, places).view(2, 2, num_buckets + 1)
-    sizes, moments = sums.narrow(-1, 1, num_buckets).unbind()
+    filler = z.new_full((1,), torch.inf)
+    buckets, sums = _sum_up(entries.negatives, z, filler, lower, signs[1], right=False)
+    sizes, moments = sums.narrow(-1, 1, len(lower)).unbind()
     # A mean may move to the highest kink or to the floor, as in `_rank_exactly`; the mean of the last bucket does.
     # An empty bucket has no mean (NaN) and gets its lower edge.
-    means = (moments / sizes).fmax(lower_edges[:-1]).fmin(edges)
-    if devices.is_compiling() or devices.is_transformed():
+    means = (moments / sizes).fmax(lower).fmin(upper)
+    if devices.is_traced():
         moments.copy_(sizes * means)
     else:
         torch.mul(sizes, means, out=moments)  # one launch less; a compiler or a transform would refuse it
@@ -99,7 +90,7 @@ def _rank_bucketed(entries: Negated, delta: float) -> Ranked:
             .index_select(1, torch.searchsorted(_behind_first(kinks.edges), own, right=True))
             .unbind()
         )
-        return torch.addcmul(values, slopes, own, value=-1).clamp_(min=0).index_select(0, buckets[:num])
+        return torch.addcmul(values, slopes, own, value=-1).clamp_(min=0).index_select(0, buckets)
 
     return Ranked(steps[0], steps.sum(0), share)
 
@@ -118,13 +109,32 @@ def _rank_without_smoothing(entries: Negated) -> Ranked:
     return Ranked(false_positives, false_positives + torch.searchsorted(z, z, right=True), share)
 
 
-def _join(negatives: Tensor, positives: Tensor, filler: Tensor, places: int) -> Tensor:
-    """Negatives and positives, which are bucketed together, the positives into buckets of their own.
+def _sum_up(
+    negatives: Tensor, positives: Tensor, filler: Tensor, lower_edges: Tensor, one: Tensor, right: bool
+) -> tuple[Tensor, Tensor]:
+    """The buckets of the negatives, and sizes and sums of the buckets of negatives and of positives.
 
-    Behind them, up to a multiple of ``places``, is the ``filler (1,)``, which takes no part where it is.
+    Both are bucketed together, the positives into buckets of their own.
+
+    Args:
+        negatives: ``(n,)`` float64.
+        positives: ``(P,)`` float64.
+        filler: ``(1,)``, a value in the last bucket; it makes up for a number of entries that the places do not divide.
+        lower_edges: Of the B buckets, ascending, ``(B,)``; no value is below the first one.
+        one: ``(1,)`` float64, the number 1.
+        right: Whether a value that equals an edge is above it.
+
+    Returns:
+        ``(n,)`` int64, and ``(2, 2, 1 + B)`` float64: sizes and sums; negatives and positives; an empty bucket and B.
     """
-    num_more = -(len(negatives) + len(positives)) % places
-    return torch.cat([negatives, positives, filler.expand(num_more)])
+    num, num_buckets = len(negatives), len(lower_edges)
+    places = num_places(num + len(positives), 2 * num_buckets + 1)
+    num_more = -(num + len(positives)) % places
+    both = torch.cat([negatives, positives, filler.expand(num_more)])
+    buckets = torch.searchsorted(_behind_first(lower_edges), both, right=right)
+    buckets[num:].add_(num_buckets + 1)
+    sums = bucket_sums(buckets, both, one, 2 * num_buckets + 1, places)
+    return buckets[:num], sums.view(2, 2, num_buckets + 1)
 
 
 def _behind_first(edges: Tensor) -> Tensor:

@@ -240,13 +240,13 @@ class CoDETR(DeformableDETR):
         for sample in objects:
             sample.gt_instances.labels = torch.zeros_like(sample.gt_instances.labels)
         proposal_cfg = self.train_cfg.get('rpn_proposal', self.rpn_head.test_cfg)
-        if type(self.rpn_head).loss_and_predict is not BaseDenseHead.loss_and_predict:  # of several stages
+        if type(self.rpn_head).loss_and_predict is BaseDenseHead.loss_and_predict:
+            instances, ignored, metas = unpack_gt_instances(objects)
+            outputs = [[at_least_float32(level) for level in levels] for levels in self.rpn_head(maps)]
+            losses = self.rpn_head.loss_by_feat(*outputs, instances, metas, ignored)
+            proposals = self.rpn_head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=proposal_cfg)
+        else:  # a head of several stages
             losses, proposals = self.rpn_head.loss_and_predict(maps, objects, proposal_cfg=proposal_cfg)
-            return {key if 'rpn' in key else f'rpn_{key}': value for key, value in losses.items()}, proposals
-        instances, ignored, metas = unpack_gt_instances(objects)
-        outputs = [[at_least_float32(level) for level in levels] for levels in self.rpn_head(maps)]
-        losses = self.rpn_head.loss_by_feat(*outputs, instances, metas, ignored)
-        proposals = self.rpn_head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=proposal_cfg)
         return {key if 'rpn' in key else f'rpn_{key}': value for key, value in losses.items()}, proposals
 
     def auxiliary_maps(self, memory: Tensor, sizes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
