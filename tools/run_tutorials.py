@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
+from _this_package import with_this_package
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
@@ -53,7 +54,7 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
     environment = {
         **os.environ,
         'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]),
-        'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])),
+        **with_this_package(),
     }
     client = NotebookClient(
         done,

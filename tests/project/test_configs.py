@@ -26,16 +26,34 @@ CONFIGS = sorted(
 
 # Large backbones, and configs whose model is another one's.
 SLOW = ('r101', 'swin-l', 'detr_r50_8xb2-36e', '/rs-detr')
-CARDS = {config: config.replace('cards', 'bccd') for config in CONFIGS if config.replace('cards', 'bccd') != config}
-CARDS = {config: twin for config, twin in CARDS.items() if twin in CONFIGS}
+CARDS = {config: twin for config in CONFIGS if (twin := config.replace('cards', 'bccd')) != config and twin in CONFIGS}
 """Configs of the cards, and those of BCCD with the same model."""
 
 
-# Of these detectors, the configs with the stock losses have no code of this project.
-STOCK_IS_SLOW = (
-    *('vfnet', 'tood', 'ddod', 'yolox', 'yolof', 'fsaf', 'foveabox', 'reppoints', 'sabl-cascade-rcnn'),
-    *('dynamic-rcnn', 'htc', 'solov2', 'detr', 'conditional-detr', 'dab-detr', 'deformable-detr', 'dino', 'ddq-detr'),
+# The small configs of detectors that are compared on boxes, on masks, and with queries: name and stock loss.
+BOXES = (
+    ('vfnet_efficientnet-lite0_fpn', 'vfl'),
+    ('tood_efficientnet-lite0_fpn', 'qfl'),
+    ('ddod_efficientnet-lite0_fpn', 'focal'),
+    ('yolox_efficientnet-lite0_fpn', 'bce'),
+    ('yolof_efficientnet-lite0', 'focal'),
+    ('fsaf_efficientnet-lite0_fpn', 'focal'),
+    ('foveabox_efficientnet-lite0_fpn', 'focal'),
+    ('reppoints_efficientnet-lite0_fpn', 'focal'),
+    ('sabl-cascade-rcnn_efficientnet-lite0_fpn', 'ce'),
+    ('dynamic-rcnn_efficientnet-lite0_fpn', 'ce'),
 )
+MASKS = (('htc_efficientnet-lite0_fpn', 'ce'), ('solov2_efficientnet-lite0_fpn', 'focal'))
+QUERIES = (
+    ('deformable-detr', 'focal'),
+    ('dino', 'focal'),
+    ('ddq-detr', 'focal'),
+    ('detr', 'ce'),
+    ('conditional-detr', 'focal'),
+    ('dab-detr', 'focal'),
+)
+# Of these detectors, the configs with the stock losses have no code of this project.
+STOCK_IS_SLOW = {name.split('_')[0] for name, _ in (*BOXES, *MASKS, *QUERIES)}
 
 
 def marks_of(config):
@@ -373,14 +391,7 @@ QUERY_PAIRS = [
     (f'{data}/{name}_efficientnet-lite0_{stock}_{end}', f'{data}/{name}_efficientnet-lite0_brs_{end}')
     for data in ('bccd', 'cards')
     for end in (f'1xb4-12e_{data}',)
-    for name, stock in (
-        ('deformable-detr', 'focal'),
-        ('dino', 'focal'),
-        ('ddq-detr', 'focal'),
-        ('detr', 'ce'),
-        ('conditional-detr', 'focal'),
-        ('dab-detr', 'focal'),
-    )
+    for name, stock in QUERIES
 ]
 
 
@@ -460,20 +471,6 @@ def test_configs_with_fewer_stars_say_where_their_data_are(monkeypatch):
     assert cfg.val_evaluator.ann_file == '/somewhere/shapes/annotations/val.json'
 
 
-# The small configs of detectors that are compared on boxes, on masks: name and stock loss.
-BOXES = (
-    ('vfnet_efficientnet-lite0_fpn', 'vfl'),
-    ('tood_efficientnet-lite0_fpn', 'qfl'),
-    ('ddod_efficientnet-lite0_fpn', 'focal'),
-    ('yolox_efficientnet-lite0_fpn', 'bce'),
-    ('yolof_efficientnet-lite0', 'focal'),
-    ('fsaf_efficientnet-lite0_fpn', 'focal'),
-    ('foveabox_efficientnet-lite0_fpn', 'focal'),
-    ('reppoints_efficientnet-lite0_fpn', 'focal'),
-    ('sabl-cascade-rcnn_efficientnet-lite0_fpn', 'ce'),
-    ('dynamic-rcnn_efficientnet-lite0_fpn', 'ce'),
-)
-MASKS = (('htc_efficientnet-lite0_fpn', 'ce'), ('solov2_efficientnet-lite0_fpn', 'focal'))
 SWAPPED = [
     (f'{data}/{name}_{stock}_1xb8-12e_{data}', f'{data}/{name}_brs_1xb8-12e_{data}')
     for data, detectors in (('bccd', BOXES), ('cards', BOXES), ('shapes', MASKS))

@@ -25,6 +25,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _this_package import with_this_package
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools/benchmarks'
 ATSS = ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py'
@@ -85,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/speed', help='folder to write to first')
     args = parser.parse_args(argv)
     work_dir, docs = args.work_dir.resolve(), args.docs.resolve()
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    environment = {**os.environ, **with_this_package()}
     if args.bccd:
         environment['BCCD_ROOT'] = str(args.bccd.resolve())
     else:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'gpu'))
 
+from family_table import COLUMNS, family_table
 from page_blocks import write_block
 from report_benchmark import (
     OTHERS,
@@ -44,7 +45,6 @@ from report_benchmark import (
     short,
 )  # fmt: skip
 from tables import markdown, read_csv
-from training import FAMILY_COLUMNS, family_table
 
 IN_RATIOS = (*OURS, *OTHERS, 'BRS by matrices', 'RS by loop')
 DATA = {'captured': 'ATSS on BCCD', 'synthetic': 'start of training', 'trained-like': 'later in training'}
@@ -240,7 +240,7 @@ def _gpu_ranges(cases: list[dict[str, dict[str, str]]]) -> str:
 def gpu_steps(figures: Path) -> str:
     """Training steps of detectors on a GPU with their own losses and with BRS Loss."""
     rows = read_csv(figures / 'gpu/families.csv')
-    return f'Machine: {_environment(figures)}.\n\n{markdown(FAMILY_COLUMNS, family_table(rows))}'
+    return f'Machine: {_environment(figures)}.\n\n{markdown(COLUMNS, family_table(rows))}'
 
 
 def _environment(figures: Path) -> str:

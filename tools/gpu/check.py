@@ -24,13 +24,16 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import family_table
 import torch
+from _this_package import with_this_package
 from drawing import draw_times
 from measure import COLUMNS, SIZES, measure
 from tables import markdown, read_csv
-from training import FAMILY_COLUMNS, Outcome, check_training, family_table, is_possible, with_this_package
+from training import Outcome, check_training, is_possible
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_CHARACTERS = 50_000
@@ -99,7 +102,7 @@ def summary(
         ]
         lines += ['']
     if families:
-        lines += [markdown(FAMILY_COLUMNS, family_table(families)), '']
+        lines += [markdown(family_table.COLUMNS, family_table.family_table(families)), '']
     lines += ['## Forward and backward, positives given', '', f'Launches are {launches}. {figure}.', '']
     lines += [markdown(COLUMNS, ([row.get(column, '') for column in COLUMNS] for row in rows))]
     return '\n'.join(lines) + '\n'

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,34 +87,31 @@ def other_ways(logits: Tensor, targets: Tensor) -> dict[str, Callable[[], Any]]:
     def value(leaf: Tensor, targets: Tensor, positives: Tensor) -> Tensor:
         return functional.bucketed_rs_loss(leaf, targets, positives=positives).total
 
-    compiled: list[Callable[..., Tensor]] = []
-
     def run(value: Callable[..., Tensor]) -> None:
         value(leaf, targets, positives).backward()
 
+    @cache
+    def compiled() -> Callable[..., Tensor]:
+        return torch.compile(value, fullgraph=True, dynamic=True)
+
     def run_compiled() -> None:
-        if not compiled:
-            compiled.append(torch.compile(value, fullgraph=True, dynamic=True))
-        run(compiled[0])
+        run(compiled())
         leaf.grad = None
 
-    graphs: list[torch.cuda.CUDAGraph] = []
+    @cache
+    def graph() -> torch.cuda.CUDAGraph:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            run(value)
+            leaf.grad = None
+        torch.cuda.current_stream().wait_stream(side)
+        recorded = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(recorded):
+            run(value)
+        return recorded
 
-    def replay() -> None:
-        if not graphs:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                run(value)
-                leaf.grad = None
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                run(value)
-            graphs.append(graph)
-        graphs[0].replay()
-
-    return {'BRS, compiled': run_compiled, GRAPH: replay}
+    return {'BRS, compiled': run_compiled, GRAPH: lambda: graph().replay()}
 
 
 def many_sets(device: torch.device) -> dict[str, Callable[[], Any]]:
@@ -163,9 +161,8 @@ def measure(device: torch.device, sizes: Any, repeats: int, deadline: float) -> 
             runs |= other_ways(logits.detach(), targets)
         focal_milliseconds = None
         for name, run in runs.items():
-            row = dict(logits=num_logits, positives=num_positives, loss=name) | _row(
-                name, run, device, repeats, deadline
-            )
+            row = dict(logits=num_logits, positives=num_positives, loss=name)
+            row |= _row(name, run, device, repeats, deadline)
             if name == 'focal':
                 focal_milliseconds = row.get('milliseconds')
             if focal_milliseconds and 'milliseconds' in row:

@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _this_package import with_this_package
+
 from bucketed_losses.errors import UserError
 from bucketed_losses.study.logs import read_scalars
 
@@ -33,7 +37,6 @@ SHARE_OF_DEMO = 0.5
 
 STEPS = 12
 """Of each detector on a GPU; the first one is not timed."""
-FAMILY_COLUMNS = ('detector', 'ms, own loss', 'ms, BRS Loss', 'ratio', 'MB, own loss', 'MB, BRS Loss')
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,6 @@ class Outcome:
 def is_possible() -> bool:
     """Whether MMDetection and mmcv can be found."""
     return all(find_spec(name) is not None for name in ('mmdet', 'mmcv', 'mmengine'))
-
-
-def with_this_package() -> dict[str, str]:
-    """The environment variable with which Python finds this package, and what the user's own variable finds."""
-    return {'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))}
 
 
 def launch(processes: int, tool: str, *arguments: object) -> list[str]:
@@ -151,22 +149,6 @@ def step_families(out: Path, on_gpu: bool, processes: int, families: list[str], 
     options += ['--families', *families] if families else []
     code, output = run(launch(processes, 'tools/gpu/family_steps.py', *options), seconds, **visible(on_gpu))
     return Outcome('families', 'see families.csv' if code == 0 else 'some failed, see families.csv', code != 0, output)
-
-
-def family_table(rows: list[dict[str, str]]) -> list[list[str]]:
-    """Rows of FAMILY_COLUMNS from those of families.csv, the ratios of the times among them."""
-    found: dict[str, dict[str, dict[str, str]]] = {}
-    for row in rows:
-        found.setdefault(row['detector'], {})[row['trained_with']] = row
-    lines = []
-    for detector, by_loss in found.items():
-        times, peaks = (
-            [by_loss.get(loss, {}).get(column, '') for loss in ('stock', 'BRS')]
-            for column in ('milliseconds', 'peak_megabytes')
-        )
-        ratio = f'{float(times[1]) / float(times[0]):.2f}' if all(times) else ''
-        lines.append([detector, *times, ratio, *peaks])
-    return lines
 
 
 def check_training(out: Path, on_gpu: bool, processes: int, families: list[str], seconds: float) -> list[Outcome]:
