@@ -106,9 +106,13 @@ def test_groups_compile(name, delta):
 
 
 @COMPILER
-@EACH
 @pytest.mark.parametrize(
-    ('num_pos', 'delta', 'grouped'), [(20, 0.5, False), (20, 0.0, False), (20, 0.5, True), (2100, 0.5, False)]
+    ('name', 'num_pos', 'delta', 'grouped'),
+    [
+        pytest.param(name, *case, marks=pytest.mark.slow if name != 'bucketed_rs_loss' and case[0] == 20 else ())
+        for name in LOSSES
+        for case in [(20, 0.5, False), (20, 0.0, False), (20, 0.5, True), (2100, 0.5, False)]
+    ],
 )
 @pytest.mark.medium
 def test_compiled_it_searches_no_part_of_a_tensor(name, delta, grouped, num_pos):

@@ -8,10 +8,10 @@ import runpy
 import subprocess
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from public_names import public_modules, public_names
 
 from bucketed_losses.cli.main import VERBS, main
 
@@ -182,25 +182,6 @@ def test_readme_commands_as_pasted(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-def test_site_builds_without_a_warning(tmp_path):
-    pytest.importorskip('mmdet')
-    pytest.importorskip('sphinx')
-    pytest.importorskip('myst_nb')
-    pytest.importorskip('furo')
-    # As `make docs` does, in this environment instead of the one that make would set up.
-    command = ['make', '-o', 'setup', 'docs', f'BIN={Path(sys.executable).parent}', f'SITE={tmp_path}']
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr[-3000:]
-    for page in SITE:
-        assert (tmp_path / page.relative_to(ROOT / 'docs')).with_suffix('.html').is_file()
-    documented = documented_names(tmp_path)
-    assert not public_names() - documented, 'names that no page of docs/api documents'
-    # Members of public classes have a public class as their beginning.
-    top_level = {name for name in documented if name.rpartition('.')[0] not in documented}
-    modules = {name.rpartition('.')[0] for name in public_names()}
-    assert not {name for name in top_level if name not in public_names() | modules | ALSO_DOCUMENTED}
-
-
 @pytest.mark.parametrize('block', [block for block in BLOCKS if '_base_' in block.values[0]])
 def test_configs_build(block):
     pytest.importorskip('mmdet')
@@ -236,49 +217,6 @@ def test_anchors_exist(page):
         headings = re.findall(r'^#+ (.*)$', ((page.parent / target) if target else page).read_text(), re.MULTILINE)
         slugs = {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
         assert anchor in slugs, anchor
-
-
-# Public functions and classes of modules without a list of public names.
-ALSO_DOCUMENTED = {
-    'bucketed_losses.errors.UserError',
-    'bucketed_losses.stack.StackError',
-    'bucketed_losses.stack.check_stack',
-    'bucketed_losses.mmdet.models.recipes.ranking_head',
-    'bucketed_losses.mmdet.models.recipes.recipes',
-    'bucketed_losses.study.curves.plot_curves',
-    'bucketed_losses.study.plan.Plan',
-    'bucketed_losses.study.report.accuracy_sections',
-    'bucketed_losses.study.run.run_study',
-    'bucketed_losses.study.store.read_table',
-    'bucketed_losses.study.summary.summarize',
-}
-
-
-def public_modules():
-    """Modules with a list of public names that a user imports from."""
-    yield from ('bucketed_losses.functional', 'bucketed_losses.modules', 'bucketed_losses.compat')
-    if find_spec('mmdet') is not None:
-        for part in ('datasets', 'engine', 'evaluation', 'swap'):
-            yield f'bucketed_losses.mmdet.{part}'
-        for part in ('losses', 'dense_heads', 'roi_heads', 'detectors', 'backbones'):
-            yield f'bucketed_losses.mmdet.models.{part}'
-
-
-def public_names():
-    """Full names of public functions and classes."""
-    names = {(module, name) for module in public_modules() for name in import_module(module).__all__}
-    # The pages describe constants in their text.
-    return {f'{module}.{name}' for module, name in names if callable(getattr(import_module(module), name))}
-
-
-def documented_names(site):
-    """Full names of everything in Python that the built site documents."""
-    from sphinx.util.inventory import InventoryFile
-
-    inventory = InventoryFile.loads((site / 'objects.inv').read_bytes(), uri='')
-    items = [item for kind, names in inventory.data.items() if kind.startswith('py:') for item in names.items()]
-    # A class that is documented under its public name has an alias, the name in the module that defines it.
-    return {name for name, item in items if item.uri.rpartition('#')[2] in (name, '$', f'module-{name}')}
 
 
 def test_api_pages_name_every_public_module():

@@ -104,6 +104,7 @@ def test_a_run_that_diverges_is_recorded_and_the_study_goes_on(small, tmp_path):
     assert code == 0 and '2 of 2 runs are finished already' in output, 'a divergence is a result'
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_told_and_tried_again(small, tmp_path):
     broken = tmp_path / 'broken.py'
     broken.write_text("_base_ = './stock.py'\nval_evaluator = dict(metric='no_such_metric')\n")

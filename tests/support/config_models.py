@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+from pathlib import Path
+
 import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@functools.cache
+def _read(path):
+    return Config.fromfile(path)
+
+
+def config_of(path):
+    """A copy of a config of this project; reading one takes MMEngine up to a second, so each is read once."""
+    return copy.deepcopy(_read(ROOT / path))
 
 
 def without_downloads(model):

@@ -62,8 +62,8 @@ def test_the_time_is_limited(tmp_path):
 FEW = ('--sizes', 2000, '--tests', 'tests/core/test_gpu.py::test_half_precision', '--minutes', 15)
 
 
-@pytest.mark.parametrize('processes', [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.medium
+@pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.slow
 def test_with_mmdetection_it_trains(processes, tmp_path):
     """The demo, and a step of detectors with mixed precision; two processes train one model."""
     pytest.importorskip('mmdet')

@@ -184,7 +184,12 @@ def test_demo_with_two_processes(shapes_root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'launcher, processes', [(['--launcher', 'none'], ALONE), (['--launcher', 'pytorch', '--gpus', '2'], TWO)], ids=str
+    'launcher, processes',
+    [
+        pytest.param(['--launcher', 'none'], ALONE, marks=pytest.mark.slow),
+        (['--launcher', 'pytorch', '--gpus', '2'], TWO),
+    ],
+    ids=str,
 )
 def test_mim_train_and_test(mim, launcher, processes, shapes_root, tmp_path):
     env = environment(shapes_root, mim[0])
