@@ -86,6 +86,23 @@ def test_the_ratios_name_what_cannot_run():
     assert lines[-1].endswith('| 3 | 3.2 | too large | too slow |')
 
 
+def test_the_curve_shows_what_was_left_out_in_italics(tmp_path):
+    left_out = {'estimated_milliseconds': '', 'needed_bytes': ''}
+    found = [
+        {**row('RS', 2000), **left_out},
+        {**row('BRS', 3000, peak=16_000_000), **left_out},
+        {**row('cross-entropy', 1000, peak=12_000_000), **left_out},
+        {**row('BRS by matrices', '', peak=''), **left_out, 'needed_bytes': '80000000000'},
+        {**row('RS by loop', ''), **left_out, 'estimated_milliseconds': '7200000'},
+    ]
+    with (tmp_path / 'scaling.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, list(found[0]))
+        writer.writeheader()
+        writer.writerows(found)
+    line = speed_page.curve(tmp_path).splitlines()[-1]
+    assert line == '| 1M | 1,000 | 2 s | 3 s | 1 s | *80 GB* | *120 min* | 16 / 12 |'
+
+
 def test_one_command_measures_every_table(tmp_path, monkeypatch):
     """The tools are not run: each writes the CSV files of the docs to where it is told to."""
     docs = tmp_path / 'docs'
@@ -98,7 +115,7 @@ def test_one_command_measures_every_table(tmp_path, monkeypatch):
         ran.append(command)
         out = Path(command[command.index('--out') + 1]) if '--out' in command else None
         if out and 'benchmark_losses' in command[0]:
-            out = out / 'benchmark.csv'
+            out = out / ('scaling.csv' if '--curve' in command else 'benchmark.csv')
         if out:
             shutil.copy(DOCS / 'figures' / out.name, out)
 

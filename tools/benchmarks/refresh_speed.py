@@ -5,7 +5,7 @@ python tools/benchmarks/refresh_speed.py [--docs docs] [--bccd FOLDER] [--work-d
 Takes about an hour on 2 CPU cores, on which nothing else should run. The steps, each a command that is printed:
 
     1  train ATSS on BCCD for 4 epochs, for the captured logits       (only with --bccd)
-    2  benchmark_losses.py --scaling                                  figures/benchmark.csv
+    2  benchmark_losses.py --scaling, benchmark_losses.py --curve     figures/benchmark.csv, scaling.csv
     3  profile_loss_share.py, whole steps (only with --bccd)          figures/loss_share_bccd.csv
     4  profile_loss_share.py --coco-size                              figures/loss_share_coco_size.csv
     5  count_operations.py, benchmark_targets.py, count_kernels.py    figures/operations.csv, targets.csv, kernels.csv
@@ -59,6 +59,7 @@ def commands(work_dir: Path, with_bccd: bool) -> list[list[str]]:
     else:
         steps.append(benchmark)
     steps += [
+        ['benchmarks/benchmark_losses.py', '--curve', '--out', work_dir],
         [profile, *COCO, '--coco-size', '--iterations', 1, '--out', work_dir / 'loss_share_coco_size.csv'],
         ['benchmarks/count_operations.py', '--out', work_dir / 'operations.csv'],
         ['benchmarks/benchmark_targets.py', '--out', work_dir / 'targets.csv'],

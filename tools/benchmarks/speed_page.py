@@ -7,6 +7,7 @@ Each table stands between two comments of the page, and this tool replaces what 
     summary     from benchmark.csv: ranges of time and memory at the largest size
     ratios      from benchmark.csv (and benchmark_alrp_dr.csv, if it exists): time over that of focal loss
     growth      from the same files: exponents of the growth of time
+    curve       from scaling.csv: time and memory up to 100 million logits
     shares      from loss_share_bccd.csv and loss_share_coco_size.csv
     operations  from operations.csv
     targets     from targets.csv
@@ -36,6 +37,7 @@ from report_benchmark import (
     Row,
     bytes_of,
     digits,
+    estimate_of,
     machine_of,
     percent,
     ratio_of,
@@ -43,6 +45,7 @@ from report_benchmark import (
     scaling,
     seconds,
     short,
+    value_of,
 )  # fmt: skip
 from tables import markdown, read_csv
 
@@ -53,6 +56,7 @@ LATER = (
     'aLRP and DR Loss were measured in a later run, together with focal loss, and their ratios are those of that run.'
 )
 ON_A_GPU = ('AP', 'BAP', 'RS', 'BRS', 'BRS by matrices', 'RS by loop')
+IN_CURVE = ('RS', 'BRS', 'cross-entropy', 'BRS by matrices', 'RS by loop')
 SHARES = ('0.1 %', '1 %', '5 %')
 """Of the positives of synthetic data in the ratios."""
 
@@ -135,6 +139,32 @@ def ratios(rows: list[Row], later: bool = False) -> str:
 
 def growth(rows: list[Row]) -> str:
     return scaling([row for row in rows if row['data'] in SCALING])
+
+
+def curve(figures: Path) -> str:
+    """A line for each number of logits: times, and bytes for each logit of BRS Loss and cross-entropy."""
+    rows = read(figures / 'scaling.csv')
+    lines = []
+    for (logits, positives), group in groupby(rows, key=lambda row: (row['logits'], row['positives'])):
+        by_loss = {row['loss']: row for row in group}
+        memory = [
+            '-' if peak is None else f'{peak / int(logits):.0f}'
+            for peak in (value_of(by_loss[loss], 'peak_bytes') for loss in ('BRS', 'cross-entropy'))
+        ]
+        times = [_time_or_need(by_loss[loss]) for loss in IN_CURVE]
+        lines.append([short(int(logits)), f'{int(positives):,}', *times, ' / '.join(memory)])
+    head = ('logits', 'positives', *IN_CURVE, 'bytes per logit, BRS / cross-entropy')
+    return f'Machine: {machine_of(rows)}.\n\n{markdown(head, lines)}'
+
+
+def _time_or_need(row: Row) -> str:
+    """The measured time of a row; in italics what a loss that was left out would need."""
+    measured, guess = value_of(row, 'milliseconds'), estimate_of(row, 'milliseconds')
+    if measured is not None:
+        return seconds(measured / 1000)
+    if guess is not None:
+        return f'*{seconds(guess / 1000)}*'
+    return f'*{bytes_of(estimate_of(row, "peak_bytes") or 0)}*'
 
 
 def operations(figures: Path) -> str:
@@ -259,6 +289,7 @@ def blocks(figures: Path) -> dict[str, str]:
         'summary': summary(rows),
         'ratios': ratios(rows, (figures / MORE).exists()),
         'growth': growth(rows),
+        'curve': curve(figures),
         'shares': shares(figures),
         'operations': operations(figures),
         'targets': targets(figures),
