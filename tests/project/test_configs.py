@@ -25,7 +25,7 @@ CONFIGS = sorted(
 
 
 # Large backbones, and configs whose model is another one's.
-SLOW = ('r101', 'swin-l', 'detr_r50_8xb2-36e', '/rs-detr')
+SLOW = ('r101', 'swin-l', 'detr_r50_8xb2-36e', '/rs-detr', '/co-dino-5scale_r50_8xb2')
 CARDS = {config: twin for config in CONFIGS if (twin := config.replace('cards', 'bccd')) != config and twin in CONFIGS}
 """Configs of the cards, and those of BCCD with the same model."""
 
@@ -47,6 +47,7 @@ MASKS = (('htc_efficientnet-lite0_fpn', 'ce'), ('solov2_efficientnet-lite0_fpn',
 QUERIES = (
     ('deformable-detr', 'focal'),
     ('dino', 'focal'),
+    ('co-dino', 'qfl'),
     ('ddq-detr', 'focal'),
     ('detr', 'ce'),
     ('conditional-detr', 'focal'),
