@@ -3,10 +3,10 @@
 bucketed-losses convert published CONFIG SOURCE.pth --out OURS.pth [--partial] [--force]
 bucketed-losses convert co-detr CONFIG SOURCE.pth --out OURS.pth [--partial] [--force]
 
-``published`` is the paper's own repository (MMDetection 2.25), ``co-detr`` the original Co-Deformable-DETR and the fork
-of it that has BRS-DETR. CONFIG is the detector that will load the result, e.g.
-configs/atss/atss_r50_fpn_brs_4xb4-1x_coco.py or configs/co_detr/co-deformable-detr_r50_8xb2-12e_coco.py. The report
-lists every name. Without --partial, a file is written only if the names of both correspond one to one.
+``published`` is the paper's own repository (MMDetection 2.25), ``co-detr`` the original Co-Deformable-DETR and Co-DINO,
+the fork of it that has BRS-DETR, and projects/CO-DETR of MMDetection 3. CONFIG is the detector that will load the
+result, e.g. configs/atss/atss_r50_fpn_brs_4xb4-1x_coco.py or configs/co_detr/co-deformable-detr_r50_8xb2-12e_coco.py.
+The report lists every name. Without --partial, a file is written only if the names of both correspond one to one.
 
 Names and shapes do not show everything that a checkpoint depends on, such as anchors and the coding of boxes. These
 settings are compared with the original config, which is ``--published-config``, or its text in the checkpoint. If boxes
@@ -46,7 +46,7 @@ from ._arguments import add_force, add_out, refuse_to_overwrite
 
 HELP = "Convert a checkpoint of the paper's own repository or of Co-DETR to the names of this package."
 CONVERTERS = {'published': convert_published, 'co-detr': convert_co_detr}
-# What all configs of Co-Deformable-DETR and BRS-DETR there have, for checkpoints without a config.
+# What all configs of Co-DETR, Co-DINO and BRS-DETR there have, for checkpoints without a config.
 ASSUMED = {'published': {}, 'co-detr': {'rpn_head.bbox_coder': Coder((0.0,) * 4, (1.0,) * 4)}}
 
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'origin',
         choices=CONVERTERS,
         help="where the checkpoint comes from: the paper's own repository (published), or the original "
-        "Co-Deformable-DETR or BRS-DETR's fork of it (co-detr)",
+        "Co-Deformable-DETR or Co-DINO, BRS-DETR's fork of it, or MMDetection's projects/CO-DETR (co-detr)",
     )
     parser.add_argument('config', help='the config of the detector that will load the result')
     parser.add_argument('source', type=Path, help='the original checkpoint')

@@ -25,7 +25,8 @@ CONFIGS = sorted(
 
 
 # Large backbones, and configs whose model is another one's: longer schedules, and exact losses beside bucketed ones.
-SLOW = ('r101', 'swin-l', '-36e', '-27e', 'lvis/', '/rs-detr', 'cascade-rcnn_r50_fpn_rs', 'mask-rcnn_r50_fpn_rs')
+SLOW = ('r101', 'swin-l', '-36e', '-27e', 'lvis/', '/rs-detr', '/co-dino-5scale_r50_8xb2')
+SLOW += ('cascade-rcnn_r50_fpn_rs', 'mask-rcnn_r50_fpn_rs')
 CARDS = {config: twin for config in CONFIGS if (twin := config.replace('cards', 'bccd')) != config and twin in CONFIGS}
 """Configs of the cards, and those of BCCD with the same model."""
 
@@ -47,6 +48,7 @@ MASKS = (('htc_efficientnet-lite0_fpn', 'ce'), ('solov2_efficientnet-lite0_fpn',
 QUERIES = (
     ('deformable-detr', 'focal'),
     ('dino', 'focal'),
+    ('co-dino', 'qfl'),
     ('ddq-detr', 'focal'),
     ('detr', 'ce'),
     ('conditional-detr', 'focal'),

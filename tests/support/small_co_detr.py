@@ -16,6 +16,8 @@ import bucketed_losses.mmdet  # noqa: F401  (registers the detectors)
 
 BASELINE = 'configs/co_detr/co-deformable-detr_r50_8xb2-12e_coco.py'
 BRS = 'configs/brs_detr/brs-detr_r50_8xb2-12e_coco.py'
+CO_DINO = 'configs/co_dino/co-dino-5scale_r50_8xb2-12e_coco.py'
+BRS_CO_DINO = 'configs/co_dino/co-dino-5scale_r50_brs_8xb2-12e_coco.py'
 BOTH = pytest.mark.parametrize('config', [BASELINE, BRS])
 NUM_CLASSES = 5
 AUXILIARY = ('rpn_head', 'roi_heads', 'dense_heads')
@@ -26,7 +28,7 @@ def load(config, num_classes=NUM_CLASSES, **model):
     cfg = Config.fromfile(ROOT / config)
     init_default_scope('mmdet')
     cfg.model.backbone.update(depth=18, init_cfg=None)
-    cfg.model.neck.in_channels = [128, 256, 512]
+    cfg.model.neck.in_channels = [channels // 4 for channels in cfg.model.neck.in_channels]
     for stack in (cfg.model.encoder, cfg.model.decoder):
         stack.num_layers = 2
         stack.layer_cfg.ffn_cfg.feedforward_channels = 32
@@ -35,11 +37,16 @@ def load(config, num_classes=NUM_CLASSES, **model):
         head.num_classes = num_classes
     cfg.model.roi_heads.bbox_head.fc_out_channels = 16
     cfg.model.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=50)
-    if config == BRS:  # an untrained RPN proposes nothing near an object, so objects are added to its proposals
+    if config in (
+        BRS,
+        BRS_CO_DINO,
+    ):  # an untrained RPN proposes nothing near an object, so objects are added to its proposals
         cfg.model.train_cfg.rcnn.sampler = dict(
             type='RandomSampler', num=1000000, pos_fraction=1.0, add_gt_as_proposals=True
         )
     cfg.model.test_cfg.update(max_per_img=10)
+    if 'dn_cfg' in cfg.model:
+        cfg.model.dn_cfg.group_cfg.num_dn_queries = 10
     cfg.merge_from_dict({f'model.{key}': value for key, value in model.items()})
     return cfg.model
 

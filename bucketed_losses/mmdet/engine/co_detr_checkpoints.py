@@ -1,4 +1,7 @@
-"""Converts Co-Deformable-DETR checkpoints of the original repository (MMDetection 2) to the names of this package."""
+"""Converts checkpoints of Co-Deformable-DETR and Co-DINO to the names of this package.
+
+They come from the original repository (MMDetection 2) or, for Co-DINO, from ``projects/CO-DETR`` of MMDetection 3.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,12 @@ _RENAMES = [
         (r'query_head\.transformer\.decoder\.layers\.(\d+)\.attentions\.1\.', r'decoder.layers.\1.cross_attn.'),
         (r'query_head\.transformer\.(encoder|decoder)\.layers\.(\d+)\.ffns\.0\.', r'\1.layers.\2.ffn.'),
         (r'query_head\.transformer\.(encoder|decoder)\.layers\.(\d+)\.norms\.', r'\1.layers.\2.norms.'),
+        # Co-DINO. The position network is a sequence with ReLUs there, and numbers its linear layers 0 and 2.
+        (r'query_head\.(dn_generator\.)?label_embedding\.', 'dn_query_generator.label_embedding.'),
+        (r'query_head\.transformer\.query_embed\.', 'query_embedding.'),
+        (r'query_head\.transformer\.decoder\.ref_point_head\.0\.', 'decoder.ref_point_head.layers.0.'),
+        (r'query_head\.transformer\.decoder\.ref_point_head\.2\.', 'decoder.ref_point_head.layers.1.'),
+        (r'query_head\.transformer\.decoder\.norm\.', 'decoder.norm.'),
         (r'query_head\.transformer\.enc_output\.', 'memory_trans_fc.'),
         (r'query_head\.transformer\.enc_output_norm\.', 'memory_trans_norm.'),
         (r'query_head\.transformer\.pos_trans\.', 'pos_trans_fc.'),
@@ -39,32 +48,28 @@ _RENAMES = [
     )
 ]
 _HEAD_EMBEDDING = 'auxiliary_queries.head_embedding.weight'
-# Names that only Co-DINO has: content queries in the transformer, denoising, a position network and a norm in the
-# decoder.
-_CO_DINO = re.compile(
-    r'query_head\.(label_embedding|transformer\.query_embed|transformer\.decoder\.(ref_point_head|norm\.))'
-)
+# Names that only Co-DINO has, in the checkpoint and here.
+_CO_DINO = re.compile(r'query_head\.transformer\.decoder\.ref_point_head\.')
+_OUR_CO_DINO = 'decoder.ref_point_head.layers.0.weight'
 
 
 def convert_co_detr(source: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Conversion:
-    """Rename a state dict of the original Co-Deformable-DETR, or of BRS-DETR's fork of it.
+    """Rename a state dict of the original Co-Deformable-DETR or Co-DINO, of BRS-DETR's fork of it, or of MMDetection's
+    ``projects/CO-DETR``.
 
     The original head embedding has one number per auxiliary head, which is broadcast over the channels; here it is
-    repeated for each channel. MMDetection's ``swin_converter`` reorders the weights of Swin Transformers.
+    repeated for each channel. MMDetection's ``swin_converter`` reorders the weights of Swin Transformers that have the
+    names of their authors.
 
     Args:
         source: The checkpoint's ``state_dict``.
-        model: ``state_dict()`` of the :class:`~bucketed_losses.mmdet.models.detectors.CoDETR` to be loaded.
+        model: ``state_dict()`` of the :class:`~bucketed_losses.mmdet.models.detectors.CoDETR` or
+            :class:`~bucketed_losses.mmdet.models.detectors.CoDINO` to be loaded.
 
     Raises:
-        ValueError: ``source`` is a Co-DINO checkpoint, already has the names of this package, or is not a Co-DETR
-            checkpoint.
+        ValueError: ``source`` already has the names of this package, is not a Co-DETR checkpoint, or is one of the
+            other detector: Co-DINO for a model of Co-Deformable-DETR, or the reverse.
     """
-    if dino := sorted(name for name in source if _CO_DINO.match(name)):
-        raise ValueError(
-            f'this is a Co-DINO checkpoint ({dino[0]}), not a Co-Deformable-DETR one; its decoder is different, so '
-            "it cannot be converted: MMDetection's projects/CO-DETR has that detector"
-        )
     if 'memory_trans_fc.weight' in source:
         raise ValueError(
             "this checkpoint already has this package's names (memory_trans_fc.weight); load it without conversion"
@@ -73,6 +78,13 @@ def convert_co_detr(source: Mapping[str, Tensor], model: Mapping[str, Tensor]) -
         raise ValueError(
             'this is not a Co-DETR checkpoint: no name begins with query_head.transformer; the names begin with '
             f'{sorted({name.split(".")[0] for name in source})}'
+        )
+    names = {True: 'Co-DINO', False: 'Co-Deformable-DETR'}
+    is_dino, wants_dino = any(map(_CO_DINO.match, source)), _OUR_CO_DINO in model
+    if is_dino != wants_dino:
+        raise ValueError(
+            f'this is a {names[is_dino]} checkpoint, and the config is of {names[wants_dino]}, whose decoder is '
+            f'different; give a config with type={"CoDINO" if is_dino else "CoDETR"!r}'
         )
     conversion = Conversion()
     for name, value in source.items():
@@ -85,7 +97,7 @@ def convert_co_detr(source: Mapping[str, Tensor], model: Mapping[str, Tensor]) -
 
 def _converted(name: str, value: Tensor) -> tuple[str | None, Tensor]:
     """Our name (None if there is none) and the value, reordered if it belongs to a Swin Transformer."""
-    if re.match(r'backbone\.(layers\.\d+\.(blocks|downsample)|patch_embed)\.', name):  # a Swin Transformer
+    if re.match(r'backbone\.(layers\.\d+\.(blocks|downsample)|patch_embed\.proj)\.', name):  # a Swin Transformer
         return next(iter(swin_converter({name.removeprefix('backbone.'): value}).items()))
     for pattern, ours in _RENAMES:
         if pattern.match(name):

@@ -17,7 +17,7 @@ from .dense_heads import (
     RankBasedRTMDetHead,
     RankBasedRTMDetSepBNHead,
 )
-from .detectors import CalibratedDetector, CoDETR
+from .detectors import CalibratedDetector, CoDETR, CoDINO
 from .losses import APLoss, BucketedAPLoss, BucketedRSLoss, DRLoss, RSLoss, aLRPLoss
 from .recipes import ranking_heads
 from .roi_heads import (
@@ -39,6 +39,7 @@ __all__ = [
     'CalibratedDetector',
     'CoATSSHead',
     'CoDETR',
+    'CoDINO',
     'CoDeformDETRHead',
     'CoStandardRoIHead',
     'DRLoss',

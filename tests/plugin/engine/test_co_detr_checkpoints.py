@@ -1,4 +1,4 @@
-"""Checkpoints with the original Co-Deformable-DETR's names, made up here, find their places."""
+"""Checkpoints with the names of the original Co-Deformable-DETR and Co-DINO, made up here, find their places."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def batch_norm(name, dims):
     }
 
 
-def deformable_attention(name):
+def deformable_attention(name, levels=4):
     return (
-        linear(f'{name}.sampling_offsets', 8 * 4 * 4 * 2, 256)
-        | linear(f'{name}.attention_weights', 8 * 4 * 4, 256)
+        linear(f'{name}.sampling_offsets', 8 * levels * 4 * 2, 256)
+        | linear(f'{name}.attention_weights', 8 * levels * 4, 256)
         | linear(f'{name}.value_proj', 256, 256)
         | linear(f'{name}.output_proj', 256, 256)
     )
@@ -137,6 +137,29 @@ def original_shapes(backbone, channels, num_query=300):
         shapes |= linear(f'{transformer}.pos_feats_trans.{head}', 256, 256)
         shapes |= norm(f'{transformer}.pos_feats_norm.{head}', 256)
     return shapes | {f'{transformer}.head_pos_embed.weight': (2, 1)}
+
+
+def co_dino_shapes(backbone, channels, label_embedding):
+    """Names and shapes of Co-DINO: what differs from Co-Deformable-DETR.
+
+    Five levels, whose coarsest map of an auxiliary head is the sixth; no mixed selection from proposals; auxiliary
+    queries without features, positions and head embedding.
+    """
+    shapes, transformer = original_shapes(backbone, channels), 'query_head.transformer'
+    gone = ('pos_trans', 'pos_trans_norm', 'pos_feats_trans', 'pos_feats_norm', 'head_pos_embed')
+    gone = (*(f'{transformer}.{name}.' for name in gone), 'query_head.query_embedding.')
+    shapes = {name: shape for name, shape in shapes.items() if not name.startswith(gone)}
+    shapes |= {f'{transformer}.level_embeds': (5, 256), f'{transformer}.query_embed.weight': (900, 256)}
+    shapes |= {label_embedding: (80, 256), 'bbox_head.0.scales.5.scale': ()}
+    shapes |= linear(f'{transformer}.decoder.ref_point_head.0', 256, 512)
+    shapes |= linear(f'{transformer}.decoder.ref_point_head.2', 256, 256) | norm(f'{transformer}.decoder.norm', 256)
+    for layer in range(6):
+        shapes |= deformable_attention(f'{transformer}.encoder.layers.{layer}.attentions.0', 5)
+        shapes |= deformable_attention(f'{transformer}.decoder.layers.{layer}.attentions.1', 5)
+    for head in range(2):
+        shapes |= linear(f'{transformer}.aux_pos_trans.{head}', 256, 512)
+        shapes |= norm(f'{transformer}.aux_pos_trans_norm.{head}', 256)
+    return shapes
 
 
 def fill(shapes):
@@ -254,6 +277,47 @@ def test_what_does_not_fit_is_named(r50, state):
     ]
 
 
+CO_DINO = 'configs/co_dino/co-dino-5scale_r50_8xb2-12e_coco.py'
+LABELS = {'original': 'query_head.label_embedding.weight', 'mmdet': 'query_head.dn_generator.label_embedding.weight'}
+CO_DINO_PLACES = {
+    'query_head.transformer.query_embed.weight': 'query_embedding.weight',
+    'query_head.transformer.decoder.ref_point_head.0.weight': 'decoder.ref_point_head.layers.0.weight',
+    'query_head.transformer.decoder.ref_point_head.2.bias': 'decoder.ref_point_head.layers.1.bias',
+    'query_head.transformer.decoder.norm.weight': 'decoder.norm.weight',
+    f'{DECODER}.3.norms.1.weight': 'decoder.layers.3.norms.1.weight',
+    'query_head.transformer.aux_pos_trans.1.weight': 'auxiliary_queries.pos_trans_fc.1.weight',
+    'query_head.transformer.aux_pos_trans_norm.0.bias': 'auxiliary_queries.pos_trans_norm.0.bias',
+    'bbox_head.0.scales.5.scale': 'dense_heads.0.scales.5.scale',
+}
+
+
+def test_co_dino_of_the_original_and_of_mmdetection(state):
+    co_dino = model_state(CO_DINO)
+    for label_embedding in LABELS.values():
+        source, constants = fill(co_dino_shapes(resnet50(), (256, 512, 1024, 2048), label_embedding))
+        conversion = convert_co_detr(source, co_dino)
+        assert conversion.complete, conversion.report()
+        assert len(conversion.mapped) == len(source) == len(set(dict(conversion.mapped).values()))
+        for theirs, ours in {label_embedding: 'dn_query_generator.label_embedding.weight', **CO_DINO_PLACES}.items():
+            assert dict(conversion.mapped)[theirs] == ours
+            assert (conversion.state_dict[ours] == constants[theirs]).all()
+    source['query_head.transformer.decoder.unknown'] = torch.zeros(1)
+    assert convert_co_detr(source, co_dino).left_over == ['query_head.transformer.decoder.unknown']
+    with pytest.raises(ValueError, match=r"the config is of Co-Deformable-DETR.*type='CoDINO'"):
+        convert_co_detr(source, state)
+    with pytest.raises(ValueError, match=r"a Co-Deformable-DETR checkpoint.*type='CoDETR'"):
+        convert_co_detr(fill(original_shapes(resnet50(), (512, 1024, 2048)))[0], co_dino)
+
+
+def test_a_swin_transformer_with_mmdetections_names_is_left_as_it_is():
+    """projects/CO-DETR has MMDetection's own Swin Transformer."""
+    names = ('backbone.patch_embed.projection.weight', 'backbone.stages.2.blocks.5.attn.w_msa.qkv.bias')
+    source = {name: torch.randn(3) for name in names}
+    decoder = {'query_head.transformer.decoder.ref_point_head.0.weight': torch.zeros(1)}
+    conversion = convert_co_detr(source | decoder, source | {'decoder.ref_point_head.layers.0.weight': torch.ones(1)})
+    assert conversion.complete and all(torch.equal(conversion.state_dict[name], source[name]) for name in names)
+
+
 def test_a_brs_detr_checkpoint_has_no_centerness(r50):
     state = model_state('configs/brs_detr/brs-detr_r50_8xb2-12e_coco.py')
     shapes = {name: shape for name, shape in r50.items() if 'centerness' not in name}
@@ -265,8 +329,10 @@ def test_a_brs_detr_checkpoint_has_no_centerness(r50):
 @pytest.mark.parametrize(
     ('names', 'words'),
     [
-        (['query_head.transformer.query_embed.weight', 'query_head.label_embedding.weight'], 'Co-DINO'),
-        (['query_head.transformer.decoder.ref_point_head.0.weight'], 'Co-DINO'),
+        (
+            ['query_head.transformer.decoder.ref_point_head.0.weight'],
+            "a Co-DINO checkpoint, and the config is of Co-Deformable-DETR.*type='CoDINO'",
+        ),
         (['backbone.conv1.weight', 'bbox_head.atss_cls.weight'], r"not a Co-DETR.*\['backbone', 'bbox_head'\]"),
         (['memory_trans_fc.weight'], 'already has this package'),
     ],

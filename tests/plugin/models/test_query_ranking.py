@@ -19,7 +19,7 @@ from small_co_detr import BRS, NUM_CLASSES, batch, build, load, query_head
 from bucketed_losses.core.devices import as_on_an_accelerator
 from bucketed_losses.mmdet.evaluation.ranked_batch import watch_ranking_losses
 from bucketed_losses.mmdet.models.dense_heads import QuerySet, QueryTargets
-from bucketed_losses.mmdet.models.detectors import co_detr, draw_auxiliary_queries
+from bucketed_losses.mmdet.models.detectors import auxiliary_heads, draw_auxiliary_queries
 from bucketed_losses.mmdet.models.losses import ImageRows, RankingLoss, RowSets
 
 METAS = [dict(img_shape=(100, 160)), dict(img_shape=(90, 60))]
@@ -250,8 +250,8 @@ def test_a_step_of_brs_detr_makes_four_calls_and_waits_once_beside_matching(call
     expected = detector(**copy.deepcopy(data), mode='loss')
     counted, waits = calls(detector), []
     reads = []
-    count = co_detr.count_positives
-    monkeypatch.setattr(co_detr, 'count_positives', lambda *args: reads.append(1) or count(*args))
+    count = auxiliary_heads.count_positives
+    monkeypatch.setattr(auxiliary_heads, 'count_positives', lambda *args: reads.append(1) or count(*args))
 
     def watched(function):
         def call(*args):
@@ -262,7 +262,7 @@ def test_a_step_of_brs_detr_makes_four_calls_and_waits_once_beside_matching(call
 
         return call
 
-    monkeypatch.setattr(co_detr, 'draw_auxiliary_queries', watched(co_detr.draw_auxiliary_queries))
+    monkeypatch.setattr(auxiliary_heads, 'draw_auxiliary_queries', watched(auxiliary_heads.draw_auxiliary_queries))
     detector.bbox_head.query_losses = watched(detector.bbox_head.query_losses)
     torch.manual_seed(0)
     with as_on_an_accelerator():

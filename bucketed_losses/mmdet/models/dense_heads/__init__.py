@@ -1,8 +1,10 @@
 """Dense heads trained with ranking losses, and the heads of Co-DETR."""
 
 from ..recipes import ranking_heads
+from .auxiliary_sets import AuxiliarySetsMixin
 from .co_atss_head import CoATSSHead, CoATSSHeadMixin, RankBasedCoATSSHead
 from .co_deform_detr_head import CoDeformDETRHead, RankBasedCoDeformDETRHead
+from .co_dino_head import CoDINOHead, RankBasedCoDINOHead
 from .query_ranking import QueryRankingMixin
 from .query_sets import QuerySet, QueryTargets, match_queries
 from .rank_based_atss_head import RankBasedATSSHead
@@ -16,15 +18,18 @@ from .ranking_mixin import RankingDenseHeadMixin, RankingHeadMixin
 from .score_assignment import CandidateScoreMixin, RankingDecodedHeadMixin, ScorePriorMixin
 
 __all__ = [
+    'AuxiliarySetsMixin',
     'CandidateScoreMixin',
     'CoATSSHead',
     'CoATSSHeadMixin',
+    'CoDINOHead',
     'CoDeformDETRHead',
     'QueryRankingMixin',
     'QuerySet',
     'QueryTargets',
     'RankBasedATSSHead',
     'RankBasedCoATSSHead',
+    'RankBasedCoDINOHead',
     'RankBasedCoDeformDETRHead',
     'RankBasedFCOSHead',
     'RankBasedGFLHead',

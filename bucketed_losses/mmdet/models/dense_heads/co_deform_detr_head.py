@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ..recipes import Role, ranking_head
 from ..rules import QUERY_HEAD
+from .auxiliary_sets import AuxiliarySetsMixin
 from .plain_query_losses import plain_query_losses
 from .query_ranking import QueryRankingMixin
 from .query_sets import (
     QuerySet,
     QueryTargets,
-    layer_prefix,
     match_queries,
     matched_layers,
     matched_proposals,
@@ -31,7 +31,7 @@ from .query_sets import (
 
 
 @MODELS.register_module()
-class CoDeformDETRHead(DeformableDETRHead):
+class CoDeformDETRHead(AuxiliarySetsMixin, DeformableDETRHead):
     """``DeformableDETRHead`` that looks forward twice and can also be trained on queries with given targets.
 
     It can replace ``DeformableDETRHead`` in MMDetection's ``DeformableDETR``. The losses of the last decoder layer are
@@ -41,16 +41,14 @@ class CoDeformDETRHead(DeformableDETRHead):
     Args:
         look_forward_twice: Let the gradient of each layer's boxes also reach the previous layer, as DINO does. This
             does not change the predictions.
-        lambda_1: Weight of the losses of the auxiliary queries, Eq. 15.
-        args, kwargs: As for :class:`mmdet.models.DeformableDETRHead`.
+        args, kwargs: As for :class:`mmdet.models.DeformableDETRHead` and :class:`AuxiliarySetsMixin`.
     """
 
-    def __init__(self, *args: Any, look_forward_twice: bool = True, lambda_1: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, look_forward_twice: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # The layers share their branches exactly if boxes are not refined from layer to layer. Then there is no box of
         # a previous layer that a gradient could reach.
         self.look_forward_twice = look_forward_twice and not self.share_pred_layer
-        self.lambda_1 = lambda_1
 
     def forward(self, hidden_states: Tensor, references: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Predictions of every decoder layer.
@@ -123,22 +121,6 @@ class CoDeformDETRHead(DeformableDETRHead):
         sets = matched_proposals(self, 'enc.', enc_cls_scores, enc_bbox_preds, objects, batch_img_metas, enc_valid)
         sets += matched_layers(self, all_layers_cls_scores, all_layers_bbox_preds, batch_gt_instances, batch_img_metas)
         return self.query_losses([*sets, *auxiliary], batch_img_metas)
-
-    def auxiliary_sets(
-        self, prefix: str, hidden_states: Tensor, references: list[Tensor], targets: QueryTargets
-    ) -> list[QuerySet]:
-        """The predictions of one group of auxiliary queries; every decoder layer has the same targets.
-
-        Args:
-            prefix: The beginning of the log names.
-            hidden_states, references: As for :meth:`forward`.
-            targets: The targets of the queries.
-        """
-        layers = list(zip(*self(hidden_states, references), strict=True))
-        return [
-            QuerySet(prefix + layer_prefix(layer, len(layers)), logits, boxes, targets, self.lambda_1)
-            for layer, (logits, boxes) in enumerate(layers)
-        ]
 
     def match(
         self,

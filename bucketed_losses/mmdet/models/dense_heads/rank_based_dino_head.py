@@ -110,9 +110,15 @@ class RankBasedDINOHead(RankingDenoisingMixin, DINOHead):
         batch_img_metas: list[dict],
         dn_meta: dict[str, int],
         batch_gt_instances_ignore: OptInstanceList = None,
+        auxiliary: Sequence[QuerySet] = (),
     ) -> dict[str, Tensor]:
-        """Losses by log name; arguments as for ``DINOHead``. ``batch_gt_instances_ignore`` is not used."""
+        """Losses by log name; arguments as for ``DINOHead``, and ``auxiliary``: further sets of queries.
+
+        ``batch_gt_instances_ignore`` is not used.
+        """
         logits, boxes, dn_logits, dn_boxes = self.split_outputs(all_layers_cls_scores, all_layers_bbox_preds, dn_meta)
         sets = matched_layers(self, logits, boxes, batch_gt_instances, batch_img_metas)
         sets += matched_proposals(self, 'enc_', enc_cls_scores, enc_bbox_preds, batch_gt_instances, batch_img_metas)
-        return self.losses_with_denoising(sets, dn_logits, dn_boxes, batch_gt_instances, batch_img_metas, dn_meta)
+        return self.losses_with_denoising(
+            [*sets, *auxiliary], dn_logits, dn_boxes, batch_gt_instances, batch_img_metas, dn_meta
+        )

@@ -1,16 +1,27 @@
 """Detectors that MMDetection does not contain."""
 
 from ..recipes import ranking_heads
-from .auxiliary_queries import AuxiliaryQueries, AuxiliaryQueryEmbedding, count_positives, draw_auxiliary_queries
+from .auxiliary_heads import AuxiliaryHeadsMixin
+from .auxiliary_queries import (
+    AuxiliaryContentEmbedding,
+    AuxiliaryQueries,
+    AuxiliaryQueryEmbedding,
+    count_positives,
+    draw_auxiliary_queries,
+)
 from .calibrated_detector import CalibratedDetector, CalibratedDetectorMixin, ScoreCalibration, take_score_threshold
 from .co_detr import CoDETR
+from .co_dino import CoDINO
 
 __all__ = [
+    'AuxiliaryContentEmbedding',
+    'AuxiliaryHeadsMixin',
     'AuxiliaryQueries',
     'AuxiliaryQueryEmbedding',
     'CalibratedDetector',
     'CalibratedDetectorMixin',
     'CoDETR',
+    'CoDINO',
     'ScoreCalibration',
     'count_positives',
     'draw_auxiliary_queries',

@@ -133,8 +133,8 @@ class AuxiliaryQueryEmbedding(BaseModule):
         for layer in [*self.pos_trans_fc, *self.feature_trans_fc]:
             nn.init.xavier_uniform_(layer.weight)
 
-    def forward(self, index: int, box_embedding: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """``query`` and ``query_pos``, each ``(batch, n, embed_dims)``.
+    def forward(self, index: int, box_embedding: Tensor, features: Tensor) -> dict[str, Tensor]:
+        """Inputs of the decoder: ``query`` and ``query_pos``, each ``(batch, n, embed_dims)``.
 
         Args:
             index: Number of the auxiliary head.
@@ -144,4 +144,30 @@ class AuxiliaryQueryEmbedding(BaseModule):
         box = self.pos_trans_norm[index](self.pos_trans_fc[index](box_embedding))
         query_pos, query = box.chunk(2, dim=-1)
         query = query + self.feature_trans_norm[index](self.feature_trans_fc[index](features))
-        return query, query_pos + self.head_embedding.weight[index]
+        return dict(query=query, query_pos=query_pos + self.head_embedding.weight[index])
+
+
+class AuxiliaryContentEmbedding(BaseModule):
+    """Computes the content of decoder queries from :class:`AuxiliaryQueries`, ``query = LN(W_b sine(box))``.
+
+    Each auxiliary head has its own projection. The features of the candidates are not used, as in the published
+    Co-DINO (``with_coord_feat=False`` in all its configs).
+
+    Args:
+        num_co_heads: Number of auxiliary heads.
+        embed_dims: Channels of queries.
+    """
+
+    def __init__(self, num_co_heads: int, embed_dims: int) -> None:
+        super().__init__()
+        self.pos_trans_fc = nn.ModuleList([nn.Linear(2 * embed_dims, embed_dims) for _ in range(num_co_heads)])
+        self.pos_trans_norm = nn.ModuleList([nn.LayerNorm(embed_dims) for _ in range(num_co_heads)])
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        for layer in [*self.pos_trans_fc]:
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, index: int, box_embedding: Tensor, features: Tensor) -> dict[str, Tensor]:
+        """The decoder's input ``query (batch, n, embed_dims)``; arguments as for :class:`AuxiliaryQueryEmbedding`."""
+        return dict(query=self.pos_trans_norm[index](self.pos_trans_fc[index](box_embedding)))

@@ -1,0 +1,3 @@
+_base_ = ['./co-dino-5scale_swin-l_16xb1-36e_coco.py', '../_base_/models/brs_co_dino.py']
+
+model = _base_.brs_co_dino_published
