@@ -46,13 +46,14 @@ BOXES = (
 )
 MASKS = (('htc_efficientnet-lite0_fpn', 'ce'), ('solov2_efficientnet-lite0_fpn', 'focal'))
 QUERIES = (
-    ('deformable-detr', 'focal'),
-    ('dino', 'focal'),
-    ('co-dino', 'qfl'),
-    ('ddq-detr', 'focal'),
-    ('detr', 'ce'),
-    ('conditional-detr', 'focal'),
-    ('dab-detr', 'focal'),
+    ('deformable-detr_efficientnet-lite0', 'focal'),
+    ('dino_efficientnet-lite0', 'focal'),
+    ('co-dino_efficientnet-lite0', 'qfl'),
+    ('ddq-detr_efficientnet-lite0', 'focal'),
+    ('detr_efficientnet-lite0', 'ce'),
+    ('conditional-detr_efficientnet-lite0', 'focal'),
+    ('dab-detr_efficientnet-lite0', 'focal'),
+    ('sparse-rcnn_efficientnet-lite0_fpn', 'focal'),
 )
 # Of these detectors, the configs with the stock losses have no code of this project.
 STOCK_IS_SLOW = {name.split('_')[0] for name, _ in (*BOXES, *MASKS, *QUERIES)}
@@ -105,7 +106,9 @@ def load(name):
 
 
 TWO_STAGE = [
-    c for c in CONFIGS if ('rcnn' in c or '/htc' in c) and any(loss in c for loss in ('brs', '_rs_', '_alrp_'))
+    c
+    for c in CONFIGS
+    if ('rcnn' in c or '/htc' in c) and 'sparse' not in c and any(loss in c for loss in ('brs', '_rs_', '_alrp_'))
 ]
 ONE_STAGE = [
     c for c in CONFIGS if c.split('/')[1] in ('atss', 'paa', 'retinanet') and c.count('_4xb4') and '_fpn_4' not in c
@@ -390,7 +393,7 @@ def test_comparators_differ_from_focal_loss_in_the_loss_and_from_each_other_in_i
 
 
 QUERY_PAIRS = [
-    (f'{data}/{name}_efficientnet-lite0_{stock}_{end}', f'{data}/{name}_efficientnet-lite0_brs_{end}')
+    (f'{data}/{name}_{stock}_{end}', f'{data}/{name}_brs_{end}')
     for data in ('bccd', 'cards')
     for end in (f'1xb4-12e_{data}',)
     for name, stock in QUERIES

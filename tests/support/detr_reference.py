@@ -65,17 +65,20 @@ def best_assignment(
     )
 
 
-def slow_query_losses(name: str, queries: list[Query], class_weight: float) -> tuple[dict[str, float], Tensor]:
+def slow_query_losses(
+    name: str, queries: list[Query], class_weight: float, l1_of_corners: bool = False
+) -> tuple[dict[str, float], Tensor]:
     """Values by log name (Eq. 16 for 'FocalLoss', else Eq. 17), and a total whose gradient is that of the losses.
 
-    The weights of L1 and GIoU are Co-DETR's, 5 and 2.
+    The weights of L1 and GIoU are Co-DETR's, 5 and 2. Sparse R-CNN compares corners by L1.
     """
     num_classes = len(queries[0].scores)
     positives = [q for q in queries if q.label < num_classes and not q.ignored]
     overlaps = [giou(corners(q.box, q.size), corners(q.target, q.size)) for q in positives]
     num_pos = max(len(positives), 1)
     zero = queries[0].box.sum() * 0
-    bbox = sum(((q.box - q.target).abs().sum() for q in positives), zero) / num_pos * 5
+    pairs = [tuple(corners(box) if l1_of_corners else box for box in (q.box, q.target)) for q in positives]
+    bbox = sum(((box - target).abs().sum() for box, target in pairs), zero) / num_pos * 5
     iou = sum((loss for loss, _ in overlaps), zero) / num_pos * 2
     if name == 'FocalLoss':
         p = torch.stack([q.scores.sigmoid() for q in queries if not q.ignored])

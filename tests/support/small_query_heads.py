@@ -246,7 +246,10 @@ def build(model: Any, seed: int = 0) -> Any:
 
 def batch(detector: Any, num_items: tuple[int, int] = (2, 3), training: bool = True) -> dict[str, Any]:
     """Two images of noise and different sizes."""
-    inputs = demo_mm_inputs(2, [[3, 128, 128], [3, 128, 64]], num_classes=NUM_CLASSES, num_items=list(num_items))
+    with_mask = getattr(detector, 'with_mask', False)
+    inputs = demo_mm_inputs(
+        2, [[3, 128, 128], [3, 128, 64]], num_classes=NUM_CLASSES, num_items=list(num_items), with_mask=with_mask
+    )
     return detector.data_preprocessor(inputs, training=training)
 
 

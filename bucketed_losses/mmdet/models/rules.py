@@ -127,17 +127,18 @@ def matching_costs() -> Rule:
     """The class cost of matching reads sigmoid scores, and has the weight that was published for BRS-DETR."""
 
     def apply(part: Part) -> Iterator[Setting]:
-        costs = ((part.train_cfg or {}).get('assigner') or {}).get('match_costs')
-        for where in each(costs):
-            path = ('assigner', 'match_costs', *where)
-            kind = part.type_of(at(costs, where), TASK_UTILS)
-            if kind is FocalLossCost:
-                reason = 'matching weighs classes as published for BRS-DETR'
-                yield Setting((*path, 'weight'), MATCHING_WEIGHT, reason, 'train_cfg')
-            elif kind is ClassificationCost:
-                cost = dict(type='FocalLossCost', weight=MATCHING_WEIGHT)
-                reason = 'scores are sigmoids; matching weighs classes as published for BRS-DETR'
-                yield Setting(path, cost, reason, 'train_cfg')
+        for stage in each(part.train_cfg):
+            costs = (at(part.train_cfg, stage).get('assigner') or {}).get('match_costs')
+            for where in each(costs):
+                path = (*stage, 'assigner', 'match_costs', *where)
+                kind = part.type_of(at(costs, where), TASK_UTILS)
+                if kind is FocalLossCost:
+                    reason = 'matching weighs classes as published for BRS-DETR'
+                    yield Setting((*path, 'weight'), MATCHING_WEIGHT, reason, 'train_cfg')
+                elif kind is ClassificationCost:
+                    cost = dict(type='FocalLossCost', weight=MATCHING_WEIGHT)
+                    reason = 'scores are sigmoids; matching weighs classes as published for BRS-DETR'
+                    yield Setting(path, cost, reason, 'train_cfg')
 
     return Rule(('train_cfg.assigner.match_costs',), apply)
 

@@ -18,13 +18,13 @@ from ..losses.box_weighting import at_least_float32, balance_factor, mean_over_p
 from .query_sets import QuerySet, QueryTargets, image_sizes, match_queries, to_device
 
 if TYPE_CHECKING:
-    from mmdet.models.dense_heads import DETRHead as _Host
+    from mmengine.model import BaseModule as _Host
 else:
     _Host = object
 
 
-class QueryRankingMixin(ClassifierMixin, _Host):
-    """A mixin for MMDetection's query heads: a sigmoid classifier without background, trained with a ranking loss.
+class QueryLossesMixin(ClassifierMixin, _Host):
+    """A mixin for heads of queries: a sigmoid classifier without background, trained with a ranking loss.
 
     The logits of each set of queries (a decoder layer, the encoder's proposals, a group of auxiliary queries) are
     ranked together over all images, and each set by itself. The target of a positive is the IoU of its predicted box.
@@ -61,17 +61,6 @@ class QueryRankingMixin(ClassifierMixin, _Host):
             )
         self.score_shift = self.shift_to_prior(score_prior)
 
-    def match(
-        self,
-        logits: Tensor,
-        boxes: Tensor,
-        batch_gt_instances: InstanceList,
-        batch_img_metas: list[dict],
-        valid: Tensor | None = None,
-    ) -> QueryTargets:
-        """One-to-one targets by the head's assigner, see :func:`match_queries`; it reads lowered logits."""
-        return match_queries(self, logits + self.score_shift, boxes, batch_gt_instances, batch_img_metas, valid)
-
     def query_losses(self, sets: Sequence[QuerySet], batch_img_metas: list[dict]) -> dict[str, Tensor]:
         """Losses of all sets by log name: those of the ranking loss, ``loss_bbox`` and ``loss_iou`` of each.
 
@@ -85,7 +74,7 @@ class QueryRankingMixin(ClassifierMixin, _Host):
         rows = _join(sets, self.num_classes)
         boxes, targets = (every.index_select(0, rows.positive) for every in (rows.boxes, rows.target_boxes))
         sizes = image_sizes(batch_img_metas, boxes).index_select(0, rows.image_of_positives)
-        pixels, target_pixels = bbox_cxcywh_to_xyxy(boxes) * sizes, bbox_cxcywh_to_xyxy(targets) * sizes
+        (boxes, pixels), (targets, target_pixels) = (self.both_forms(every, sizes) for every in (boxes, targets))
         ious = bbox_overlaps(pixels.detach(), target_pixels, is_aligned=True)
         losses = self._rank(rows, ious, len(batch_img_metas))
         box_losses = self._box_losses(rows, boxes, targets, pixels, target_pixels)
@@ -95,6 +84,15 @@ class QueryRankingMixin(ClassifierMixin, _Host):
         weights = to_device([one.weight for one in sets], boxes)
         named = {name: (values * weights).unbind() for name, values in losses.items()}
         return {one.prefix + name: named[name][index] for index, one in enumerate(sets) for name in named}
+
+    def both_forms(self, boxes: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """The boxes that L1 compares, and the same boxes as x1 y1 x2 y2 in pixels.
+
+        Args:
+            boxes: ``(n, 4)``, in the form of the head's sets: here, normalised cx cy w h.
+            sizes: ``(n, 4)`` width, height, width and height of their images in pixels.
+        """
+        return boxes, bbox_cxcywh_to_xyxy(boxes) * sizes
 
     def _rank(self, rows: _Rows, ious: Tensor, num_images: int) -> dict[str, Tensor]:
         """The parts of the ranking loss, ``(num_sets,)`` each; ``ious (num_pos,)`` are those of the positives."""
@@ -137,6 +135,25 @@ class QueryRankingMixin(ClassifierMixin, _Host):
         # Every box is part of the graph, and a set with a box that is not finite has losses that are not finite.
         connected = boxes.new_zeros(num_sets).index_add(0, rows.set_of_rows, rows.boxes.sum(1)) * 0
         return total / (num_pos + torch.finfo(torch.float32).eps) + connected
+
+
+class QueryRankingMixin(QueryLossesMixin):
+    """A mixin for MMDetection's query heads, which derive from ``DETRHead`` and have an assigner.
+
+    Raises:
+        ValueError: As :class:`QueryLossesMixin`.
+    """
+
+    def match(
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        valid: Tensor | None = None,
+    ) -> QueryTargets:
+        """One-to-one targets by the head's assigner, see :func:`match_queries`; it reads lowered logits."""
+        return match_queries(self, logits + self.score_shift, boxes, batch_gt_instances, batch_img_metas, valid)
 
 
 class _Rows(NamedTuple):

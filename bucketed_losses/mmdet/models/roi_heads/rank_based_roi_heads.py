@@ -44,10 +44,14 @@ class RankingRoIHeadMixin(_Host):
             a mask head without its own RoI extractor.
 
     Attributes:
+        BOX_HEADS: The class that box heads derive from.
+        EXAMPLES: The box head and the mask head that error messages recommend.
         MASK_LOSSES: Log names of the losses of masks that the stock head computes.
         MASK_FIELDS: The fields of a sampling result that masks are trained with.
     """
 
+    BOX_HEADS: type[nn.Module] = RankedRoIsMixin
+    EXAMPLES = ('RankBasedShared2FCBBoxHead', 'RankBasedFCNMaskHead')
     MASK_LOSSES: tuple[str, ...] = ('loss_mask',)
     MASK_FIELDS: tuple[str, ...] = ('pos_priors', 'pos_assigned_gt_inds', 'pos_gt_labels', 'pos_scores')
 
@@ -58,16 +62,15 @@ class RankingRoIHeadMixin(_Host):
         super().__init__(*args, **kwargs)
         self.max_mask_positives = max_mask_positives
         for head in _as_list(self.bbox_head):
-            if not isinstance(head, RankedRoIsMixin):
+            if not isinstance(head, self.BOX_HEADS):
                 raise ValueError(
-                    f'{name}: bbox_head must be one of this package, e.g. RankBasedShared2FCBBoxHead, got '
-                    f'{type(head).__name__}'
+                    f'{name}: bbox_head must be one of this package, e.g. {self.EXAMPLES[0]}, got {type(head).__name__}'
                 )
         if self.with_mask:
             for head in _as_list(self.mask_head):
                 if not isinstance(head, RankingMaskHeadMixin):
                     raise ValueError(
-                        f'{name}: mask_head must be one of this package, e.g. RankBasedFCNMaskHead, got '
+                        f'{name}: mask_head must be one of this package, e.g. {self.EXAMPLES[1]}, got '
                         f'{type(head).__name__}'
                     )
             if getattr(self, 'share_roi_extractor', False):  # SCNet's head always has a separate extractor
@@ -203,8 +206,11 @@ def _published_score_threshold() -> Rule:
     return Rule(('test_cfg.score_thr',), apply)
 
 
-ROI_HEAD = (inner_heads('bbox_head', Role.BOX), _mask_heads(), _all_proposals())
-"""Rules of every RoI head."""
+INNER_HEADS = (inner_heads('bbox_head', Role.BOX), _mask_heads())
+"""Rules for the heads inside an RoI head."""
+
+ROI_HEAD = (*INNER_HEADS, _all_proposals())
+"""Rules of every RoI head that samples RoIs."""
 
 TWO_STAGE = (*ROI_HEAD, _published_score_threshold())
 """Rules of an RoI head with one stage that makes the detections."""
