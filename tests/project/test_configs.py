@@ -44,7 +44,11 @@ BOXES = (
     ('sabl-cascade-rcnn_efficientnet-lite0_fpn', 'ce'),
     ('dynamic-rcnn_efficientnet-lite0_fpn', 'ce'),
 )
-MASKS = (('htc_efficientnet-lite0_fpn', 'ce'), ('solov2_efficientnet-lite0_fpn', 'focal'))
+MASKS = (
+    ('htc_efficientnet-lite0_fpn', 'ce'),
+    ('solov2_efficientnet-lite0_fpn', 'focal'),
+    ('mask2former_efficientnet-lite0', 'ce'),
+)
 QUERIES = (
     ('deformable-detr_efficientnet-lite0', 'focal'),
     ('dino_efficientnet-lite0', 'focal'),

@@ -40,8 +40,18 @@ def without_downloads(model):
 def bbox_heads(cfg):
     """The configs of the heads that classify: one, or one per stage."""
     model = cfg.model
-    heads = model.roi_head.bbox_head if 'roi_head' in model else model.get('bbox_head') or model.mask_head
+    heads = (
+        model.roi_head.bbox_head
+        if 'roi_head' in model
+        else model.get('bbox_head') or model.get('mask_head') or model.panoptic_head
+    )
     return heads if isinstance(heads, list) else [heads]
+
+
+def num_classes_of(cfg):
+    """The number of classes of the detector; for Mask2Former, of things."""
+    head = bbox_heads(cfg)[0]
+    return head.get('num_classes') or head.num_things_classes
 
 
 def build(cfg):
@@ -62,9 +72,10 @@ def small_inputs(cfg, num_items=(3, 2)):
     return demo_mm_inputs(
         2,
         [[3, height, height], [3, height - 32, height]],
-        num_classes=bbox_heads(cfg)[0].num_classes,
+        num_classes=num_classes_of(cfg),
         num_items=list(num_items),
-        with_mask='mask_head' in cfg.model or 'mask_head' in cfg.model.get('roi_head', {}),
+        with_mask=any(key in cfg.model for key in ('mask_head', 'panoptic_head'))
+        or 'mask_head' in cfg.model.get('roi_head', {}),
     )
 
 

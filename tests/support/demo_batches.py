@@ -25,14 +25,18 @@ def demo_batch(cfg: Config) -> dict[str, Any]:
         [[3, edge, edge], [3, edge, edge * 3 // 4]],
         num_items=[3, 2],
         num_classes=2,
-        with_mask=bool(head.get('mask_head')) or 'segm' in str(cfg.get('val_evaluator')),
-        with_semantic='semantic_head' in model or 'semantic_head' in head,
+        with_mask=bool(head.get('mask_head')) or 'panoptic_head' in model or 'segm' in str(cfg.get('val_evaluator')),
+        with_semantic='semantic_head' in model or 'semantic_head' in head or _has_stuff(model),
     )
     for sample in batch['data_samples']:
         sample.gt_instances.labels.zero_()  # the one class that every detector knows
         boxes = sample.gt_instances.bboxes
         sample.proposals = InstanceData(bboxes=torch.cat([boxes, boxes + 8]))  # Fast R-CNN reads them
     return batch
+
+
+def _has_stuff(model: Any) -> bool:
+    return model.get('panoptic_head', {}).get('num_stuff_classes', 0) > 0
 
 
 def _edge(model: Any) -> int:
@@ -63,7 +67,7 @@ def _pairs_of_frames(cfg: Config) -> dict[str, Any]:
         key_frames_inds=[0],
         image_shapes=[(3, 128, 128)],
         num_items=[3],
-        with_mask='mask_head' in cfg.model.detector.roi_head,
+        with_mask='detector' not in cfg.model or 'mask_head' in cfg.model.detector.roi_head,
     )
     for video in batch['data_samples']:
         for frame in video.video_data_samples:

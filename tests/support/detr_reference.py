@@ -93,18 +93,29 @@ def slow_query_losses(
         for c in range(num_classes):
             logits.append(q.scores[c])
             targets.append(-1.0 if q.ignored else quality[id(q)] if c == q.label else 0.0)
+    losses, ranked = slow_ranking(name, logits, targets, class_weight)
+    if 'RS' in name:
+        balance = sum(losses.values())
+        bbox, iou = (part * balance / part.detach() if float(part) > 0 else part for part in (bbox, iou))
+    losses |= {'loss_bbox': float(bbox.detach()), 'loss_iou': float(iou.detach())}
+    return losses, ranked + bbox + iou
+
+
+def slow_ranking(
+    name: str, logits: list[Tensor], targets: list[float], weight: float
+) -> tuple[dict[str, float], Tensor]:
+    """The parts of a ranking loss by log name, and a value whose gradient is that of the loss.
+
+    Targets are -1 for ignored entries, 0 for negatives, and the IoUs of positives.
+    """
     values = [float(logit.detach()) for logit in logits]
     delta = 0.5 if 'RS' in name else 1.0
     reference = loop_rs_loss(values, targets, delta)
     ranking, grad = reference.ranking, reference.ranking_grad
     if 'Bucketed' in name:
         ranking, grad = loop_bucketed_ranking(values, targets, delta)
-    losses = {'loss_rank': class_weight * ranking}
+    losses = {'loss_rank': weight * ranking}
     if 'RS' in name:
-        losses['loss_sort'] = class_weight * reference.sorting
+        losses['loss_sort'] = weight * reference.sorting
         grad = [a + b for a, b in zip(grad, reference.sorting_grad, strict=True)]
-        balance = sum(losses.values())
-        bbox, iou = (part * balance / part.detach() if float(part) > 0 else part for part in (bbox, iou))
-    losses |= {'loss_bbox': float(bbox.detach()), 'loss_iou': float(iou.detach())}
-    ranked = sum((class_weight * g * logit for g, logit in zip(grad, logits, strict=True) if g != 0), zero)
-    return losses, ranked + bbox + iou
+    return losses, sum((weight * g * logit for g, logit in zip(grad, logits, strict=True) if g != 0), logits[0] * 0)

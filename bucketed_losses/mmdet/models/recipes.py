@@ -28,6 +28,10 @@ Path = tuple[str | int, ...]
 """Keys and indices that lead to a value of a config."""
 
 
+RANKS = 'ranks all predictions of a batch, labelled by the IoU of their boxes'
+"""The reason for the type of most ranking heads."""
+
+
 class Role(Enum):
     """The function of a head in a detector. Each :class:`Slot` of a detector accepts some roles."""
 
@@ -38,6 +42,7 @@ class Role(Enum):
     BOX = 'box head of an RoI head'
     MASK = 'mask head of an RoI head'
     INSTANCES = 'mask head with classes'
+    FUSION = 'fusion of masks with classes'
     AROUND = 'model around a detector'
 
 
@@ -143,7 +148,7 @@ class Recipe:
     rules: tuple[Rule, ...]
     unused: tuple[str, ...] = ()
     suggested_for: tuple[type[nn.Module], ...] = ()
-    reason: str = 'ranks all predictions of a batch, labelled by the IoU of their boxes'
+    reason: str = RANKS
 
 
 class Slot(NamedTuple):
@@ -207,6 +212,7 @@ def ranking_head(
     rules: Sequence[Rule],
     unused: Sequence[str] = (),
     suggested_for: Sequence[type[nn.Module]] = (),
+    reason: str = RANKS,
 ) -> Callable[[Head], Head]:
     """Class decorator that registers the recipe of a ranking head; arguments as for :class:`Recipe`.
 
@@ -215,7 +221,7 @@ def ranking_head(
     """
 
     def register(head: Head) -> Head:
-        recipe = Recipe(head, replaces, role, tuple(rules), tuple(unused), tuple(suggested_for))
+        recipe = Recipe(head, replaces, role, tuple(rules), tuple(unused), tuple(suggested_for), reason)
         for stock in replaces:
             if stock in _RECIPES:
                 raise ValueError(

@@ -124,21 +124,28 @@ def three_anchor_scales() -> Rule:
 
 
 def matching_costs() -> Rule:
-    """The class cost of matching reads sigmoid scores, and has the weight that was published for BRS-DETR."""
+    """The class cost of matching reads sigmoid scores, and has the weight that was published for BRS-DETR.
+
+    The settings of training are those of the detector, or the head's own.
+    """
 
     def apply(part: Part) -> Iterator[Setting]:
-        for stage in each(part.train_cfg):
-            costs = (at(part.train_cfg, stage).get('assigner') or {}).get('match_costs')
+        own = part.config.get('train_cfg')
+        of, above = ('head', ('train_cfg',)) if own else ('train_cfg', ())
+        settings = own or part.train_cfg
+        for stage in each(settings):
+            costs = (at(settings, stage).get('assigner') or {}).get('match_costs')
             for where in each(costs):
-                path = (*stage, 'assigner', 'match_costs', *where)
-                kind = part.type_of(at(costs, where), TASK_UTILS)
-                if kind is FocalLossCost:
+                path = (*above, *stage, 'assigner', 'match_costs', *where)
+                cost = at(costs, where)
+                kind = part.type_of(cost, TASK_UTILS)
+                if kind is FocalLossCost and not cost.get('binary_input'):  # otherwise it is a cost of masks
                     reason = 'matching weighs classes as published for BRS-DETR'
-                    yield Setting((*path, 'weight'), MATCHING_WEIGHT, reason, 'train_cfg')
+                    yield Setting((*path, 'weight'), MATCHING_WEIGHT, reason, of)
                 elif kind is ClassificationCost:
-                    cost = dict(type='FocalLossCost', weight=MATCHING_WEIGHT)
+                    focal = dict(type='FocalLossCost', weight=MATCHING_WEIGHT)
                     reason = 'scores are sigmoids; matching weighs classes as published for BRS-DETR'
-                    yield Setting(path, cost, reason, 'train_cfg')
+                    yield Setting(path, focal, reason, of)
 
     return Rule(('train_cfg.assigner.match_costs',), apply)
 

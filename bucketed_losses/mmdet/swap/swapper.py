@@ -50,6 +50,10 @@ _ONE_STAGE = Layout(
     (Slot('bbox_head', (Role.DENSE, Role.QUERIES)),), LearningRate('one-stage', paper=0.008, stock=0.01)
 )
 _ONE_STAGE_MASKS = Layout((Slot('mask_head', (Role.INSTANCES,)),), _ONE_STAGE.learning_rate)
+_PANOPTIC = Layout(
+    (Slot('panoptic_head', (Role.INSTANCES,)), Slot('panoptic_fusion_head', (Role.FUSION,))), _ONE_STAGE.learning_rate
+)
+_VIDEO = Layout((Slot('track_head', (Role.INSTANCES,)),), _ONE_STAGE.learning_rate)
 _TWO_STAGE = Layout(
     (
         # Usually an RPN, but any dense head can compute proposals.
@@ -178,7 +182,9 @@ class _Swapper:
     def _inner_detector(self, model: dict[str, Any]) -> dict[str, Any]:
         """The detector that has the heads: that of a tracker or of a teacher and a student, or ``model`` itself."""
         inner = model.get('detector')
-        if isinstance(inner, dict) and 'type' in inner and not any(model.get(key) for key in self._keys()):
+        # A tracker with a detector may have a track_head, too, which compares its detections.
+        own = [key for key in self._keys() if key != 'track_head' and model.get(key)]
+        if isinstance(inner, dict) and 'type' in inner and not own:
             self.root = ('model', 'detector')
             return inner
         return model
@@ -223,6 +229,10 @@ class _Swapper:
             layout = _RPN
         elif layout is None and model.get('mask_head'):
             layout = _ONE_STAGE_MASKS
+        elif layout is None and model.get('panoptic_head'):
+            layout = _PANOPTIC
+        elif layout is None and model.get('track_head'):
+            layout = _VIDEO
         if layout is None:
             held = [key for key in keys if model.get(key)]
             raise SwapError(
@@ -236,7 +246,7 @@ class _Swapper:
 
     @staticmethod
     def _all_layouts() -> list[Layout]:
-        return [_RPN, _ONE_STAGE, _TWO_STAGE, _ONE_STAGE_MASKS, *layouts()]
+        return [_RPN, _ONE_STAGE, _TWO_STAGE, _ONE_STAGE_MASKS, _PANOPTIC, _VIDEO, *layouts()]
 
     def _slot(self, slot: Slot, model: dict[str, Any]) -> None:
         part = model.get(slot.key)

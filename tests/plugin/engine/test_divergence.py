@@ -194,6 +194,7 @@ DETECTORS = (
     'bccd/faster-rcnn_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py',
     'bccd/cascade-rcnn_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py',
     'shapes/mask-rcnn_efficientnet-lite0_fpn_brs_1xb8-12e_shapes.py',
+    'shapes/mask2former_efficientnet-lite0_brs_1xb8-12e_shapes.py',
     'shapes/co-deformable-detr_efficientnet-lite0_brs_1xb4-12e_shapes.py',
     'shapes/co-deformable-detr_efficientnet-lite0_focal_1xb4-12e_shapes.py',
 )

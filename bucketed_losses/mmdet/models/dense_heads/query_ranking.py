@@ -15,7 +15,7 @@ from ....core.distributed import num_processes
 from ..classifiers import ClassifierMixin
 from ..losses import ImageRows, RowSets, check_ranks
 from ..losses.box_weighting import at_least_float32, balance_factor, mean_over_processes
-from .query_sets import QuerySet, QueryTargets, image_sizes, match_queries, to_device
+from .query_sets import MaskSet, MaskTargets, QuerySet, QueryTargets, image_sizes, match_queries, to_device
 
 if TYPE_CHECKING:
     from mmengine.model import BaseModule as _Host
@@ -23,17 +23,16 @@ else:
     _Host = object
 
 
-class QueryLossesMixin(ClassifierMixin, _Host):
-    """A mixin for heads of queries: a sigmoid classifier without background, trained with a ranking loss.
+class SetRankingMixin(ClassifierMixin, _Host):
+    """A mixin for heads whose queries predict boxes or masks: a sigmoid classifier, trained with a ranking loss.
 
     The logits of each set of queries (a decoder layer, the encoder's proposals, a group of auxiliary queries) are
-    ranked together over all images, and each set by itself. The target of a positive is the IoU of its predicted box.
-    If ``self_balancing`` of the loss is True, the L1 and GIoU losses of each set are scaled to the value of its ranking
-    loss (Eq. 17), so their weights cancel.
+    ranked together over all images, and each set by itself. If ``self_balancing`` of the loss is True, the losses of
+    the positions of each set are scaled to the value of its ranking loss (Eq. 17).
 
-    On an accelerator, :meth:`query_losses` ranks all sets in one call, and the host waits for nothing if the targets
-    contain the positives. A CPU makes one call for each set, which is faster there. So do ``scope='global'`` with
-    several processes, and losses that cannot rank many sets (``ranks_sets`` of the loss).
+    On an accelerator, all sets are ranked in one call, and the host waits for nothing if the targets contain the
+    positives. A CPU makes one call for each set, which is faster there. So do ``scope='global'`` with several
+    processes, and losses that cannot rank many sets (``ranks_sets`` of the loss).
 
     Args:
         loss_cls: Config of one of this package's ranking losses.
@@ -43,6 +42,9 @@ class QueryLossesMixin(ClassifierMixin, _Host):
 
     Attributes:
         baseline: The ``type`` of the head that the error message recommends for other losses.
+        position_losses: The names of the losses of the boxes or masks.
+        balanced_together: Whether the sum of these losses is scaled to the ranking loss, which keeps the ratio of their
+            weights. Otherwise each of them is.
 
     Raises:
         ValueError: ``loss_cls`` is not a ranking loss, or it is aLRP Loss, or ``score_prior`` is not in (0, 1).
@@ -50,51 +52,60 @@ class QueryLossesMixin(ClassifierMixin, _Host):
 
     own_init = True
     baseline: str
+    position_losses: tuple[str, ...]
+    balanced_together = False
 
     def __init__(self, *args: Any, loss_cls: dict, score_prior: float = 0.01, **kwargs: Any) -> None:
         super().__init__(*args, loss_cls=loss_cls, **kwargs)
         check_ranks(self, instead=f'type={self.baseline!r}')
         if 'loss_bbox' in self.loss_cls.LOG_NAMES:
             raise ValueError(
-                f'{type(self).__name__}: {type(self.loss_cls).__name__} is a box loss too, and queries have L1 and '
-                'GIoU; use APLoss, BucketedAPLoss, RSLoss, BucketedRSLoss or DRLoss'
+                f'{type(self).__name__}: {type(self.loss_cls).__name__} is a box loss too, and queries have '
+                f'{" and ".join(self.position_losses)}; use APLoss, BucketedAPLoss, RSLoss, BucketedRSLoss or DRLoss'
             )
         self.score_shift = self.shift_to_prior(score_prior)
 
-    def query_losses(self, sets: Sequence[QuerySet], batch_img_metas: list[dict]) -> dict[str, Tensor]:
-        """Losses of all sets by log name: those of the ranking loss, ``loss_bbox`` and ``loss_iou`` of each.
+    def losses_of_sets(
+        self,
+        sets: Sequence[QuerySet | MaskSet],
+        rows: Rows,
+        ious: Tensor,
+        errors: Tensor,
+        predictions: Tensor,
+    ) -> dict[str, Tensor]:
+        """Losses of all sets by log name: those of the ranking loss and the ``position_losses`` of each.
 
-        Box losses are sums over the positives of a set, divided by their number (its mean over processes, at least 1),
+        The latter are sums over the positives of a set, divided by their number (its mean over processes, at least 1),
         as in DETR.
 
         Args:
             sets: Predictions of the same images.
-            batch_img_metas: Dicts with ``img_shape``, ``(height, width)``.
+            rows: The same, by :func:`join_sets`.
+            ious: ``(num_pos,)`` targets of the positives, detached.
+            errors: ``(num_losses, num_pos)`` values of the losses of the positives.
+            predictions: ``(num_sets,)`` sums of all predicted boxes or masks of each set. They become part of the
+                graph, and a set with a prediction that is not finite has losses that are not finite.
         """
-        rows = _join(sets, self.num_classes)
-        boxes, targets = (every.index_select(0, rows.positive) for every in (rows.boxes, rows.target_boxes))
-        sizes = image_sizes(batch_img_metas, boxes).index_select(0, rows.image_of_positives)
-        (boxes, pixels), (targets, target_pixels) = (self.both_forms(every, sizes) for every in (boxes, targets))
-        ious = bbox_overlaps(pixels.detach(), target_pixels, is_aligned=True)
-        losses = self._rank(rows, ious, len(batch_img_metas))
-        box_losses = self._box_losses(rows, boxes, targets, pixels, target_pixels)
+        losses = self._rank(rows, ious, sets[0].logits.size(0))
+        others = self._means_over_positives(rows, errors) + predictions * 0
         if self.loss_cls.self_balancing:
-            box_losses = box_losses * balance_factor(box_losses, losses.values(), self.loss_cls.shared)
-        losses['loss_bbox'], losses['loss_iou'] = box_losses.unbind()
-        weights = to_device([one.weight for one in sets], boxes)
+            size = others.sum(0) if self.balanced_together else others
+            others = others * balance_factor(size, losses.values(), self.loss_cls.shared)
+        losses |= zip(self.position_losses, others.unbind(), strict=True)
+        weights = to_device([one.weight for one in sets], others)
         named = {name: (values * weights).unbind() for name, values in losses.items()}
         return {one.prefix + name: named[name][index] for index, one in enumerate(sets) for name in named}
 
-    def both_forms(self, boxes: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """The boxes that L1 compares, and the same boxes as x1 y1 x2 y2 in pixels.
+    def _means_over_positives(self, rows: Rows, errors: Tensor) -> Tensor:
+        """``(num_losses, num_sets)`` of errors ``(num_losses, num_pos)``, before balancing."""
+        total = errors.new_zeros(len(errors), len(rows.sizes)).index_add(1, rows.set_of_positives, errors)
+        # If all processes share one batch, the lower limit is one positive in this batch.
+        num_pos = mean_over_processes(to_device(rows.num_positives, errors)).clamp(
+            min=1 / num_processes(self.loss_cls.group)
+        )
+        return total / (num_pos + torch.finfo(torch.float32).eps)
 
-        Args:
-            boxes: ``(n, 4)``, in the form of the head's sets: here, normalised cx cy w h.
-            sizes: ``(n, 4)`` width, height, width and height of their images in pixels.
-        """
-        return boxes, bbox_cxcywh_to_xyxy(boxes) * sizes
-
-    def _rank(self, rows: _Rows, ious: Tensor, num_images: int) -> dict[str, Tensor]:
+    def _rank(self, rows: Rows, ious: Tensor, num_images: int) -> dict[str, Tensor]:
         """The parts of the ranking loss, ``(num_sets,)`` each; ``ious (num_pos,)`` are those of the positives."""
         row_ious = ious.new_zeros(len(rows.labels)).index_copy(0, rows.positive, ious)
         images = rows.images(num_images) if self.loss_cls.needs_images else None
@@ -118,30 +129,57 @@ class QueryLossesMixin(ClassifierMixin, _Host):
         ]
         return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
-    def _box_losses(self, rows: _Rows, boxes: Tensor, targets: Tensor, pixels: Tensor, target_pixels: Tensor) -> Tensor:
-        """``loss_bbox`` and ``loss_iou`` of every set, ``(2, num_sets)``, before balancing; all boxes of positives."""
+
+class QueryLossesMixin(SetRankingMixin):
+    """A mixin for heads of queries that predict boxes: :class:`SetRankingMixin` with L1 and GIoU.
+
+    The target of a positive is the IoU of its predicted box. If the losses are balanced, each of L1 and GIoU is scaled
+    to the ranking loss, so their weights cancel.
+
+    Raises:
+        ValueError: As :class:`SetRankingMixin`.
+    """
+
+    position_losses = ('loss_bbox', 'loss_iou')
+
+    def query_losses(self, sets: Sequence[QuerySet], batch_img_metas: list[dict]) -> dict[str, Tensor]:
+        """Losses of all sets by log name, see :meth:`losses_of_sets`.
+
+        Args:
+            sets: Predictions of the same images.
+            batch_img_metas: Dicts with ``img_shape``, ``(height, width)``.
+        """
+        rows = join_sets(sets, self.num_classes)
+        all_boxes = at_least_float32(torch.cat([one.boxes.flatten(0, 1) for one in sets]))
+        all_targets = torch.cat([one.targets.boxes.flatten(0, 1) for one in sets]).to(all_boxes.dtype)
+        boxes, targets = (every.index_select(0, rows.positive) for every in (all_boxes, all_targets))
+        sizes = image_sizes(batch_img_metas, boxes).index_select(0, rows.image_of_positives)
+        (boxes, pixels), (targets, target_pixels) = (self.both_forms(every, sizes) for every in (boxes, targets))
+        ious = bbox_overlaps(pixels.detach(), target_pixels, is_aligned=True)
         if len(boxes):
             # MMDetection's losses read the weights that they are given on the host, which waits for an accelerator.
             l1 = self.loss_bbox(boxes, targets, reduction_override='none').sum(1)
             errors = torch.stack([l1, self.loss_iou(pixels, target_pixels, reduction_override='none')])
         else:
             errors = boxes.new_zeros(2, 0)
-        num_sets = len(rows.sizes)
-        total = errors.new_zeros(2, num_sets).index_add(1, rows.set_of_positives, errors)
-        # If all processes share one batch, the lower limit is one positive in this batch.
-        num_pos = mean_over_processes(to_device(rows.num_positives, boxes)).clamp(
-            min=1 / num_processes(self.loss_cls.group)
-        )
-        # Every box is part of the graph, and a set with a box that is not finite has losses that are not finite.
-        connected = boxes.new_zeros(num_sets).index_add(0, rows.set_of_rows, rows.boxes.sum(1)) * 0
-        return total / (num_pos + torch.finfo(torch.float32).eps) + connected
+        predictions = boxes.new_zeros(len(sets)).index_add(0, rows.set_of_rows, all_boxes.sum(1))
+        return self.losses_of_sets(sets, rows, ious, errors, predictions)
+
+    def both_forms(self, boxes: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """The boxes that L1 compares, and the same boxes as x1 y1 x2 y2 in pixels.
+
+        Args:
+            boxes: ``(n, 4)``, in the form of the head's sets: here, normalised cx cy w h.
+            sizes: ``(n, 4)`` width, height, width and height of their images in pixels.
+        """
+        return boxes, bbox_cxcywh_to_xyxy(boxes) * sizes
 
 
 class QueryRankingMixin(QueryLossesMixin):
     """A mixin for MMDetection's query heads, which derive from ``DETRHead`` and have an assigner.
 
     Raises:
-        ValueError: As :class:`QueryLossesMixin`.
+        ValueError: As :class:`SetRankingMixin`.
     """
 
     def match(
@@ -156,14 +194,12 @@ class QueryRankingMixin(QueryLossesMixin):
         return match_queries(self, logits + self.score_shift, boxes, batch_gt_instances, batch_img_metas, valid)
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """The queries of all sets as rows, the images of a set one after the other: ``n`` rows, ``num_pos`` positives.
 
     Attributes:
         logits: ``(n, num_classes)``, at least float32.
-        boxes: ``(n, 4)``, at least float32.
         labels, weights: ``(n,)``.
-        target_boxes: ``(n, 4)``, of the dtype of ``boxes``.
         positive: ``(num_pos,)`` rows of the positives, in the order of the sets.
         positive_in_set: ``(num_pos,)``, the same without the rows of the sets before.
         set_of_rows: ``(n,)`` int64.
@@ -174,10 +210,8 @@ class _Rows(NamedTuple):
     """
 
     logits: Tensor
-    boxes: Tensor
     labels: Tensor
     weights: Tensor
-    target_boxes: Tensor
     positive: Tensor
     positive_in_set: Tensor
     set_of_rows: Tensor
@@ -192,10 +226,10 @@ class _Rows(NamedTuple):
         return [image.expand(-1, size // num_images).flatten() for size in self.sizes]
 
 
-def _join(sets: Sequence[QuerySet], num_classes: int) -> _Rows:
+def join_sets(sets: Sequence[QuerySet | MaskSet], num_classes: int) -> Rows:
+    """The queries of all sets as rows, without their boxes or masks."""
     labels = torch.cat([one.targets.labels.flatten() for one in sets])
     weights = torch.cat([one.targets.weights.flatten() for one in sets])
-    boxes = at_least_float32(torch.cat([one.boxes.flatten(0, 1) for one in sets]))
     positives = [_positives(one.targets, num_classes) for one in sets]
     num_positives = [len(positive) for positive in positives]
     sizes = [one.targets.labels.numel() for one in sets]
@@ -207,12 +241,10 @@ def _join(sets: Sequence[QuerySet], num_classes: int) -> _Rows:
     )
     positive_in_set = torch.cat(positives)
     start, num_queries = layout.index_select(0, set_of_positives).unbind(1)
-    return _Rows(
+    return Rows(
         logits=at_least_float32(torch.cat([one.logits.flatten(0, 1) for one in sets])),
-        boxes=boxes,
         labels=labels,
         weights=weights,
-        target_boxes=torch.cat([one.targets.boxes.flatten(0, 1) for one in sets]).to(boxes.dtype),
         positive=positive_in_set + start,
         positive_in_set=positive_in_set,
         set_of_rows=set_of_rows,
@@ -223,7 +255,7 @@ def _join(sets: Sequence[QuerySet], num_classes: int) -> _Rows:
     )
 
 
-def _positives(targets: QueryTargets, num_classes: int) -> Tensor:
+def _positives(targets: QueryTargets | MaskTargets, num_classes: int) -> Tensor:
     if targets.positive is not None:
         return targets.positive
     positive = (targets.labels < num_classes) & (targets.weights > 0)

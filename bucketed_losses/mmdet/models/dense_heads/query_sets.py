@@ -51,6 +51,40 @@ class QuerySet(NamedTuple):
     weight: float = 1.0
 
 
+class MaskTargets(NamedTuple):
+    """The training targets of queries that predict masks.
+
+    Attributes:
+        labels: ``(batch, n)`` class indices, ``num_classes`` for background.
+        weights: ``(batch, n)``, 0 for queries that do not contribute to the losses.
+        objects: ``(num_pos,)`` int64 indices of the objects of the positives, among those of all images.
+        positive: ``(num_pos,)`` int64 rows of the positives, as in :class:`QueryTargets`.
+    """
+
+    labels: Tensor
+    weights: Tensor
+    objects: Tensor
+    positive: Tensor
+
+
+class MaskSet(NamedTuple):
+    """The predictions of one set of queries that predict masks, and what the losses need of it.
+
+    Attributes:
+        prefix: The beginning of the log names of its losses.
+        logits: ``(batch, n, num_classes)``.
+        masks: ``(batch, n, h, w)`` mask logits, or ``(batch, n, num_frames, h, w)`` of videos.
+        targets: The targets of the same queries.
+        weight: The factor on all losses of the set.
+    """
+
+    prefix: str
+    logits: Tensor
+    masks: Tensor
+    targets: MaskTargets
+    weight: float = 1.0
+
+
 def match_queries(
     head: DETRHead,
     logits: Tensor,
