@@ -38,6 +38,7 @@ class Role(Enum):
     BOX = 'box head of an RoI head'
     MASK = 'mask head of an RoI head'
     INSTANCES = 'mask head with classes'
+    ONE_STAGE_MASK = 'mask head of a one-stage detector'
     AROUND = 'model around a detector'
 
 
@@ -207,6 +208,7 @@ def ranking_head(
     rules: Sequence[Rule],
     unused: Sequence[str] = (),
     suggested_for: Sequence[type[nn.Module]] = (),
+    reason: str = Recipe.reason,
 ) -> Callable[[Head], Head]:
     """Class decorator that registers the recipe of a ranking head; arguments as for :class:`Recipe`.
 
@@ -215,7 +217,7 @@ def ranking_head(
     """
 
     def register(head: Head) -> Head:
-        recipe = Recipe(head, replaces, role, tuple(rules), tuple(unused), tuple(suggested_for))
+        recipe = Recipe(head, replaces, role, tuple(rules), tuple(unused), tuple(suggested_for), reason)
         for stock in replaces:
             if stock in _RECIPES:
                 raise ValueError(

@@ -13,7 +13,7 @@ pytest.importorskip('mmdet')
 
 import swap_survey
 from small_dense_heads import at, distance_box, places, random_maps
-from small_instance_heads import METAS, NUM_CLASSES, STRIDES, bbox_head, features
+from small_instance_heads import METAS, NUM_CLASSES, STRIDES, bbox_head, dice_loss, dynamic_mask, features
 from small_solo_heads import OBJECTS, objects
 from torch.nn.functional import interpolate
 
@@ -64,27 +64,12 @@ def assignments(head, cls_scores, bbox_preds, metas=METAS):
 
 
 def slow_mask_loss(outputs, place, target):
-    """Dice Loss of a positive: three 1 x 1 convolutions on two prototypes and on the distance to each pixel."""
+    """Dice Loss of a positive; a cell of the map of masks has 8 pixels, and distances are in 8 strides."""
     level, image, y, x = place
-    kernel, prototypes = at(outputs[2], *place), outputs[3][image]
-    sizes, position = ((2, 4), (2, 2), (1, 2), (2,), (2,), (1,)), 0
-    parts = []
-    for size in sizes:
-        parts.append(kernel[position : position + math.prod(size)].reshape(size))
-        position += math.prod(size)
-    assert position == len(kernel)
-    mask = torch.zeros(8, 8)
-    for row, column in itertools.product(range(8), range(8)):
-        reach = 8 * STRIDES[level]
-        away = torch.tensor([x * STRIDES[level] - column * 8, y * STRIDES[level] - row * 8]) / reach
-        values = torch.cat([away, prototypes[:, row, column]])
-        for index, (weight, bias) in enumerate(zip(parts[:3], parts[3:], strict=True)):
-            values = weight @ values + bias
-            values = values.clamp(min=0) if index < 2 else values
-        mask = mask.index_put((torch.tensor(row), torch.tensor(column)), values[0])
-    mask = interpolate(mask[None, None], scale_factor=2, mode='bilinear')[0, 0].sigmoid()
-    target = torch.as_tensor(target)[2::4, 2::4].float()
-    return 2.0 * (1 - 2 * (mask * target).sum() / ((mask**2).sum() + (target**2).sum() + 1e-5))
+    cells = STRIDES[level] / 8
+    mask = dynamic_mask(at(outputs[2], *place), outputs[3][image], (x * cells, y * cells), 8 * cells)
+    mask = interpolate(mask[None, None], scale_factor=2, mode='bilinear')[0, 0]
+    return 2.0 * dice_loss(mask, target)
 
 
 def slow_losses(name, head, outputs, metas=METAS):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..losses.box_weighting import at_least_float32, mean_by_score, score_weights, self_balance
 from ..recipes import Role, ranking_head
+from .instance_masks import by_image, maps_by_image
 from .rank_based_rtmdet_head import RTMDET_RULES, RankingRTMDetHeadMixin
-from .ranking_mixin import flatten_maps
 from .score_assignment import AssignedPredictions
 
 if TYPE_CHECKING:
@@ -91,10 +91,10 @@ class RankingRTMDetInsHeadMixin(RankingRTMDetHeadMixin, _Host):
             A scalar; 0, connected to the kernels and to the features, if there is no positive.
         """
         num_images = len(mask_feat)
-        labels, logits, kernels = (
-            by_image(part, assigned.level_sizes, num_images)
-            for part in (assigned.labels, assigned.logits, flatten_maps(kernel_preds, self.num_gen_params))
+        labels, logits = (
+            by_image(part, assigned.level_sizes, num_images) for part in (assigned.labels, assigned.logits)
         )
+        kernels = maps_by_image(kernel_preds, self.num_gen_params)
         for sample, image_labels in zip(assigned.samples, labels, strict=True):
             # The sampler's indices do not count points in the padding of an image; those of the mask loss do.
             sample.pos_inds = (image_labels < self.num_classes).nonzero().squeeze(1)
@@ -109,12 +109,6 @@ class RankingRTMDetInsHeadMixin(RankingRTMDetHeadMixin, _Host):
 
     def _mask_predict_by_feat_single(self, mask_feat: Tensor, kernels: Tensor, priors: Tensor) -> Tensor:
         return at_least_float32(super()._mask_predict_by_feat_single(mask_feat, kernels, priors))
-
-
-def by_image(rows: Tensor, level_sizes: list[int], num_images: int) -> Tensor:
-    """Rows ``(n, ...)`` in the order of :func:`flatten_maps` as ``(num_images, n / num_images, ...)``."""
-    levels = rows.split([size * num_images for size in level_sizes])
-    return torch.cat([level.unflatten(0, (num_images, -1)) for level in levels], dim=1)
 
 
 @ranking_head(RTMDetInsHead, role=Role.DENSE, rules=RTMDET_RULES)
