@@ -188,6 +188,7 @@ def _train(cfg: Config, steps: int) -> tuple[list[str], list[float]]:
             part.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=100)
     torch.manual_seed(0)
     MessageHub.get_current_instance().update_info('epoch', 0)  # a runner counts epochs, and task-aligned heads read it
+    MessageHub.get_current_instance().update_info('iter', 0)  # as it counts iterations, which BoxInst reads
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
     assert any(isinstance(module, RankingLoss) for module in model.modules())
     model.init_weights()

@@ -43,6 +43,7 @@ class Role(Enum):
     MASK = 'mask head of an RoI head'
     INSTANCES = 'mask head with classes'
     FUSION = 'fusion of masks with classes'
+    ONE_STAGE_MASK = 'mask head of a one-stage detector'
     AROUND = 'model around a detector'
 
 

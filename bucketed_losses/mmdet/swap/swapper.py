@@ -47,7 +47,8 @@ LOSSES = {
 _R_CNN = LearningRate('R-CNN', paper=0.012, stock=0.02)
 _RPN = Layout((Slot('rpn_head', (Role.PROPOSALS,), ('rpn',)),), _R_CNN)
 _ONE_STAGE = Layout(
-    (Slot('bbox_head', (Role.DENSE, Role.QUERIES)),), LearningRate('one-stage', paper=0.008, stock=0.01)
+    (Slot('bbox_head', (Role.DENSE, Role.QUERIES)), Slot('mask_head', (Role.ONE_STAGE_MASK,))),
+    LearningRate('one-stage', paper=0.008, stock=0.01),
 )
 _ONE_STAGE_MASKS = Layout((Slot('mask_head', (Role.INSTANCES,)),), _ONE_STAGE.learning_rate)
 _PANOPTIC = Layout(

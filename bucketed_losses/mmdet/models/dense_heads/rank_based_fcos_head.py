@@ -55,7 +55,7 @@ class RankBasedFCOSHead(RankingHeadMixin, FCOSHead):
         """Losses of a batch; arguments as for :meth:`mmdet.models.FCOSHead.loss_by_feat`, without centerness."""
         sizes = [level.shape[-2:] for level in cls_scores]
         points = self.prior_generator.grid_priors(sizes, dtype=bbox_preds[0].dtype, device=bbox_preds[0].device)
-        labels, distances = (torch.cat(levels) for levels in self.get_targets(points, batch_gt_instances))
+        labels, distances = (torch.cat(levels) for levels in self.get_targets(points, batch_gt_instances)[:2])
         num_images = len(batch_img_metas)
         flat_points = torch.cat([level.repeat(num_images, 1) for level in points])
         return self.ranking_losses(
