@@ -13,7 +13,6 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
