@@ -52,7 +52,6 @@ MASKS = (
 QUERIES = (
     ('deformable-detr_efficientnet-lite0', 'focal'),
     ('dino_efficientnet-lite0', 'focal'),
-    ('co-dino_efficientnet-lite0', 'qfl'),
     ('ddq-detr_efficientnet-lite0', 'focal'),
     ('detr_efficientnet-lite0', 'ce'),
     ('conditional-detr_efficientnet-lite0', 'focal'),
@@ -241,6 +240,43 @@ def test_detr_settings_are_the_papers(config):
     ]
 
 
+@pytest.mark.parametrize('config', [c for c in CONFIGS if '/co_dino/' in c])
+def test_co_dino_settings_are_those_of_the_published_repositories(config):
+    cfg = Config.fromfile(ROOT / config)
+    model, brs = cfg.model, '_brs_' in config
+    assert (model.num_queries, model.num_feature_levels, model.neck.num_outs) == (900, 5, 5)
+    assert dict(model.test_cfg.nms) == dict(type='soft_nms', iou_threshold=0.8) and model.test_cfg.max_per_img == 300
+    from_o365 = 'o365' in config
+    noise, num_dn_queries = (0.4, 500) if from_o365 else (1.0, 100)
+    assert (model.dn_cfg.box_noise_scale, model.dn_cfg.group_cfg.num_dn_queries) == (noise, num_dn_queries)
+    strides = [4, 8, 16, 32, 64, 128]
+    query, rpn, roi, dense = model.bbox_head, model.rpn_head, model.roi_heads, model.dense_heads
+    assert rpn.anchor_generator.strides == dense.anchor_generator.strides == strides
+    assert roi.bbox_roi_extractor.featmap_strides == strides[:-1] and roi.bbox_roi_extractor.finest_scale == 56
+    assert [cost.weight for cost in model.train_cfg.assigner.match_costs] == [4.0 if brs else 2.0, 5.0, 2.0]
+    weights = [head.loss_cls.loss_weight for head in (query, rpn, roi.bbox_head, dense)]
+    assert weights == [1, 12, 12, 12] and (query.loss_bbox.loss_weight, query.loss_iou.loss_weight) == (5, 2)
+    if brs:
+        assert query.loss_cls.self_balancing is False and query.classifier_prior == dense.classifier_prior == 0.01
+        assert all('self_balancing' not in head.loss_cls for head in (rpn, roi.bbox_head, dense))
+    else:
+        assert query.loss_cls.type == 'QualityFocalLoss' and query.loss_cls.beta == 2
+    epochs, step = {'12e': (12, 11), '36e': (36, 30), '16e': (16, 8)}[config.rpartition('xb')[2][2:5]]
+    [schedule] = cfg.param_scheduler
+    assert cfg.train_cfg.max_epochs == schedule.end == epochs
+    assert (schedule.milestones, schedule.gamma) == ([step], 0.1)
+    assert cfg.optim_wrapper.optimizer.lr == (1e-4 if from_o365 else 2e-4)
+    assert cfg.optim_wrapper.optimizer.weight_decay == 1e-4 and cfg.optim_wrapper.clip_grad.max_norm == 0.1
+    assert cfg.optim_wrapper.paramwise_cfg == dict(custom_keys=dict(backbone=dict(lr_mult=0.1)))
+    gpus = 8 if 'r50' in config else 16
+    assert gpus * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 16
+    if gpus == 16:
+        assert model.backbone.drop_path_rate == (0.6 if epochs == 36 else 0.3)
+    scales = cfg.train_dataloader.dataset.pipeline[3].transforms[0][0].scales
+    most, longer_edge = (1536, 2048) if from_o365 else (800, 1333)
+    assert scales == [(edge, longer_edge) for edge in range(480, most + 1, 32)]
+
+
 RCNN, SIZES = 'model.train_cfg.rpn_proposal', 'train_dataloader.dataset.pipeline.2'
 PUBLISHED = {
     # What the published code trains where it differs from MMDetection or from our defaults: config, setting, value.
@@ -362,7 +398,7 @@ def test_baselines_of_table_7_are_mmdetections(stock, ranking):
 
 
 # Top-level names of the configs that ranking configs take their changes from.
-FRAGMENTS = ('rank_based_', 'brs_detr', 'decoder_loss', 'auxiliary_loss', 'box_loss')
+FRAGMENTS = ('rank_based_', 'brs_detr', 'brs_co_dino', 'decoder_loss', 'auxiliary_loss', 'box_loss')
 
 
 def differences(a, b, prefix=''):
@@ -514,6 +550,13 @@ def test_ranking_configs_have_the_model_of_a_swap(stock, ranking):
             f'{data}/co-deformable-detr_efficientnet-lite0_brs_1xb4-12e_{data}',
         )
         for data in ('bccd', 'shapes')
+    ]
+    + [
+        (
+            f'{data}/co-dino_efficientnet-lite0_qfl_1xb4-12e_{data}',
+            f'{data}/co-dino_efficientnet-lite0_brs_1xb4-12e_{data}',
+        )
+        for data in ('bccd', 'cards')
     ]
     + QUERY_PAIRS
     + [
