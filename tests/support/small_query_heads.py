@@ -253,11 +253,11 @@ def batch(detector: Any, num_items: tuple[int, int] = (2, 3), training: bool = T
     return detector.data_preprocessor(inputs, training=training)
 
 
-def train_on_processes(stocks: list[str]) -> list[bool]:
+def train_on_processes(configs: list[Config]) -> list[bool]:
     """Two steps of each detector, of which the second process never sees an object: whether all are in step after."""
     equal = []
-    for stock in stocks:
-        detector = build(swap_loss(small_config(stock)).cfg.model).train()
+    for config in configs:
+        detector = build(swap_loss(config).cfg.model).train()
         wrapped = DistributedDataParallel(detector, find_unused_parameters=False)
         optimizer = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=1e-3)
         for _ in range(2):

@@ -22,7 +22,7 @@ class QueryTargets(NamedTuple):
     Attributes:
         labels: ``(batch, n)`` class indices, ``num_classes`` for background.
         weights: ``(batch, n)``, 0 for queries that do not contribute to the losses.
-        boxes: ``(batch, n, 4)`` ground-truth boxes of the positives, normalised cx cy w h.
+        boxes: ``(batch, n, 4)`` ground-truth boxes of the positives, in the form of the predicted boxes.
         positive: ``(num_pos,)`` int64 rows of the positives with a weight above 0, among the ``batch * n`` queries in
             the order of the images. If it is None, the losses find them, and the host waits for an accelerator.
     """
@@ -39,7 +39,7 @@ class QuerySet(NamedTuple):
     Attributes:
         prefix: The beginning of the log names of its losses.
         logits: ``(batch, n, num_classes)``.
-        boxes: ``(batch, n, 4)``, normalised cx cy w h.
+        boxes: ``(batch, n, 4)``, normalised cx cy w h, or the form that ``both_forms`` of the head takes.
         targets: The targets of the same queries.
         weight: The factor on all losses of the set.
     """
