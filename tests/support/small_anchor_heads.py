@@ -30,6 +30,7 @@ SPECIFIC = {
     'Retina': dict(stacked_convs=1, norm_cfg=dict(type='GN', num_groups=2), ratios=[0.5, 1.0, 2.0], assigner=MAX_IOU),
     'RPN': dict(num_classes=1, scales_per_octave=1, ratios=[0.5, 1.0, 2.0], assigner=MAX_IOU),
 }
+SPECIFIC['LAD'] = SPECIFIC['PAA']
 
 
 def build_head(name='BucketedRSLoss', head_type='RankBasedATSSHead', **kwargs):
@@ -100,14 +101,19 @@ def loss_of(head, objects=None, ignore=None):
     return head.loss_by_feat(*head(features()), objects_for(head) if objects is None else objects, METAS, ignore)
 
 
-def predictions_of(head, cls_scores, bbox_preds, objects=None):
-    """What a head says of each anchor, with MMDetection's assignment; PAA's is that of a stock PAAHead."""
+def predictions_of(head, cls_scores, bbox_preds, objects=None, assigned=None):
+    """What a head says of each anchor, with MMDetection's assignment; PAA's is that of a stock PAAHead.
+
+    ``assigned`` is another assignment: labels, weights and targets of each image.
+    """
     sizes = [level.shape[-2:] for level in cls_scores]
     anchors, flags = head.get_anchors(sizes, METAS, device='cpu')
     anchors = [[level.clone() for level in image] for image in anchors]
     flat_anchors = [torch.cat(image) for image in anchors]
     classes, num_priors = head.num_classes, head.num_base_priors  # a list if levels differ
-    if type(head).__name__ == 'RankBasedPAAHead':
+    if assigned is not None:
+        labels, weights, targets = assigned
+    elif type(head).__name__ == 'RankBasedPAAHead':
         labels, weights, targets = stock_paa_assignment(anchors, flags, cls_scores, bbox_preds)
     else:
         result = head.get_targets(anchors, flags, objects_for(head) if objects is None else objects, METAS)

@@ -179,8 +179,9 @@ def _train(cfg: Config, steps: int) -> tuple[list[str], list[float]]:
         model_cfg = cfg.model
     # Fixed sizes of 1024 pixels and the like: these images are small.
     model_cfg.get('data_preprocessor', {}).pop('batch_augments', None)
-    if 'teacher_config' in model_cfg:  # of LD: a path in a checkout of MMDetection, and a checkpoint in the network
+    if 'teacher_config' in model_cfg:  # of LD: a path in a checkout of MMDetection
         model_cfg.teacher_config = str(CONFIGS / Path(model_cfg.teacher_config).relative_to('configs'))
+    if 'teacher_ckpt' in model_cfg:  # of LD and LAD: a checkpoint in the network
         model_cfg.teacher_ckpt = None
     # As many proposals as small images need.
     for part in (model_cfg, model_cfg.get('detector', {})):

@@ -162,12 +162,12 @@ def no_rescoring() -> Rule:
     return Rule((), apply)
 
 
-def no_sample_weights() -> Rule:
-    """Notes for PISA: a ranking loss does what its settings are for, so they have no effect."""
-    reasons = dict(
-        isr='it weights the samples of a classification loss, and a ranking loss has no such weights',
-        carl='it weights box losses by scores, which the box loss of this head does, too',
-    )
+def without_effect(**reasons: str) -> Rule:
+    """Notes on settings of ``train_cfg`` that have no effect any more.
+
+    Args:
+        reasons: The reason by the name of the setting.
+    """
 
     def apply(part: Part) -> Iterator[Note]:
         for where in each(part.train_cfg):
@@ -176,6 +176,14 @@ def no_sample_weights() -> Rule:
                     yield Note(f'{part.path}: {key} of train_cfg has no effect: {reason}')
 
     return Rule((), apply)
+
+
+def no_sample_weights() -> Rule:
+    """Notes for PISA: a ranking loss does what its settings are for, so they have no effect."""
+    return without_effect(
+        isr='it weights the samples of a classification loss, and a ranking loss has no such weights',
+        carl='it weights box losses by scores, which the box loss of this head does, too',
+    )
 
 
 def kept_branch(key: str, reason: str) -> Rule:

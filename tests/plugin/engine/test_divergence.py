@@ -30,7 +30,7 @@ from small_roi_heads import build as build_roi_head
 from bucketed_losses.mmdet.models.losses import BucketedRSLoss, ImageRows
 
 ROOT = Path(__file__).resolve().parents[3]
-ANCHOR_HEADS = ('RankBasedATSSHead', 'RankBasedPAAHead', 'RankBasedRetinaHead', 'RankBasedRPNHead')
+ANCHOR_HEADS = ('RankBasedATSSHead', 'RankBasedLADHead', 'RankBasedPAAHead', 'RankBasedRetinaHead', 'RankBasedRPNHead')
 LOSSES = ('BucketedRSLoss', 'APLoss', 'aLRPLoss', 'DRLoss')
 BAD = pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')], ids=str)
 

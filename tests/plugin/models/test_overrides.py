@@ -24,6 +24,8 @@ WITHOUT_BRANCH = {
     ('RankBasedDDODHead', 'loss_by_feat'): {'iou_preds'},
     ('RankBasedFCOSHead', 'loss_by_feat'): {'centernesses'},
     ('RankBasedNASFCOSHead', 'loss_by_feat'): {'centernesses'},
+    ('RankBasedLADHead', 'get_label_assignment'): {'iou_preds'},
+    ('RankBasedLADHead', 'loss_by_feat'): {'iou_preds'},
     ('RankBasedPAAHead', 'loss_by_feat'): {'iou_preds'},
 }
 VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)

@@ -6,11 +6,13 @@ import pytest
 
 pytest.importorskip('mmdet')
 
+import swap_survey
 from head_reference import assert_equal_losses, slow_losses
+from mmengine.config import Config
 from small_anchor_heads import METAS, predictions_of
 from small_dense_heads import NUM_CLASSES, OBJECTS, build_head, features, random_maps
 
-import bucketed_losses.mmdet  # noqa: F401  (registers the head)
+from bucketed_losses.mmdet.swap import swap_loss
 
 
 @pytest.mark.parametrize('loss', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
@@ -29,3 +31,16 @@ def test_there_is_no_channel_for_background():
     for level, num_priors in zip(head(features(head))[0], head.num_base_priors, strict=True):
         assert level.size(1) == num_priors * NUM_CLASSES
     assert head.num_base_priors == [4, 6]
+
+
+@pytest.mark.parametrize('size', [300, 512])
+def test_pisa_ssd_becomes_ssd(size):
+    """ISR and CARL stay in its config, where nothing reads them."""
+    pisa, plain = (
+        swap_loss(Config.fromfile(swap_survey.CONFIGS / name)).cfg.model
+        for name in (f'pisa/ssd{size}_pisa_coco.py', f'ssd/ssd{size}_coco.py')
+    )
+    assert pisa.bbox_head.type == 'RankBasedSSDHead'
+    assert set(pisa.train_cfg) - set(plain.train_cfg) == {'isr', 'carl'}
+    del pisa.train_cfg['isr'], pisa.train_cfg['carl']
+    assert pisa == plain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.models.dense_heads import PAAHead
@@ -19,6 +19,22 @@ from ..losses.box_weighting import at_least_float32
 from ..recipes import Role, ranking_head
 from .rank_based_atss_head import ATSS_RULES, RankBasedATSSHead
 from .score_assignment import CandidateScoreMixin
+
+
+class ImagePredictions(NamedTuple):
+    """Anchors of all levels and the predictions for them, for each image of a batch.
+
+    Attributes:
+        anchors: ``(num_anchors, 4)`` of each level of each image.
+        valid_flags: ``(num_anchors,)`` of each level of each image.
+        logits: ``(n, num_classes)`` of each image, level by level.
+        deltas: ``(n, 4)`` of each image, level by level.
+    """
+
+    anchors: list[list[Tensor]]
+    valid_flags: list[list[Tensor]]
+    logits: list[Tensor]
+    deltas: list[Tensor]
 
 
 @ranking_head(PAAHead, role=Role.DENSE, rules=ATSS_RULES, unused=['loss_centerness'])
@@ -49,31 +65,64 @@ class RankBasedPAAHead(CandidateScoreMixin, RankBasedATSSHead, PAAHead):
         batch_gt_instances_ignore: OptInstanceList = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch; arguments as for :meth:`mmdet.models.PAAHead.loss_by_feat`, without IoUs."""
+        predictions = self.predictions_of_images(cls_scores, bbox_preds, batch_img_metas)
+        assigned = self.assign(predictions, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
+        return self.assigned_losses(predictions, *assigned)
+
+    def predictions_of_images(
+        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], batch_img_metas: list[dict]
+    ) -> ImagePredictions:
+        """Anchors and predictions of each image; arguments as for :meth:`loss_by_feat`."""
         featmap_sizes = [level.shape[-2:] for level in cls_scores]
         anchors, valid_flags = self.get_anchors(featmap_sizes, batch_img_metas, device=cls_scores[0].device)
+        return ImagePredictions(
+            anchors,
+            valid_flags,
+            [at_least_float32(x.reshape(-1, self.cls_out_channels)) for x in levels_to_images(cls_scores)],
+            [at_least_float32(x.reshape(-1, 4)) for x in levels_to_images(bbox_preds)],
+        )
+
+    @torch.no_grad()
+    def assign(
+        self,
+        predictions: ImagePredictions,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: OptInstanceList = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """PAA's assignment by the scores of the candidates; the other arguments are those of :meth:`loss_by_feat`.
+
+        Returns:
+            Labels ``(n,)``, label weights ``(n,)`` and target boxes ``(n, 4)``, image by image.
+        """
+        anchors, valid_flags, logits, deltas = predictions
         labels, label_weights, bbox_targets, bbox_weights, pos_inds, pos_gt_index = self.get_targets(
             anchors, valid_flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
         )
-        logits = [at_least_float32(x.reshape(-1, self.cls_out_channels)) for x in levels_to_images(cls_scores)]
-        deltas = [at_least_float32(x.reshape(-1, 4)) for x in levels_to_images(bbox_preds)]
-        with torch.no_grad():
-            (scores,) = multi_apply(
-                self.get_pos_loss, anchors, logits, deltas, labels, label_weights, bbox_targets, bbox_weights, pos_inds
-            )
-            labels, label_weights, *_ = multi_apply(
-                self._split, scores, labels, label_weights, bbox_weights, pos_inds, pos_gt_index, anchors
-            )
+        (scores,) = multi_apply(
+            self.get_pos_loss, anchors, logits, deltas, labels, label_weights, bbox_targets, bbox_weights, pos_inds
+        )
+        labels, label_weights, *_ = multi_apply(
+            self._split, scores, labels, label_weights, bbox_weights, pos_inds, pos_gt_index, anchors
+        )
+        return torch.cat(labels), torch.cat(label_weights), torch.cat(bbox_targets)
+
+    def assigned_losses(
+        self, predictions: ImagePredictions, labels: Tensor, label_weights: Tensor, bbox_targets: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of predictions and what :meth:`assign` returns for them."""
         images = None
         if self.loss_cls.needs_images:
-            rows = [torch.full_like(image, index) for index, image in enumerate(labels)]
-            images = ImageRows(torch.cat(rows), len(labels))
+            num_images, num_anchors = len(predictions.logits), len(predictions.logits[0])
+            rows = torch.arange(num_images, device=labels.device).repeat_interleave(num_anchors)
+            images = ImageRows(rows, num_images)
         return self.ranking_losses(
-            torch.cat(logits),
-            torch.cat(deltas),
-            torch.cat([torch.cat(image) for image in anchors]),
-            torch.cat(labels),
-            torch.cat(label_weights),
-            torch.cat(bbox_targets),
+            torch.cat(predictions.logits),
+            torch.cat(predictions.deltas),
+            torch.cat([torch.cat(image) for image in predictions.anchors]),
+            labels,
+            label_weights,
+            bbox_targets,
             images,
         )
 

@@ -8,7 +8,7 @@ from mmdet.models.dense_heads import SSDHead
 from mmdet.registry import MODELS
 
 from ..recipes import Role, ranking_head
-from ..rules import ANCHOR_HEAD
+from ..rules import ANCHOR_HEAD, without_effect
 from .ranking_mixin import RankingDenseHeadMixin
 
 
@@ -31,7 +31,17 @@ class SigmoidSSDHead(SSDHead):
         super()._init_layers()
 
 
-@ranking_head(SSDHead, role=Role.DENSE, rules=ANCHOR_HEAD)
+SSD_RULES = (
+    *ANCHOR_HEAD,
+    without_effect(
+        neg_pos_ratio='all anchors are ranked, so no hard negatives are chosen',
+        smoothl1_beta='the box loss is on decoded boxes',
+    ),
+)
+"""Rules of SSD's heads."""
+
+
+@ranking_head(SSDHead, role=Role.DENSE, rules=SSD_RULES)
 @MODELS.register_module()
 class RankBasedSSDHead(RankingDenseHeadMixin, SigmoidSSDHead):
     """``SSDHead`` trained with a ranking loss.
