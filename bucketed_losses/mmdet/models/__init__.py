@@ -1,6 +1,6 @@
 """Losses, heads, Co-DETR and the demo backbone; layout and registration follow MMDetection's ``mmdet.models``."""
 
-from . import dense_heads, detectors, pairing, roi_heads
+from . import dense_heads, detectors, pairing, refusals, roi_heads
 from .backbones import EfficientNetLite0
 from .dense_heads import (
     CoATSSHead,
@@ -66,6 +66,7 @@ __all__ = [
     'RankBasedShared4Conv1FCBBoxHead',
     'aLRPLoss',
     'pairing',
+    'refusals',
 ]
 
 # This exports ranking heads that are not named above: each head's own file registers it, and no list names it.

@@ -152,6 +152,27 @@ class Recipe:
     reason: str = RANKS
 
 
+class NoRankingForm(NamedTuple):
+    """Why a stock head or a stock detector has no ranking form.
+
+    Attributes:
+        reason: The reason, in one clause.
+        instead: The nearest stock head that has a recipe; a function that names a config to convert, given the refused
+            part of the config; or None.
+    """
+
+    reason: str
+    instead: type[nn.Module] | Callable[[dict[str, Any]], str] | None = None
+
+    def why(self, config: dict[str, Any]) -> str:
+        """The end of an error message on a part of a config: the reason, and what works instead."""
+        if self.instead is None:
+            return self.reason
+        if isinstance(self.instead, type):
+            return f'{self.reason}; the nearest head that has one is a {self.instead.__name__}'
+        return f'{self.reason}; convert {self.instead(config)} instead'
+
+
 class Slot(NamedTuple):
     """A key of a detector's config that holds a head, or a list of heads.
 
@@ -201,6 +222,7 @@ class Layout:
 
 _RECIPES: dict[type, Recipe] = {}
 _SUGGESTIONS: dict[type, Recipe] = {}
+_REFUSALS: dict[type, NoRankingForm] = {}
 _LAYOUTS: dict[type, Layout] = {}
 
 Head = TypeVar('Head', bound=type[nn.Module])
@@ -236,6 +258,13 @@ def ranking_head(
     return register
 
 
+def no_ranking_form(
+    *stocks: type[nn.Module], reason: str, instead: type[nn.Module] | Callable[[dict[str, Any]], str] | None = None
+) -> None:
+    """Declare why stock heads or detectors have no ranking form; the other arguments as for :class:`NoRankingForm`."""
+    _REFUSALS.update(dict.fromkeys(stocks, NoRankingForm(reason, instead)))
+
+
 def holds_heads(layout: Layout) -> Callable[[Detector], Detector]:
     """Class decorator that registers the layout of a detector that has its own keys for heads in its config."""
 
@@ -249,6 +278,16 @@ def holds_heads(layout: Layout) -> Callable[[Detector], Detector]:
 def recipe_of(stock: type | None) -> Recipe | None:
     """The recipe that replaces exactly this class. A subclass or another class of the same name has none."""
     return None if stock is None else _RECIPES.get(stock)
+
+
+def refusal_of(stock: type | None) -> NoRankingForm | None:
+    """What was declared for exactly this class, or None."""
+    return None if stock is None else _REFUSALS.get(stock)
+
+
+def refusals() -> dict[type, NoRankingForm]:
+    """All refusals that were declared, by the stock class."""
+    return dict(_REFUSALS)
 
 
 def suggestion_for(stock: type) -> Recipe | None:

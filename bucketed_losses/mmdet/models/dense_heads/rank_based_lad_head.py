@@ -19,8 +19,9 @@ def _teacher_stays() -> Rule:
     """A note on the teacher, whose scores decide what is positive."""
 
     def apply(part: Part) -> Iterator[Note]:
+        teacher = f'{part.path.rpartition(".")[0]}.teacher_bbox_head'
         yield Note(
-            'model.teacher_bbox_head stays as it is and assigns objects by its own scores: they must be probabilities, '
+            f'{teacher} stays as it is and assigns objects by its own scores: they must be probabilities, '
             'as those of a PAA trained with focal loss are. For a teacher that was trained with a ranking loss, set '
             'its type to RankBasedLADHead and give it a ranking loss: it lowers its logits for the assignment'
         )
