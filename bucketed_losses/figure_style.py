@@ -173,7 +173,8 @@ def save(figure: Any, out: str | Path) -> None:
 def label_lines(axis: Any, names: Sequence[str], looks: Sequence[Look], points: Sequence[tuple[float, float]]) -> None:
     """Write the name of each line to the right of its last point; names that would overlap are moved up or down.
 
-    Lines that end at about the same place on the x axis have their names in one column.
+    Lines that end at about the same place on the x axis have their names in one column. So do lines that end earlier,
+    if their names would run into those of later ones.
 
     Call it when the limits of the axis are final.
 
@@ -189,7 +190,9 @@ def label_lines(axis: Any, names: Sequence[str], looks: Sequence[Look], points: 
     # In fractions of the axis: where the points are, and how high a line of text is.
     places = [tuple(map(float, to_axis.transform(point))) for point in points]
     gap = 1.2 * _LABEL_POINTS / (axis.get_position().height * figure.get_figheight() * 72)
-    for column in _columns([x for x, _ in places]):
+    # About the width of a letter.
+    letter = 0.6 * _LABEL_POINTS / (axis.get_position().width * figure.get_figwidth() * 72)
+    for column in _columns(places, [letter * (1 + len(name)) for name in names], gap):
         right = max(places[index][0] for index in column)
         order = sorted(column, key=lambda index: places[index][1])
         for index, height in zip(order, _spread([places[index][1] for index in order], gap), strict=True):
@@ -200,15 +203,25 @@ def label_lines(axis: Any, names: Sequence[str], looks: Sequence[Look], points: 
             )  # fmt: skip
 
 
-def _columns(places: Sequence[float]) -> list[list[int]]:
-    """Indices of places that are close to each other, from left to right."""
+def _columns(places: Sequence[tuple[float, float]], widths: Sequence[float], gap: float) -> list[list[int]]:
+    """Indices of places ``(x, y)`` whose names, of these widths and the height ``gap``, are in one column."""
     columns: list[list[int]] = []
-    for index in sorted(range(len(places)), key=places.__getitem__):
-        if columns and places[index] - places[columns[-1][-1]] < _SAME_COLUMN:
+    for index in sorted(range(len(places)), key=lambda index: places[index][0]):
+        if columns and places[index][0] - places[columns[-1][-1]][0] < _SAME_COLUMN:
             columns[-1].append(index)
         else:
             columns.append([index])
-    return columns
+    apart: list[list[int]] = []
+    for column in columns:
+        left, heights = places[column[0]][0], [places[index][1] for index in column]
+        near = [
+            one
+            for one in apart
+            if any(places[i][0] + widths[i] > left and abs(places[i][1] - y) < gap for i in one for y in heights)
+        ]
+        apart = [one for one in apart if one not in near]
+        apart.append([*(index for one in near for index in one), *column])
+    return apart
 
 
 def _spread(heights: list[float], gap: float) -> list[float]:

@@ -124,9 +124,10 @@ def test_no_internal_names(path, name):
 def test_labels_do_not_overlap_and_keep_their_order():
     figure, axes = new_figure()
     axis = axes[0, 0]
-    ends = [(1.0, 0.5), (1.0, 0.501), (1.0, 0.499), (1.0, 0.9)]
-    axis.plot([0, 1, 1, 1, 1], [0, *(y for _, y in ends)])
-    label_lines(axis, ['a', 'b', 'c', 'd'], list(looks_of('abcd').values()), ends)
+    ends = [(1.0, 0.5), (1.0, 0.501), (1.0, 0.499), (1.0, 0.9), (0.8, 0.502)]
+    axis.plot([0, *(x for x, _ in ends)], [0, *(y for _, y in ends)])
+    names = ['a', 'b', 'c', 'd', 'a name that reaches to those of the later lines']
+    label_lines(axis, names, list(looks_of(names).values()), ends)
     figure.draw_without_rendering()
     boxes = {text.get_text(): text.get_window_extent() for text in axis.texts}
     assert boxes['c'].y0 < boxes['a'].y0 < boxes['b'].y0 < boxes['d'].y0

@@ -78,6 +78,11 @@ def draw_cost(axis: Any, rows: list[report_benchmark.Row], quantity: str) -> Non
         report_benchmark.seconds(value / 1000) if quantity == 'milliseconds' else report_benchmark.bytes_of(value)
         for _, value in ends
     ]
+    last = max(size for size, _ in ends)
+    values = [
+        value if size == last else f'{value} at {report_benchmark.short(size)}'
+        for value, (size, _) in zip(values, ends, strict=True)
+    ]
     labels = [f'{COST_LOSSES[name]}: {value}' for name, value in zip(names, values, strict=True)]
     label_lines(axis, labels, [look_of(name) or Look(GUIDE) for name in names], ends)
 
