@@ -308,7 +308,6 @@ def quiet():
         ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'brs'),
         ('vfnet/vfnet_r50_fpn_1x_coco.py', 'brs'),
         ('deformable_detr/deformable-detr-refine-twostage_r50_16xb2-50e_coco.py', 'rs'),
-        ('sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py', 'ap'),
         ('queryinst/queryinst_r50_fpn_1x_coco.py', 'brs'),
         ('tood/tood_r50_fpn_1x_coco.py', 'brs'),
         ('ddod/ddod_r50_fpn_1x_coco.py', 'bap'),
