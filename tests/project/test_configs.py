@@ -579,6 +579,8 @@ def test_pairs_that_are_compared_have_the_same_budget(stock, ranking):
         'model.roi_heads.',
         'model.dense_heads.',
         'model.mask_head.',
+        'model.panoptic_head.',
+        'model.panoptic_fusion_head.',
         'model.train_cfg.',
         'model.test_cfg.rcnn.score_thr',
     )
