@@ -25,7 +25,7 @@ CONFIGS = sorted(
 
 
 # Large backbones, and configs whose model is another one's: longer schedules, and exact losses beside bucketed ones.
-SLOW = ('r101', 'swin-l', '-36e', '-27e', 'lvis/', '/rs-detr', '/co-dino-5scale_r50_8xb2')
+SLOW = ('r101', 'swin', '900q', '-36e', '-27e', 'lvis/', '/rs-detr', '/co-dino-5scale_r50_8xb2')
 SLOW += ('cascade-rcnn_r50_fpn_rs', 'mask-rcnn_r50_fpn_rs')
 CARDS = {config: twin for config in CONFIGS if (twin := config.replace('cards', 'bccd')) != config and twin in CONFIGS}
 """Configs of the cards, and those of BCCD with the same model."""
@@ -510,7 +510,7 @@ def test_the_classifier_of_the_ablation_starts_at_0():
 
 def test_configs_with_fewer_stars_say_where_their_data_are(monkeypatch):
     monkeypatch.setenv('SHAPES_ROOT', '/somewhere/shapes')
-    cfg = load('study/shapes_atss_rare4')
+    cfg = Config.fromfile(ROOT / 'configs/study/shapes_atss_rare4.py')
     assert cfg.train_dataloader.dataset.data_root == '/somewhere/shapes_rare4/'
     assert cfg.val_dataloader.dataset.data_root == '/somewhere/shapes/'
     assert cfg.val_evaluator.ann_file == '/somewhere/shapes/annotations/val.json'
