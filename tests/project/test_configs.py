@@ -25,7 +25,7 @@ CONFIGS = sorted(
 
 
 # Large backbones, and configs whose model is another one's.
-SLOW = ('r101', 'swin-l', 'detr_r50_8xb2-36e', '/rs-detr', '/co-dino-5scale_r50_8xb2')
+SLOW = ('r101', 'swin-l', 'detr_r50_8xb2-36e', '/rs-detr', '/co-dino-5scale')
 CARDS = {config: twin for config in CONFIGS if (twin := config.replace('cards', 'bccd')) != config and twin in CONFIGS}
 """Configs of the cards, and those of BCCD with the same model."""
 
