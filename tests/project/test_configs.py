@@ -25,7 +25,7 @@ CONFIGS = sorted(
 
 
 # Large backbones, and configs whose model is another one's: longer schedules, and exact losses beside bucketed ones.
-SLOW = ('r101', 'swin', '900q', '-36e', '-27e', 'lvis/', '/rs-detr', '/co-dino-5scale_r50_8xb2')
+SLOW = ('r101', 'swin', '900q', '-36e', '-27e', 'lvis/', '/rs-detr', '/co-dino-5scale')
 SLOW += ('cascade-rcnn_r50_fpn_rs', 'mask-rcnn_r50_fpn_rs')
 CARDS = {config: twin for config in CONFIGS if (twin := config.replace('cards', 'bccd')) != config and twin in CONFIGS}
 """Configs of the cards, and those of BCCD with the same model."""
