@@ -6,8 +6,8 @@
 
 The steps stop at the first failure:
 
-1. The working tree is clean, and the version is the same in ``bucketed_losses/version.py``, ``CITATION.cff`` and the
-   newest section of ``CHANGELOG.md``.
+1. The working tree is clean, and the version is the same in ``bucketed_losses/version.py``, ``CITATION.cff``,
+   ``README.md`` and the newest section of ``CHANGELOG.md``.
 2. ``python -m build`` makes the sdist from the committed files, and the wheel from the sdist.
 3. ``twine check --strict`` reads their metadata.
 4. The wheel is installed into an empty environment. There, the package is imported, and the command prints its version,
@@ -68,6 +68,7 @@ def versions(root: Path) -> dict[str, str | None]:
     patterns = {
         'bucketed_losses/version.py': r"^__version__ = '(.+)'$",
         'CITATION.cff': r'^version: (.+)$',
+        'README.md': r'^  version = \{(.+)\},$',
         'CHANGELOG.md': r'^## (\S+)',
     }
     found = {name: re.search(pattern, (root / name).read_text(), re.MULTILINE) for name, pattern in patterns.items()}
@@ -91,6 +92,9 @@ def prepare(root: Path, version: str, date: str) -> None:
     text = re.sub(r'^date-released: .*\n', '', citation.read_text(), flags=re.MULTILINE)
     text = re.sub(r'^version: .*$', f'version: {version}\ndate-released: {date}', text, flags=re.MULTILINE)
     citation.write_text(text)
+    readme = root / 'README.md'
+    text = re.sub(r'^  version = \{.+\},$', f'  version = {{{version}}},', readme.read_text(), flags=re.MULTILINE)
+    readme.write_text(text)
 
 
 def check_versions(root: Path, version: str) -> None:

@@ -28,6 +28,7 @@ def project(tmp_path):
     (folder / 'bucketed_losses').mkdir(parents=True)
     (folder / 'bucketed_losses/version.py').write_text("__version__ = '0.1.0'\n")
     (folder / 'CITATION.cff').write_text('title: x\nversion: 0.1.0\nlicense: Apache-2.0\n')
+    (folder / 'README.md').write_text('@software{x,\n  version = {0.1.0},\n  year = {2026}\n}\n')
     (folder / 'CHANGELOG.md').write_text(CHANGELOG)
     git(folder, 'init', '-q')
     git(folder, 'add', '.')
@@ -64,6 +65,7 @@ def test_prepare_sets_the_version_everywhere(project):
     assert set(release.versions(project).values()) == {'0.2.0'}
     assert '\n## 0.2.0 (2' in (project / 'CHANGELOG.md').read_text()
     assert 'version: 0.2.0\ndate-released: 2' in (project / 'CITATION.cff').read_text()
+    assert '\n  version = {0.2.0},\n' in (project / 'README.md').read_text()
     with pytest.raises(SystemExit, match='no section "## Unreleased"'):
         release.main(['0.3.0', '--prepare'], project)
 
@@ -79,7 +81,8 @@ def test_names_that_are_no_versions(version, project):
 
 
 def test_versions_that_differ_are_named(project, calls):
-    with pytest.raises(SystemExit, match=r'version\.py \(0\.1\.0\), CITATION\.cff \(0\.1\.0\), CHANGELOG\.md \(Unrel'):
+    others = r'CITATION\.cff \(0\.1\.0\), README\.md \(0\.1\.0\), CHANGELOG\.md \(Unreleased\)'
+    with pytest.raises(SystemExit, match=rf'version\.py \(0\.1\.0\), {others}'):
         release.main(['0.2.0'], project)
     assert calls == []
 
