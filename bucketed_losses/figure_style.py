@@ -188,7 +188,7 @@ def label_lines(axis: Any, names: Sequence[str], looks: Sequence[Look], points: 
     figure.draw_without_rendering()  # final limits and sizes
     to_axis = axis.transData + axis.transAxes.inverted()
     # In fractions of the axis: where the points are, and how high a line of text is.
-    places = [tuple(map(float, to_axis.transform(point))) for point in points]
+    places = [(float(x), float(y)) for x, y in map(to_axis.transform, points)]
     gap = 1.2 * _LABEL_POINTS / (axis.get_position().height * figure.get_figheight() * 72)
     # About the width of a letter.
     letter = 0.6 * _LABEL_POINTS / (axis.get_position().width * figure.get_figwidth() * 72)
