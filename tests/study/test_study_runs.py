@@ -85,6 +85,7 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(small, tmp_path):
     assert code == 0 and '2 of 2 runs are finished already' in output and 'training;' not in output
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_recorded_and_the_study_goes_on(small, tmp_path):
     diverging = tmp_path / 'diverging.py'
     # Beyond float32; the swap leaves this weight behind.

@@ -37,6 +37,7 @@ def kill_and_resume(folder, shapes_root, kills, seed):
     assert not list((folder / 'killed').glob('.*'))
 
 
+@pytest.mark.slow
 def test_killed_a_few_times(shapes_root, tmp_path):
     kill_and_resume(tmp_path, shapes_root, kills=4, seed=0)
 
