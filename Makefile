@@ -17,6 +17,7 @@
 #   STACK=openmmlab    another environment (requirements/stacks.ini); the default is current
 #   PYTHON=python3.12  another interpreter; the default is the first one in the stack's list that is installed
 #   PINS='mmengine==0.10.4'  versions of single packages to use instead of the pinned ones
+#   ARGS=tests/cli     further arguments of pytest for make test-stack
 #   RECORD=FILE.json   where make test and make test-stack write their counts, for tools/benchmarks/report_compatibility.py
 
 STACK := current
@@ -64,7 +65,7 @@ test-fast:
 
 test-stack:
 	$(SETUP) run test
-	$(PYTEST) -m 'stack and not slow'
+	$(PYTEST) -m 'stack and not slow' $(ARGS)
 
 test-slow:
 	$(SETUP) run test docs
