@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip('mmdet')
 
 import swap_survey
-from mmdet.models.dense_heads import FreeAnchorRetinaHead
+from mmdet.models.dense_heads import FreeAnchorRetinaHead, YOLACTHead
+from mmdet.models.reid import BaseReID
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
@@ -121,3 +122,27 @@ def test_a_head_with_a_recipe_is_not_refused(monkeypatch):
 
     ranking_head(FreeAnchorRetinaHead, role=Role.DENSE, rules=ANCHOR_HEAD)(RankBasedFreeAnchorHead)
     assert swap_loss(config(name)).cfg.model.bbox_head.type == 'RankBasedFreeAnchorHead'
+
+
+@pytest.mark.parametrize(
+    ('table', 'stock', 'name', 'words'),
+    [
+        (
+            '_RECIPES',
+            YOLACTHead,
+            'yolact/yolact_r50_1xb8-55e_coco.py',
+            r'YOLACTHead.*softmax with background.*ATSSHead',
+        ),
+        (
+            '_REFUSALS',
+            BaseReID,
+            'reid/reid_r50_8xb32-6e_mot17train80_test-mot17val20.py',
+            'BaseReID has no classification loss',
+        ),
+    ],
+)
+def test_what_nothing_was_declared_for_is_refused_by_its_config(table, stock, name, words, monkeypatch):
+    declared = getattr(module, table)
+    monkeypatch.setattr(module, table, {key: value for key, value in declared.items() if key is not stock})
+    with pytest.raises(SwapError, match=words):
+        swap_loss(config(name))
