@@ -34,6 +34,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCH = 'requirements/current/torch.txt'
+# Where each file states the version.
+STATED = {
+    'bucketed_losses/version.py': r"^__version__ = '(.+)'$",
+    'CITATION.cff': r'^version: (.+)$',
+    'README.md': r'^  version = \{(.+)\},$',
+    'CHANGELOG.md': r'^## (\S+)',
+}
 
 LOSS = """
 import torch
@@ -65,13 +72,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
 
 def versions(root: Path) -> dict[str, str | None]:
     """The version that each file states."""
-    patterns = {
-        'bucketed_losses/version.py': r"^__version__ = '(.+)'$",
-        'CITATION.cff': r'^version: (.+)$',
-        'README.md': r'^  version = \{(.+)\},$',
-        'CHANGELOG.md': r'^## (\S+)',
-    }
-    found = {name: re.search(pattern, (root / name).read_text(), re.MULTILINE) for name, pattern in patterns.items()}
+    found = {name: re.search(pattern, (root / name).read_text(), re.MULTILINE) for name, pattern in STATED.items()}
     return {name: match[1] if match else None for name, match in found.items()}
 
 
@@ -86,15 +87,12 @@ def prepare(root: Path, version: str, date: str) -> None:
         raise ReleaseError('CHANGELOG.md has no section "## Unreleased", so there is nothing to release.')
     changelog = re.sub(r'^## Unreleased$', f'## {version} ({date})', changelog, flags=re.MULTILINE)
     (root / 'CHANGELOG.md').write_text(changelog)
-    code = root / 'bucketed_losses/version.py'
-    code.write_text(re.sub(r"^__version__ = '.+'$", f"__version__ = '{version}'", code.read_text(), flags=re.MULTILINE))
+    for name in ('bucketed_losses/version.py', 'CITATION.cff', 'README.md'):
+        text = (root / name).read_text()
+        (root / name).write_text(re.sub(STATED[name], lambda m: m[0].replace(m[1], version), text, flags=re.MULTILINE))
     citation = root / 'CITATION.cff'
     text = re.sub(r'^date-released: .*\n', '', citation.read_text(), flags=re.MULTILINE)
-    text = re.sub(r'^version: .*$', f'version: {version}\ndate-released: {date}', text, flags=re.MULTILINE)
-    citation.write_text(text)
-    readme = root / 'README.md'
-    text = re.sub(r'^  version = \{.+\},$', f'  version = {{{version}}},', readme.read_text(), flags=re.MULTILINE)
-    readme.write_text(text)
+    citation.write_text(re.sub(STATED['CITATION.cff'], rf'\g<0>\ndate-released: {date}', text, flags=re.MULTILINE))
 
 
 def check_versions(root: Path, version: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmdet.structures import SampleList
 from torch import Tensor
 
 from .query_sets import QuerySet, QueryTargets, layer_prefix
@@ -25,6 +26,32 @@ class AuxiliarySetsMixin(_Host):
     def __init__(self, *args: Any, lambda_1: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lambda_1 = lambda_1
+
+    def loss(
+        self,
+        hidden_states: Tensor,
+        references: list[Tensor],
+        enc_outputs_class: Tensor | None,
+        enc_outputs_coord: Tensor | None,
+        batch_data_samples: SampleList,
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        """Losses of all queries; arguments as for the stock head.
+
+        Args:
+            args, kwargs: Further arguments of ``loss_by_feat``, among them ``auxiliary``: further queries whose targets
+                are given (:meth:`auxiliary_sets`).
+        """
+        return self.loss_by_feat(
+            *self(hidden_states, references),
+            enc_outputs_class,
+            enc_outputs_coord,
+            [sample.gt_instances for sample in batch_data_samples],
+            [sample.metainfo for sample in batch_data_samples],
+            *args,
+            **kwargs,
+        )
 
     def auxiliary_sets(
         self, prefix: str, hidden_states: Tensor, references: list[Tensor], targets: QueryTargets

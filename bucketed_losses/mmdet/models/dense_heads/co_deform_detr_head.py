@@ -10,7 +10,6 @@ import torch
 from mmdet.models.dense_heads import DeformableDETRHead
 from mmdet.models.layers import inverse_sigmoid
 from mmdet.registry import MODELS
-from mmdet.structures import SampleList
 from mmdet.utils import InstanceList, OptInstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -71,35 +70,15 @@ class CoDeformDETRHead(AuxiliarySetsMixin, DeformableDETRHead):
                 refined = _move(references[layer], offsets)
         return torch.stack(logits), torch.stack(boxes)
 
-    def loss(
-        self,
-        hidden_states: Tensor,
-        references: list[Tensor],
-        enc_outputs_class: Tensor | None,
-        enc_outputs_coord: Tensor | None,
-        batch_data_samples: SampleList,
-        enc_outputs_valid: Tensor | None = None,
-        auxiliary: Sequence[QuerySet] = (),
-    ) -> dict[str, Tensor]:
-        """Losses of all queries; arguments as for ``DeformableDETRHead``, and two additional arguments.
+    def loss(self, *args: Any, enc_outputs_valid: Tensor | None = None, **kwargs: Any) -> dict[str, Tensor]:
+        """Losses of all queries; arguments as for :class:`AuxiliarySetsMixin`, and one additional argument.
 
         Args:
             enc_outputs_valid: ``(batch, num_locations)`` bool, False for locations without a proposal: in the padding
                 and at the border of the image. These do not contribute to the losses. None: all locations contribute,
                 as in ``DeformableDETR``.
-            auxiliary: Further queries, whose targets are given (:meth:`auxiliary_sets`).
         """
-        logits, boxes = self(hidden_states, references)
-        return self.loss_by_feat(
-            logits,
-            boxes,
-            enc_outputs_class,
-            enc_outputs_coord,
-            [sample.gt_instances for sample in batch_data_samples],
-            [sample.metainfo for sample in batch_data_samples],
-            enc_valid=enc_outputs_valid,
-            auxiliary=auxiliary,
-        )
+        return super().loss(*args, enc_valid=enc_outputs_valid, **kwargs)
 
     def loss_by_feat(
         self,

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from mmcv.ops import batched_nms
 from mmdet.models.dense_heads import DINOHead
 from mmdet.registry import MODELS
-from mmdet.structures import SampleList
 from mmdet.utils import InstanceList, OptInstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -32,33 +31,6 @@ class CoDINOHead(AuxiliarySetsMixin, DINOHead):
             ``dict(type='soft_nms', iou_threshold=0.8)``. Without it, there is none, as in ``DINOHead``.
     """
 
-    def loss(
-        self,
-        hidden_states: Tensor,
-        references: list[Tensor],
-        enc_outputs_class: Tensor,
-        enc_outputs_coord: Tensor,
-        batch_data_samples: SampleList,
-        dn_meta: dict[str, int],
-        auxiliary: Sequence[QuerySet] = (),
-    ) -> dict[str, Tensor]:
-        """Losses of all queries; arguments as for ``DINOHead``, and one additional argument.
-
-        Args:
-            auxiliary: Further queries, whose targets are given (:meth:`auxiliary_sets`).
-        """
-        logits, boxes = self(hidden_states, references)
-        return self.loss_by_feat(
-            logits,
-            boxes,
-            enc_outputs_class,
-            enc_outputs_coord,
-            [sample.gt_instances for sample in batch_data_samples],
-            [sample.metainfo for sample in batch_data_samples],
-            dn_meta,
-            auxiliary=auxiliary,
-        )
-
     def loss_by_feat(
         self,
         all_layers_cls_scores: Tensor,
@@ -71,7 +43,7 @@ class CoDINOHead(AuxiliarySetsMixin, DINOHead):
         batch_gt_instances_ignore: OptInstanceList = None,
         auxiliary: Sequence[QuerySet] = (),
     ) -> dict[str, Tensor]:
-        """Losses by log name; arguments as for ``DINOHead`` and :meth:`loss`."""
+        """Losses by log name; arguments as for ``DINOHead``, and ``auxiliary``: further queries with given targets."""
         losses = super().loss_by_feat(
             all_layers_cls_scores,
             all_layers_bbox_preds,

@@ -13,9 +13,9 @@ import torch
 from mmdet.utils import InstanceList
 from torch import Tensor
 
-from ..losses.box_weighting import at_least_float32, balance_factor, mean_by_score, score_weights
+from ..losses.box_weighting import balance_factor, mean_by_score, score_weights
 from ..roi_heads.rank_based_roi_heads import unused
-from .ranking_mixin import RankingHeadMixin
+from .ranking_mixin import RankingHeadMixin, maps_by_image
 
 if TYPE_CHECKING:
     from mmdet.models.dense_heads.base_mask_head import BaseMaskHead as _MaskHost
@@ -126,9 +126,3 @@ def by_image(rows: Tensor, level_sizes: list[int], num_images: int) -> Tensor:
     """Rows ``(n, ...)`` in the order of :func:`flatten_maps` as ``(num_images, n / num_images, ...)``."""
     levels = rows.split([size * num_images for size in level_sizes])
     return torch.cat([level.unflatten(0, (num_images, -1)) for level in levels], dim=1)
-
-
-def maps_by_image(maps: Sequence[Tensor], channels: int) -> Tensor:
-    """Maps ``(N, num_priors * channels, H, W)`` of every level as ``(N, n, channels)``, at least float32."""
-    levels = [level.permute(0, 2, 3, 1).reshape(len(level), -1, channels) for level in maps]
-    return at_least_float32(torch.cat(levels, dim=1))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from mmdet.models.dense_heads import DETRHead
 from mmdet.utils import InstanceList
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 
@@ -116,9 +117,8 @@ def match_queries(
     for image, objects in enumerate(batch_gt_instances):
         rows = torch.arange(num, device=logits.device) if valid is None else valid[image].nonzero().squeeze(1)
         own_logits, own_boxes = logits[image].index_select(0, rows), boxes[image].index_select(0, rows)
-        finite = own_logits.isfinite().all() & own_boxes.isfinite().all()
         own_labels, own_weights, own_targets, _, positive, _ = head._get_targets_single(
-            own_logits, own_boxes, objects if finite else objects[:0], batch_img_metas[image]
+            own_logits, own_boxes, objects_to_match(objects, own_logits, own_boxes), batch_img_metas[image]
         )
         rows = rows + image * num
         labels[rows] = own_labels
@@ -131,6 +131,11 @@ def match_queries(
         target_boxes.view(batch, num, 4),
         torch.cat(all_positive),
     )
+
+
+def objects_to_match(objects: InstanceData, logits: Tensor, boxes: Tensor) -> InstanceData:
+    """The objects of an image, or none if a prediction is not finite: assigners cannot compare such predictions."""
+    return objects if logits.isfinite().all() & boxes.isfinite().all() else objects[:0]
 
 
 def matched_layers(

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from ..recipes import Role, ranking_head
 from ..rules import QUERY_HEAD
-from .query_sets import QuerySet, QueryTargets, image_sizes, matched_layers, matched_proposals
+from .query_sets import (
+    QuerySet,
+    QueryTargets,
+    image_sizes,
+    matched_layers,
+    matched_proposals,
+    objects_to_match,
+)
 from .rank_based_dino_head import RankingDenoisingMixin
 
 
@@ -121,8 +128,7 @@ class RankBasedDDQDETRHead(RankingDenoisingMixin, DDQDETRHead):
         pixels = bbox_cxcywh_to_xyxy(boxes) * sizes
         images = []
         for image, objects in enumerate(batch_gt_instances):
-            finite = logits[image].isfinite().all() & boxes[image].isfinite().all()
-            own = objects if finite else objects[:0]
+            own = objects_to_match(objects, logits[image], boxes[image])
             images.append(
                 self.aux_loss_for_dense._get_target_single(
                     scores[image], pixels[image], own.bboxes, own.labels, batch_img_metas[image]

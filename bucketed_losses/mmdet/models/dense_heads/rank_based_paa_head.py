@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from mmdet.models.dense_heads import PAAHead
 from mmdet.models.layers import multiclass_nms
-from mmdet.models.utils import levels_to_images, multi_apply
+from mmdet.models.utils import multi_apply
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import scale_boxes
 from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptInstanceList
@@ -15,9 +15,9 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..losses import ImageRows
-from ..losses.box_weighting import at_least_float32
 from ..recipes import Role, ranking_head
 from .rank_based_atss_head import ATSS_RULES, RankBasedATSSHead
+from .ranking_mixin import maps_by_image
 from .score_assignment import CandidateScoreMixin
 
 
@@ -27,14 +27,14 @@ class ImagePredictions(NamedTuple):
     Attributes:
         anchors: ``(num_anchors, 4)`` of each level of each image.
         valid_flags: ``(num_anchors,)`` of each level of each image.
-        logits: ``(n, num_classes)`` of each image, level by level.
-        deltas: ``(n, 4)`` of each image, level by level.
+        logits: ``(num_images, n, num_classes)``, level by level.
+        deltas: ``(num_images, n, 4)``, level by level.
     """
 
     anchors: list[list[Tensor]]
     valid_flags: list[list[Tensor]]
-    logits: list[Tensor]
-    deltas: list[Tensor]
+    logits: Tensor
+    deltas: Tensor
 
 
 @ranking_head(PAAHead, role=Role.DENSE, rules=ATSS_RULES, unused=['loss_centerness'])
@@ -78,8 +78,8 @@ class RankBasedPAAHead(CandidateScoreMixin, RankBasedATSSHead, PAAHead):
         return ImagePredictions(
             anchors,
             valid_flags,
-            [at_least_float32(x.reshape(-1, self.cls_out_channels)) for x in levels_to_images(cls_scores)],
-            [at_least_float32(x.reshape(-1, 4)) for x in levels_to_images(bbox_preds)],
+            maps_by_image(cls_scores, self.cls_out_channels),
+            maps_by_image(bbox_preds, 4),
         )
 
     @torch.no_grad()
@@ -113,12 +113,12 @@ class RankBasedPAAHead(CandidateScoreMixin, RankBasedATSSHead, PAAHead):
         """Losses of predictions and what :meth:`assign` returns for them."""
         images = None
         if self.loss_cls.needs_images:
-            num_images, num_anchors = len(predictions.logits), len(predictions.logits[0])
+            num_images, num_anchors = predictions.logits.shape[:2]
             rows = torch.arange(num_images, device=labels.device).repeat_interleave(num_anchors)
             images = ImageRows(rows, num_images)
         return self.ranking_losses(
-            torch.cat(predictions.logits),
-            torch.cat(predictions.deltas),
+            predictions.logits.flatten(0, 1),
+            predictions.deltas.flatten(0, 1),
             torch.cat([torch.cat(image) for image in predictions.anchors]),
             labels,
             label_weights,

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..losses.box_weighting import at_least_float32, mean_by_score, score_weights, self_balance
 from ..recipes import Role, ranking_head
-from .instance_masks import by_image, maps_by_image
+from .instance_masks import by_image
 from .rank_based_rtmdet_head import RTMDET_RULES, RankingRTMDetHeadMixin
+from .ranking_mixin import maps_by_image
 from .score_assignment import AssignedPredictions
 
 if TYPE_CHECKING:

@@ -192,6 +192,12 @@ def flatten_maps(maps: Sequence[Tensor], channels: int) -> Tensor:
     return at_least_float32(torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in maps]))
 
 
+def maps_by_image(maps: Sequence[Tensor], channels: int) -> Tensor:
+    """Maps ``(N, num_priors * channels, H, W)`` of every level as ``(N, n, channels)``, at least float32."""
+    levels = [level.permute(0, 2, 3, 1).reshape(len(level), -1, channels) for level in maps]
+    return at_least_float32(torch.cat(levels, dim=1))
+
+
 def image_rows(sizes: list[int], num_images: int, device: torch.device) -> ImageRows:
     """The images of predictions in the order of :func:`flatten_maps`; arguments as for the method of the mixin."""
     rows = [torch.arange(num_images, device=device).repeat_interleave(size) for size in sizes]

@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..dense_heads.query_ranking import QueryLossesMixin
-from ..dense_heads.query_sets import QuerySet, QueryTargets
+from ..dense_heads.query_sets import QuerySet, QueryTargets, objects_to_match
 from ..losses import highest_probability
 from ..recipes import Layout, Role, Slot, holds_heads, ranking_head
 from ..rules import matching_costs, ranking_loss
@@ -114,8 +114,8 @@ class _LoweredAssigner(BaseAssigner):
     ) -> AssignResult:
         lowered = pred_instances.new()
         lowered.scores = lowered.scores + self.shift
-        finite = lowered.scores.isfinite().all() & lowered.bboxes.isfinite().all()
-        return self.assigner.assign(lowered, gt_instances if finite else gt_instances[:0], *args, **kwargs)
+        objects = objects_to_match(gt_instances, lowered.scores, lowered.bboxes)
+        return self.assigner.assign(lowered, objects, *args, **kwargs)
 
 
 class _StagesOfQueries(SparseRoIHead):
