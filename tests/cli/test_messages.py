@@ -14,7 +14,9 @@ pytest.importorskip('mmdet')
 
 from mmengine.config import Config
 
+from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine import check_files, check_names
+from bucketed_losses.mmdet.engine.runner import apply_options
 from bucketed_losses.mmdet.suggestions import nearest
 
 pytestmark = pytest.mark.stack
@@ -45,6 +47,18 @@ def test_unknown_names_in_the_model(where, name, words):
     cfg.merge_from_dict({where: name})
     with pytest.raises(KeyError, match=rf'{where}.*{name}.*did you mean.*{words}.*custom_imports'):
         check_names(cfg)
+
+
+def test_modules_named_in_options_are_imported(tmp_path, monkeypatch):
+    """MMEngine imports those of the file only."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'module_in_an_option.py').write_text('')
+    monkeypatch.delitem(sys.modules, 'module_in_an_option', raising=False)
+    cfg = Config.fromfile(SHAPES)
+    apply_options(cfg, {'custom_imports.imports': ['bucketed_losses.mmdet', 'module_in_an_option']})
+    assert 'module_in_an_option' in sys.modules
+    with pytest.raises(UserError, match=r'--cfg-options: custom_imports: .*no_such_module'):
+        apply_options(cfg, {'custom_imports.imports': ['no_such_module']})
 
 
 def test_every_config_here_passes_the_check_of_names():

@@ -97,14 +97,28 @@ def read_editable_config(file: Path) -> tuple[Config, bool]:
         UserError: as for :func:`read_config`.
     """
     cfg = read_config(file, import_custom_modules=False)
-    try:
-        import_modules_from_strings((cfg.get('custom_imports') or {}).get('imports'), allow_failed_imports=True)
-    except Exception as error:  # a module is user code and may raise any exception
-        cause = f'{type(error).__name__}: {error}'
-        raise UserError(f'{file}: custom_imports: {cause}; --debug shows the traceback') from error
+    import_custom_modules(cfg, str(file), allow_failed_imports=True)
     if file.suffix == '.py' and Config._is_lazy_import(str(file)):
         return Config.fromstring(cfg.pretty_text, '.py'), False
     return cfg, True
+
+
+def import_custom_modules(cfg: Config, where: str, **options: Any) -> None:
+    """Import the modules in ``custom_imports``.
+
+    Args:
+        cfg: The config.
+        where: Its name, for errors.
+        options: Replace settings of ``custom_imports`` for this call.
+
+    Raises:
+        UserError: A module raises an exception, or is not installed (unless ``allow_failed_imports``).
+    """
+    try:
+        import_modules_from_strings(**{'imports': None, **(cfg.get('custom_imports') or {}), **options})
+    except Exception as error:  # a module is user code and may raise any exception
+        cause = f'{type(error).__name__}: {error}'
+        raise UserError(f'{where}: custom_imports: {cause}; --debug shows the traceback') from error
 
 
 def _syntax_error(file: Path, error: SyntaxError) -> str:

@@ -14,7 +14,7 @@ from bucketed_losses.errors import UserError
 from bucketed_losses.new_files import check_folder
 
 from .config import replace_data_root
-from .config_checks import check_classes, check_files, check_keys, check_names, check_not_empty
+from .config_checks import check_classes, check_files, check_keys, check_names, check_not_empty, import_custom_modules
 from .cpu_processes import launch_on_cpu
 
 NEEDS = {
@@ -33,10 +33,10 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Override settings as ``--cfg-options`` does.
+    """Override settings as ``--cfg-options`` does. Modules that ``custom_imports`` names then are imported.
 
     Raises:
-        UserError: An option does not fit the config.
+        UserError: An option does not fit the config, or a module cannot be imported.
     """
     rest = dict(options)
     try:
@@ -45,6 +45,8 @@ def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
         cfg.merge_from_dict(rest)
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise UserError(f'--cfg-options: {error.args[0] if error.args else error}') from error
+    if any(name.split('.')[0] == 'custom_imports' for name in rest):  # MMEngine has imported those of the file
+        import_custom_modules(cfg, '--cfg-options')
 
 
 def _named(cfg: Config, check: Callable[..., None], *arguments: Any) -> None:
