@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
 
 
 def on_processes(num: int, function: Callable, *args: Any) -> list:
@@ -37,6 +38,34 @@ def _run(rank: int, num: int, folder: str, function: Callable, args: tuple) -> N
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def trained_in_step(build: Callable, batch: Callable, models: list[Any]) -> list[bool]:
+    """Two steps of each detector on every process; whether all processes have the same parameters after them.
+
+    Only the first process sees objects, and DDP does not look for parameters without a gradient.
+
+    Args:
+        build: Makes a detector from an element of ``models``.
+        batch: Makes the keyword arguments of a detector's forward from the detector and the objects of two images.
+        models: Configs.
+    """
+    equal = []
+    for model in models:
+        detector = build(model).train()
+        wrapped = DistributedDataParallel(detector, find_unused_parameters=False)
+        optimizer = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=1e-3)
+        for _ in range(2):
+            data = batch(detector, (0, 0) if dist.get_rank() else (3, 2))
+            total, _ = detector.parse_losses(wrapped(**data, mode='loss'))
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+        mine = torch.cat([p.detach().flatten() for p in detector.parameters()])
+        first = mine.clone()
+        dist.broadcast(first, 0)
+        equal.append(torch.equal(mine, first))
+    return equal
 
 
 class CountCollectives:

@@ -26,7 +26,6 @@ AUXILIARY = ('rpn_head', 'roi_heads', 'dense_heads')
 def load(config, num_classes=NUM_CLASSES, **model):
     """The published detector, small: ResNet-18, two layers each, 20 queries."""
     cfg = Config.fromfile(ROOT / config)
-    init_default_scope('mmdet')
     cfg.model.backbone.update(depth=18, init_cfg=None)
     cfg.model.neck.in_channels = [channels // 4 for channels in cfg.model.neck.in_channels]
     for stack in (cfg.model.encoder, cfg.model.decoder):
@@ -56,6 +55,7 @@ def without_auxiliary_heads(model):
 
 
 def build(model, seed=0):
+    init_default_scope('mmdet')
     torch.manual_seed(seed)
     detector = MODELS.build(copy.deepcopy(dict(model)))
     detector.init_weights()

@@ -7,7 +7,6 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from detr_reference import Query, best_assignment
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
@@ -17,9 +16,6 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from swap_survey import CONFIGS
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
-
-from bucketed_losses.mmdet.swap import swap_loss
 
 NUM_CLASSES = 4
 NUM_LAYERS = 2
@@ -251,23 +247,3 @@ def batch(detector: Any, num_items: tuple[int, int] = (2, 3), training: bool = T
         2, [[3, 128, 128], [3, 128, 64]], num_classes=NUM_CLASSES, num_items=list(num_items), with_mask=with_mask
     )
     return detector.data_preprocessor(inputs, training=training)
-
-
-def train_on_processes(configs: list[Config]) -> list[bool]:
-    """Two steps of each detector, of which the second process never sees an object: whether all are in step after."""
-    equal = []
-    for config in configs:
-        detector = build(swap_loss(config).cfg.model).train()
-        wrapped = DistributedDataParallel(detector, find_unused_parameters=False)
-        optimizer = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=1e-3)
-        for _ in range(2):
-            data = batch(detector, (0, 0) if dist.get_rank() else (3, 2))
-            total, _ = detector.parse_losses(wrapped(**data, mode='loss'))
-            optimizer.zero_grad()
-            total.backward()
-            optimizer.step()
-        mine = torch.cat([p.detach().flatten() for p in detector.parameters()])
-        first = mine.clone()
-        dist.broadcast(first, 0)
-        equal.append(torch.equal(mine, first))
-    return equal

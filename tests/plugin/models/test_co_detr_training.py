@@ -1,4 +1,4 @@
-"""What the training of Co-DETR and BRS-DETR meets: seeds, images without objects, few queries, several processes."""
+"""What the training of Co-DETR, BRS-DETR, BRS Co-DINO meets: seeds, no objects, few queries, several processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import torch
 pytest.importorskip('mmdet')
 
 from config_models import losses_after_backward
+from gloo import on_processes, trained_in_step
 from launching import ROOT
 from mmengine.structures import InstanceData
-from small_co_detr import BASELINE, BOTH, BRS, batch, build, load, shake
+from small_co_detr import BASELINE, BOTH, BRS, BRS_CO_DINO, batch, build, load, shake
 
 pytestmark = pytest.mark.medium
 
@@ -116,36 +117,10 @@ def test_one_auxiliary_head_without_positives(config, head):
         assert losses[f'aux{1 - index}.loss_bbox'] > 0
 
 
-def test_two_processes_without_looking_for_unused_parameters(tmp_path):
-    """One of them never sees an object; they stay in step."""
-    script = tmp_path / 'run.py'
-    script.write_text(
-        'import sys, torch\n'
-        f'sys.path.insert(0, {str(ROOT / "tests/support")!r})\n'
-        'import small_co_detr as t\n'
-        'from torch.nn.parallel import DistributedDataParallel\n'
-        'torch.distributed.init_process_group("gloo")\n'
-        'rank = torch.distributed.get_rank()\n'
-        'detector = t.build(t.load(t.BRS)).train()\n'
-        'ddp = DistributedDataParallel(detector, find_unused_parameters=False)\n'
-        'optimizer = torch.optim.SGD(ddp.parameters(), lr=1e-3)\n'
-        'for _ in range(2):\n'
-        '    data = t.batch(detector, (0, 0) if rank else (3, 2))\n'
-        '    total, _ = detector.parse_losses(ddp(**data, mode="loss"))\n'
-        '    optimizer.zero_grad(); total.backward(); optimizer.step()\n'
-        'for name, p in detector.named_parameters():\n'
-        '    mine = p.detach().clone(); torch.distributed.broadcast(mine, 0)\n'
-        '    assert torch.equal(mine, p), name\n'
-        'print("in step")\n'
-    )
-    run = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', script],
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.stdout.count('in step') == 2, run.stderr[-3000:]
+def test_processes_stay_in_step_if_one_of_them_has_no_objects():
+    """Every parameter gets a gradient on both; DDP does not look for unused ones."""
+    for equal in on_processes(2, trained_in_step, build, batch, [load(BRS), load(BRS_CO_DINO)]):
+        assert equal == [True, True]
 
 
 def test_the_tools_train_it_and_test_every_head(shapes_root, tmp_path):

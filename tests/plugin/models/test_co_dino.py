@@ -197,7 +197,7 @@ def test_no_group_of_queries_sees_another(config):
 
         def noisy(query, part):
             query = query.clone()
-            query[:, part] += torch.linspace(-1, 1, query.size(-1))
+            query[:, part] += torch.linspace(-1, 2, query.size(-1))
             return query
 
         def collated(*args):

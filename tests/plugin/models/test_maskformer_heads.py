@@ -11,6 +11,7 @@ import torch
 pytest.importorskip('mmdet')
 
 from config_models import losses_after_backward
+from gloo import on_processes, trained_in_step
 from maskformer_reference import Settings, slow_layer
 from mmdet.models.dense_heads import Mask2FormerHead, MaskFormerHead
 from mmdet.models.tracking_heads import Mask2FormerTrackHead
@@ -333,6 +334,14 @@ def test_a_swapped_detector_trains_every_parameter(stock):
     with torch.no_grad():
         (result, *_) = detector(**copy.deepcopy(batch(detector, training=False)), mode='predict')
     assert result is not None
+
+
+@pytest.mark.medium
+def test_processes_stay_in_step_if_one_of_them_has_no_objects():
+    """Every parameter gets a gradient on both; DDP does not look for unused ones."""
+    models = [swap_loss(small_config(stock)).cfg.model for stock in ('MaskFormerHead', 'Mask2FormerHead')]
+    for equal in on_processes(2, trained_in_step, build, batch, models):
+        assert equal == [True, True]
 
 
 @pytest.mark.medium

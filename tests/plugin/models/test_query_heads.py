@@ -12,7 +12,7 @@ pytest.importorskip('mmdet')
 import small_sparse_roi_heads
 from config_models import losses_after_backward
 from detr_reference import slow_query_losses
-from gloo import on_processes
+from gloo import on_processes, trained_in_step
 from mmdet.models.dense_heads import DINOHead
 from mmengine.config import Config
 from mmengine.structures import InstanceData
@@ -27,7 +27,6 @@ from small_query_heads import (
     case,
     small_config,
     small_head,
-    train_on_processes,
     truth,
 )
 from swap_survey import configs
@@ -172,8 +171,9 @@ def test_a_swapped_detector_trains_every_parameter(stock):
 def test_processes_stay_in_step_if_one_of_them_has_no_objects():
     """Every parameter gets a gradient on both; DDP does not look for unused ones."""
     small = [*map(small_config, STOCK), small_sparse_roi_heads.small_config('QueryInst')]
-    for equal in on_processes(2, train_on_processes, small):
-        assert equal == [True] * len(small)
+    models = [swap_loss(cfg).cfg.model for cfg in small]
+    for equal in on_processes(2, trained_in_step, build, batch, models):
+        assert equal == [True] * len(models)
 
 
 @pytest.mark.medium
