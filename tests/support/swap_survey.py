@@ -293,6 +293,7 @@ def heads_table() -> str:
         heads.append(f'| {recipe.role.value} | {_code([stock.__name__])} | {ranking} |')
         settings.append(f'| {ranking} | {_code(changes)} | {_code(recipe.unused)} |')
     summary = '<summary>Settings that a swap changes, head by head</summary>'
+    settings = list(dict.fromkeys(settings))  # a ranking head may replace several stock heads
     return '\n'.join([*heads, '', '<details>', summary, '', *settings, '', '</details>'])
 
 

@@ -1,4 +1,4 @@
-"""Raises an error when a head is built with a ranking loss that it cannot train."""
+"""Raises an error when a head is built with a ranking loss that it cannot train, or read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from .classifiers import ClassifierMixin
 from .losses import RankingLoss
-from .recipes import suggestion_for
+from .recipes import Role, suggestion_for
 
 
 def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
@@ -28,7 +28,7 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
     recipe = suggestion_for(type(head))
     # The heads of the Co-DETR baseline belong to this package, but they compute their losses as MMDetection does.
     stock = type(head).__module__.startswith('mmdet.') or recipe is not None
-    if stock and not (isinstance(head, BBoxHead) and not loss.needs_ious):
+    if stock and not (_calls_its_loss_once(head) and not loss.needs_ious):
         what = (
             'IoUs of the predicted boxes'
             if isinstance(head, BBoxHead)
@@ -52,4 +52,24 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
         )
 
 
+def _calls_its_loss_once(head: nn.Module) -> bool:
+    return isinstance(head, BBoxHead) and type(head).loss_and_target is BBoxHead.loss_and_target
+
+
+def check_fusion(detector: nn.Module, name: str, fusion: nn.Module | None) -> None:
+    """Check the fusion head of a detector whose mask head has a ranking loss. PyTorch calls this for every submodule.
+
+    Raises:
+        ValueError: The fusion head reads scores as a softmax with "no object", and those of the mask head are sigmoids.
+    """
+    recipe = suggestion_for(type(fusion))
+    head = getattr(detector, 'panoptic_head', None)
+    if recipe and recipe.role is Role.FUSION and isinstance(getattr(head, 'loss_cls', None), RankingLoss):
+        raise ValueError(
+            f'{type(head).__name__} has sigmoid scores, but {type(fusion).__name__} reads a softmax with "no object"; '
+            f"use type='{recipe.head.__name__}' in {name}"
+        )
+
+
 register_module_module_registration_hook(check_pairing)
+register_module_module_registration_hook(check_fusion)

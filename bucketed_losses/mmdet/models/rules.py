@@ -178,6 +178,11 @@ def without_effect(**reasons: str) -> Rule:
     return Rule((), apply)
 
 
+def without_hard_negatives() -> Rule:
+    """A note on the mining of hard negatives of SSD and YOLACT, which has no effect."""
+    return without_effect(neg_pos_ratio='all anchors are ranked, so no hard negatives are chosen')
+
+
 def no_sample_weights() -> Rule:
     """Notes for PISA: a ranking loss does what its settings are for, so they have no effect."""
     return without_effect(

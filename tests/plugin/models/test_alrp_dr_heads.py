@@ -105,6 +105,25 @@ def test_gradients_reach_everything_and_images_may_be_empty(head_type, name):
         assert all(value == 0 for value in losses.values())
 
 
+@pytest.mark.parametrize('scope', ['batch', 'image'])
+def test_alrp_with_equal_box_weights_has_the_mean_error_of_the_boxes(scope):
+    published, equal = (
+        build_head(dict(type='aLRPLoss', scope=scope, tau=0.2, **settings))
+        for settings in ({}, dict(box_weights='equal'))
+    )
+    equal.load_state_dict(published.state_dict())
+    cls_scores, bbox_preds = outputs(equal)
+    losses, usual = (head.loss_by_feat(cls_scores, bbox_preds, objects_for(head), METAS) for head in (equal, published))
+    assert losses['loss_cls'] == usual['loss_cls'] and losses['loss_bbox'] != usual['loss_bbox']
+    predictions = predictions_of(equal, cls_scores, bbox_preds)  # of one image after those of the other
+    half = len(predictions) // 2
+    means = []
+    for part in [predictions[:half], predictions[half:]] if scope == 'image' else [predictions]:
+        errors = [loss / (2 * (1 - 0.2)) for _, loss in flat(part)[2]]
+        means.append(sum(errors) / len(errors))
+    assert losses['loss_bbox'].item() == pytest.approx(50 * sum(means).item() / len(means), rel=1e-5)
+
+
 @pytest.mark.parametrize('name', ['aLRPLoss', 'DRLoss'])
 def test_scope_image_is_the_mean_over_images(name):
     head, alone = (build_head(dict(type=name, scope=scope)) for scope in ('image', 'batch'))
@@ -221,6 +240,8 @@ def test_wrong_use_is_named():
         aLRPLoss()(torch.zeros(3, 2), torch.zeros(3).long(), reduction_override='none')
     with pytest.raises(ValueError, match=r'tau must lie in \[0, 1\), got 1'):
         aLRPLoss(tau=1)
+    with pytest.raises(ValueError, match="box_weights must be 'ranks' or 'equal', got 'scores'"):
+        aLRPLoss(box_weights='scores')
     with pytest.raises(ValueError, match='scope must be one of batch, image'):
         MODELS.build(dict(type='DRLoss', scope='global'))
     with pytest.raises(ValueError, match='use_sigmoid must be True'):

@@ -14,6 +14,7 @@ import swap_survey
 from mmdet.models.utils import aligned_bilinear
 from mmengine.config import Config
 from mmengine.logging import MessageHub
+from mmengine.structures import InstanceData
 from small_dense_heads import at, distance_box, places, random_maps
 from small_instance_heads import (
     METAS,
@@ -369,6 +370,19 @@ def test_bfloat16_autocast_keeps_the_loss_in_float32(family):
     sum(losses.values()).backward()
 
 
+def test_masks_of_yolact_are_combined_in_float32():
+    """In float16, the sigmoid of a logit of 9 is 1, and the gradient of its cross-entropy is not a number."""
+    head = mask_head('YOLACTProtonet').train()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        prototypes = head.protonet(features()[0])
+        info = InstanceData(coeffs=torch.full((1, prototypes.size(1)), 0.3))
+        masks, _ = head(features(), [info, info])
+    wanted = (prototypes.float().permute(0, 2, 3, 1) @ info.coeffs.t()).sigmoid()
+    for image, mask in enumerate(masks):
+        assert mask.dtype == torch.float32
+        torch.testing.assert_close(mask, wanted[image])
+
+
 @EACH
 def test_a_mask_head_needs_a_ranking_box_head(family):
     boxes, masks = FAMILIES[family]
@@ -399,6 +413,7 @@ def test_stock_configs_train_a_step(name):
         ('yolact/yolact_r50_1xb8-55e_coco.py', 'loss_segm keeps its weight'),
         ('yolact/yolact_r50_1xb8-55e_coco.py', 'the published RS-YOLACT trains masks with Dice Loss'),
         ('yolact/yolact_r50_1xb8-55e_coco.py', 'use_ohem stays in the config but has no effect'),
+        ('yolact/yolact_r50_1xb8-55e_coco.py', 'neg_pos_ratio of train_cfg has no effect: all anchors are ranked'),
     ],
 )
 def test_what_is_kept_or_dropped_is_said(name, words):

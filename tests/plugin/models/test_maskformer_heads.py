@@ -219,6 +219,34 @@ def test_bfloat16_autocast_keeps_the_loss_in_float32(stock):
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
 
 
+@pytest.mark.medium
+@pytest.mark.parametrize('stock', ['MaskFormerHead', 'Mask2FormerHead'])
+def test_the_stock_fusion_head_is_refused(stock):
+    """It would drop the last class and read masks of other queries, without an error."""
+    model = swap_loss(small_config(stock)).cfg.model
+    model.panoptic_fusion_head.type = 'MaskFormerFusionHead'
+    with pytest.raises(
+        ValueError, match=f"RankBased{stock} has sigmoid scores.*use type='RankBasedMaskFormerFusionHead'"
+    ):
+        build(model)
+    build(small_config(stock).model)
+
+
+@EVERY_HEAD
+def test_matching_in_float16_is_that_in_float32(stock):
+    """Also where a mask logit is so large that its sigmoid is 1 in float16."""
+    head, given = small_head(stock), case(stock)
+    logits, masks = given.logits[0].detach(), given.masks[0].detach().mul(12).half().float()
+    matched = []
+    for dtype in (torch.float16, torch.float32):
+        with torch.autocast('cpu', dtype=torch.bfloat16):  # float16 autocast on a CPU needs torch 2.3
+            torch.manual_seed(0)  # points are drawn
+            matched.append(head.match(logits.to(dtype), masks.to(dtype), given.objects, METAS))
+    half, full = matched
+    assert len(full.positive) == 3 and torch.equal(half.positive, full.positive)
+    assert torch.equal(half.labels, full.labels)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Inference
 

@@ -25,6 +25,7 @@ from small_query_heads import (
     batch,
     build,
     case,
+    random_predictions,
     small_config,
     small_head,
     truth,
@@ -165,6 +166,19 @@ def test_a_swapped_detector_trains_every_parameter(stock):
     detector.zero_grad()
     empty = losses_after_backward(detector, batch(detector, (0, 0)))
     assert not any(empty.values())
+
+
+@EVERY_HEAD
+def test_matching_in_float16_has_finite_costs(stock):
+    """In float16, the class cost of a logit of 14 would be infinite, and the assigner would raise an error."""
+    head = small_head(stock, 'BucketedRSLoss')
+    logits, boxes = (x.detach() for x in random_predictions(3, 2, 6))
+    logits[0, 1, 2], logits[1, 0, 0] = 14.0, -20.0
+    half, full = (
+        head.match(logits.half().to(dtype), boxes.half().to(dtype), truth(), METAS)
+        for dtype in (torch.half, torch.float)
+    )
+    assert len(full.positive) and torch.equal(half.positive, full.positive)
 
 
 @pytest.mark.medium

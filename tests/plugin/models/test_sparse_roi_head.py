@@ -13,7 +13,7 @@ from config_models import losses_after_backward
 from detr_reference import best_assignment, slow_query_losses
 from mmengine.config import Config
 from mmengine.structures import InstanceData
-from small_query_heads import SHIFT, SIZES, as_queries, batch, build, normalised, truth
+from small_query_heads import METAS, NUM_CLASSES, SHIFT, SIZES, as_queries, batch, build, normalised, truth
 from small_sparse_roi_heads import MASK_SIZE, STAGE_WEIGHTS, STOCK, inputs, roi_head_cfg, small_config, small_roi_head
 from swap_survey import configs
 
@@ -182,6 +182,23 @@ def test_bfloat16_autocast_keeps_the_losses_in_float32():
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
 
 
+def test_matching_in_float16_has_finite_costs():
+    """In float16, the class cost of a logit of 14 would be infinite, and the assigner would raise an error."""
+    head = small_roi_head()
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(6, NUM_CLASSES, generator=generator)
+    scores[1, 2], scores[0, 0] = 14.0, -20.0
+    bboxes = 50 * torch.rand(6, 4, generator=generator)
+    bboxes[:, 2:] += bboxes[:, :2] + 5
+    assigned = [
+        head.bbox_assigner[0].assign(
+            InstanceData(scores=scores.half().to(dtype), bboxes=bboxes.half().to(dtype)), truth()[0], METAS[0]
+        )
+        for dtype in (torch.half, torch.float)
+    ]
+    assert (assigned[1].gt_inds > 0).any() and torch.equal(assigned[0].gt_inds, assigned[1].gt_inds)
+
+
 @pytest.mark.parametrize('scope', ['image', 'class'])
 def test_scopes(scope):
     """On one image, 'image' is 'batch'; every scope has the same values in one call and stage by stage."""
@@ -212,8 +229,9 @@ def test_heads_and_losses_that_do_not_fit_are_named():
         small_roi_head(box=dict(loss_cls=FOCAL))
     with pytest.raises(ValueError, match='RankBasedDIIHead: aLRPLoss is a box loss too'):
         small_roi_head('aLRPLoss')
-    with pytest.raises(ValueError, match=r"DIIHead cannot train BucketedRSLoss.*use type='RankBasedDIIHead'"):
-        small_roi_head(box=dict(type='DIIHead'))
+    for loss in ('BucketedRSLoss', 'APLoss'):
+        with pytest.raises(ValueError, match=rf"DIIHead cannot train {loss}.*use type='RankBasedDIIHead'"):
+            small_roi_head(loss, box=dict(type='DIIHead'))
     with pytest.raises(ValueError, match=r'RankBasedSparseRoIHead: bbox_head must be .*RankBasedDIIHead, got DIIHead'):
         small_roi_head(box=dict(type='DIIHead', loss_cls=FOCAL))
     different = roi_head_cfg('RSLoss')['bbox_head']

@@ -16,6 +16,8 @@ from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from ..losses.box_weighting import at_least_float32
+
 
 class QueryTargets(NamedTuple):
     """The training targets of queries.
@@ -109,7 +111,8 @@ def match_queries(
         valid: ``(batch, n)`` bool, False for predictions that must not be matched with an object; they get weight 0.
             None: all predictions are valid.
     """
-    logits, boxes = logits.detach(), boxes.detach()
+    # In float16, the cost of a class can be infinite.
+    logits, boxes = at_least_float32(logits.detach()), at_least_float32(boxes.detach())
     batch, num = logits.shape[:2]
     labels = torch.full((batch * num,), head.num_classes, device=logits.device)
     weights, target_boxes = boxes.new_zeros(batch * num), boxes.new_zeros(batch * num, 4)

@@ -123,7 +123,8 @@ class RankBasedBoxInstMaskHead(RankedMasksMixin, BoxInstMaskHead):
     """``BoxInstMaskHead`` whose losses are balanced with the ranking loss.
 
     The losses of projections and of pairs of pixels are scaled together, so that the warm-up of the latter stays. They
-    are not weighted by scores: the loss of pairs is a mean over pixels of all objects.
+    are not weighted by scores: the loss of pairs is a mean over pixels of all objects. Both are means over the objects
+    of a process, also with ``scope='global'``.
 
     The box head must be :class:`RankBasedBoxInstBboxHead`. Arguments are those of MMDetection's head.
     """

@@ -102,9 +102,13 @@ class RankingMaskFormerHeadMixin(SetRankingMixin, _SigmoidClassifier):
         labels, weights, objects, positive = [], [], [], []
         num_objects = 0
         for image, own in enumerate(batch_gt_instances):
-            own_labels, own_weights, _, _, rows, _, sampled = self._get_targets_single(
-                logits[image], masks[image], own if finite[image] else own[:0], batch_img_metas[image]
-            )
+            with torch.autocast(logits.device.type, enabled=False):  # the costs of masks overflow in float16
+                own_labels, own_weights, _, _, rows, _, sampled = self._get_targets_single(
+                    logits[image],
+                    at_least_float32(masks[image]),
+                    own if finite[image] else own[:0],
+                    batch_img_metas[image],
+                )
             labels.append(own_labels)
             weights.append(own_weights)
             objects.append(sampled.pos_assigned_gt_inds + num_objects)

@@ -8,7 +8,7 @@ from mmdet.models.dense_heads import SSDHead
 from mmdet.registry import MODELS
 
 from ..recipes import Role, ranking_head
-from ..rules import ANCHOR_HEAD, without_effect
+from ..rules import ANCHOR_HEAD, without_effect, without_hard_negatives
 from .ranking_mixin import RankingDenseHeadMixin
 
 
@@ -33,10 +33,8 @@ class SigmoidSSDHead(SSDHead):
 
 SSD_RULES = (
     *ANCHOR_HEAD,
-    without_effect(
-        neg_pos_ratio='all anchors are ranked, so no hard negatives are chosen',
-        smoothl1_beta='the box loss is on decoded boxes',
-    ),
+    without_hard_negatives(),
+    without_effect(smoothl1_beta='the box loss is on decoded boxes'),
 )
 """Rules of SSD's heads."""
 

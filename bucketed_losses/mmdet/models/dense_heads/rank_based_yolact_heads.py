@@ -14,12 +14,12 @@ from torch.nn.functional import binary_cross_entropy
 
 from ..losses.box_weighting import at_least_float32
 from ..recipes import Note, Part, Role, Rule, ranking_head
-from ..rules import ANCHOR_HEAD
+from ..rules import ANCHOR_HEAD, without_hard_negatives
 from .instance_masks import MASKS_OF_RANKED_BOXES, PositivesForMasksMixin, RankedMasksMixin
 from .ranking_mixin import RankingDenseHeadMixin
 
 
-@ranking_head(YOLACTHead, role=Role.DENSE, rules=ANCHOR_HEAD, unused=['use_ohem'])
+@ranking_head(YOLACTHead, role=Role.DENSE, rules=(*ANCHOR_HEAD, without_hard_negatives()), unused=['use_ohem'])
 @MODELS.register_module()
 class RankBasedYOLACTHead(PositivesForMasksMixin, RankingDenseHeadMixin, YOLACTHead):
     """``YOLACTHead`` trained with a ranking loss.
@@ -88,6 +88,20 @@ class RankBasedYOLACTProtonet(RankedMasksMixin, YOLACTProtonet):
 
     The box head must be :class:`RankBasedYOLACTHead`. Arguments are those of MMDetection's head.
     """
+
+    def forward(self, x: tuple[Tensor, ...], positive_infos: InstanceList) -> tuple[list[Tensor], Tensor | None]:
+        """Masks and, in training, the semantic map, as of the stock head.
+
+        Prototypes are combined in float32: in float16, the sigmoid of a logit of 9 is 1, and its gradient NaN.
+        """
+        segm = self.segm_branch(x[0]) if self.training and self.segm_branch is not None else None
+        prototypes = at_least_float32(self.protonet(x[0])).permute(0, 2, 3, 1).contiguous()
+        with torch.autocast(prototypes.device.type, enabled=False):
+            masks = [
+                (image @ at_least_float32(info.coeffs).t()).sigmoid()
+                for image, info in zip(prototypes, positive_infos, strict=True)
+            ]
+        return masks, segm
 
     def loss_by_feat(
         self,

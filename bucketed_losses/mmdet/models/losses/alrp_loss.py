@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmdet.registry import MODELS
 from mmengine.logging import MessageHub
@@ -32,6 +34,9 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
         renew_interval: Number of iterations after which the weight is renewed; None renews it in each epoch.
             Iteration-based training needs it, because MMEngine counts such training as one epoch: set it to the number
             of iterations in one pass through the data.
+        box_weights: 'ranks', as published: the weight of a box is the sum of ``1 / rank(i)`` over the positives i whose
+            scores are not higher than its own. A class with low scores then hardly learns boxes. 'equal': the mean
+            error of the boxes of this process.
     """
 
     LOG_NAMES = ('loss_cls', 'loss_bbox')
@@ -52,6 +57,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
         tau: float = 0.5,
         initial_balance: float = 50.0,
         renew_interval: int | None = None,
+        box_weights: str = 'ranks',
     ) -> None:
         # It balances its own two parts; heads do not scale their box losses to it.
         super().__init__(delta, loss_weight, False, use_sigmoid, scope)
@@ -59,7 +65,10 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
             raise ValueError(f'aLRPLoss: tau must lie in [0, 1), got {tau}')
         if renew_interval is not None and renew_interval < 1:
             raise ValueError(f'aLRPLoss: renew_interval must be 1 or more iterations, or None, got {renew_interval}')
+        if box_weights not in ('ranks', 'equal'):
+            raise ValueError(f"aLRPLoss: box_weights must be 'ranks' or 'equal', got {box_weights!r}")
         self.tau = tau
+        self.box_weights = box_weights
         self.renew_interval = renew_interval
         self.register_buffer('balance', torch.tensor(float(initial_balance)))
         self.register_buffer('sums', torch.zeros(2))  # of classification and localisation, this epoch
@@ -105,9 +114,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
             parts = self._each_image(pred, targets, positive, labels, errors, images)
         else:
             entries = positive * pred.size(1) + labels[positive]
-            parts = functional.alrp_loss(
-                pred, targets, errors, self.delta, positives=entries, group=self.group or 'local'
-            )
+            parts = self._parts(pred, targets, errors, positives=entries, group=self.group or 'local')
         if self.training:
             self._keep_balance(parts, len(positive))
         return {
@@ -146,8 +153,14 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
             # The function takes errors in the order of the flattened logits.
             own = (images.image[positive] == image).nonzero().squeeze(1)
             own = own[positive[own].argsort()]
-            parts.append(functional.alrp_loss(pred[rows], targets[rows], errors[own], self.delta))
+            parts.append(self._parts(pred[rows], targets[rows], errors[own]))
         return functional.ALRP(*(torch.stack(list(part)).mean() for part in zip(*parts, strict=True)))
+
+    def _parts(self, pred: Tensor, targets: Tensor, errors: Tensor, **options: Any) -> functional.ALRP:
+        parts = functional.alrp_loss(pred, targets, errors, self.delta, **options)
+        if self.box_weights == 'equal':
+            return parts._replace(localization=errors.sum() / max(len(errors), 1))
+        return parts
 
     def _keep_balance(self, parts: functional.ALRP, num_positives: int) -> None:
         hub = MessageHub.get_current_instance()
@@ -175,4 +188,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
         self.sums.zero_()
 
     def extra_repr(self) -> str:
-        return f'delta={self.delta}, loss_weight={self.loss_weight}, tau={self.tau}, scope={self.scope!r}'
+        return (
+            f'delta={self.delta}, loss_weight={self.loss_weight}, tau={self.tau}, scope={self.scope!r}, '
+            f'box_weights={self.box_weights!r}'
+        )

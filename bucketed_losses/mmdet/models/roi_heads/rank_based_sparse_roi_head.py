@@ -19,6 +19,7 @@ from torch import Tensor
 from ..dense_heads.query_ranking import QueryLossesMixin
 from ..dense_heads.query_sets import QuerySet, QueryTargets, objects_to_match
 from ..losses import highest_probability
+from ..losses.box_weighting import at_least_float32
 from ..recipes import Layout, Role, Slot, holds_heads, ranking_head
 from ..rules import matching_costs, ranking_loss
 from .rank_based_mask_head import MASK_HEAD, RankingMaskHeadMixin
@@ -113,7 +114,8 @@ class _LoweredAssigner(BaseAssigner):
         self, pred_instances: InstanceData, gt_instances: InstanceData, *args: Any, **kwargs: Any
     ) -> AssignResult:
         lowered = pred_instances.new()
-        lowered.scores = lowered.scores + self.shift
+        lowered.scores = at_least_float32(lowered.scores) + self.shift  # in float16, a cost can be infinite
+        lowered.bboxes = at_least_float32(lowered.bboxes)
         objects = objects_to_match(gt_instances, lowered.scores, lowered.bboxes)
         return self.assigner.assign(lowered, objects, *args, **kwargs)
 
