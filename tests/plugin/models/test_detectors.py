@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +19,11 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
+from swap_survey import CONFIGS
+
+from bucketed_losses.mmdet.swap import swap_loss
 
 pytestmark = pytest.mark.medium
 
@@ -38,7 +43,7 @@ def load(config):
     init_default_scope('mmdet')
     cfg.model.backbone.update(depth=18, init_cfg=None)
     cfg.model.neck.in_channels = [64, 128, 256, 512]
-    heads = cfg.model.roi_head.bbox_head
+    heads = cfg.model.roi_head.bbox_head if 'roi_head' in cfg.model else []
     for head in heads if isinstance(heads, list) else [heads]:
         head.fc_out_channels = 16
     return cfg
@@ -49,6 +54,32 @@ def build(cfg):
     model = MODELS.build(copy.deepcopy(cfg.model))
     model.init_weights()
     return model.train()
+
+
+@pytest.mark.parametrize(
+    ('stock', 'classifier'),
+    [
+        ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'roi_head.bbox_head.fc_cls'),
+        ('atss/atss_r50_fpn_1x_coco.py', None),
+    ],
+)
+def test_a_training_can_start_from_a_checkpoint_of_the_stock_detector(stock, classifier, tmp_path):
+    """Each parameter of the same name and shape is loaded; a softmax classifier, with one row more, starts anew."""
+    cfg = load(CONFIGS / stock)
+    own = build(cfg).state_dict()
+    torch.save(dict(state_dict={name: value + 1 for name, value in own.items()}), tmp_path / 'stock.pth')
+    detector = build(swap_loss(cfg).cfg)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    load_checkpoint(detector, str(tmp_path / 'stock.pth'), map_location='cpu', strict=False)
+    anew = set()
+    for name, value in detector.state_dict().items():
+        if name in own and value.shape == own[name].shape:
+            assert torch.equal(value, own[name] + 1)
+        else:
+            assert torch.equal(value, before[name])
+            anew.add(name)
+    assert anew == ({f'{classifier}.weight', f'{classifier}.bias'} if classifier else set())
+    assert classifier or torch.allclose(detector.bbox_head.atss_cls.bias, torch.tensor(1 - math.log(99)))
 
 
 def batch(model, num_items=(2, 3)):
