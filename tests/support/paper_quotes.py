@@ -39,7 +39,7 @@ QUOTES = {
         '{rs-detr_r50 s/iter} with RS Loss → {brs-detr_r50 s/iter};',
     ],
     'docs/losses.md': [
-        'RS and BRS {atss_r50_fpn_rs AP} AP, AP {atss_r50_fpn_ap AP}, BAP {atss_r50_fpn_bap AP};',
+        'RS and BRS Loss {atss_r50_fpn_rs AP}, AP Loss {atss_r50_fpn_ap AP}, BAP Loss {atss_r50_fpn_bap AP};',
     ],
     'docs/losses/alrp.md': [
         '{atss_r50_fpn_rs AP} AP against {atss_r50_fpn_alrp AP}; Faster R-CNN '
@@ -66,11 +66,10 @@ QUOTES = {
         '{log bucketed_ranksort_atss s/iter} against {atss_r50_fpn_brs s/iter} s for that row.',
     ],
     'docs/compare.md': [
-        'ATSS with AP {atss_r50_fpn_ap AP}, DR {atss_r50_fpn_dr AP}, aLRP '
-        '{atss_r50_fpn_alrp AP}, BRS {atss_r50_fpn_brs AP}; Faster R-CNN with aLRP '
-        '{faster-rcnn_r50_fpn_alrp AP}, BRS {faster-rcnn_r50_fpn_brs AP}; '
-        'RetinaNet with DR {retinanet_r50_fpn_dr AP}, BRS '
-        '{retinanet_r50_fpn_brs AP})',
+        'ATSS {atss_r50_fpn_ap AP} with AP Loss, {atss_r50_fpn_dr AP} with DR, {atss_r50_fpn_alrp AP} with aLRP and '
+        '{atss_r50_fpn_brs AP} with BRS; Faster R-CNN {faster-rcnn_r50_fpn_alrp AP} with aLRP and '
+        '{faster-rcnn_r50_fpn_brs AP} with BRS; RetinaNet {retinanet_r50_fpn_dr AP} with DR and '
+        '{retinanet_r50_fpn_brs AP} with BRS)',
         "The paper's times, {atss_r50_fpn_ap s/iter} s for AP and aLRP against {atss_r50_fpn_brs s/iter} s for BRS,",
     ],
     'configs/README.md': [

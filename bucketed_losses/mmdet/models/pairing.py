@@ -63,8 +63,10 @@ def check_fusion(detector: nn.Module, name: str, fusion: nn.Module | None) -> No
         ValueError: The fusion head reads scores as a softmax with "no object", and those of the mask head are sigmoids.
     """
     recipe = suggestion_for(type(fusion))
+    if recipe is None or recipe.role is not Role.FUSION:
+        return
     head = getattr(detector, 'panoptic_head', None)
-    if recipe and recipe.role is Role.FUSION and isinstance(getattr(head, 'loss_cls', None), RankingLoss):
+    if isinstance(getattr(head, 'loss_cls', None), RankingLoss):
         raise ValueError(
             f'{type(head).__name__} has sigmoid scores, but {type(fusion).__name__} reads a softmax with "no object"; '
             f"use type='{recipe.head.__name__}' in {name}"

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip('mmdet')
 
@@ -342,3 +343,9 @@ def test_vfnet_configs_are_converted(file):
 def test_the_table_of_heads():
     page = (PACKAGE.parent / 'docs/swap.md').read_text()
     assert swap_survey.heads_table() in page, 'python tests/support/swap_survey.py docs/swapped_configs.csv --heads'
+
+
+def test_the_checks_of_modules_leave_torch_compile_alone():
+    """PyTorch calls them for every module, among them one that has no attributes yet."""
+    module = torch.nn.Linear(2, 2)
+    assert torch.compile(module, backend='eager')._orig_mod is module
