@@ -116,7 +116,7 @@ class RankBasedYOLACTProtonet(RankedMasksMixin, YOLACTProtonet):
 
         Arguments are those of :meth:`mmdet.models.YOLACTProtonet.loss_by_feat`.
         """
-        cropped = self.crop_mask_preds([at_least_float32(m) for m in mask_preds], batch_img_metas, positive_infos)
+        cropped = self.crop_mask_preds(mask_preds, batch_img_metas, positive_infos)
         losses, trained, segm_losses = [], [], []
         for index, (masks, objects, info) in enumerate(zip(cropped, batch_gt_instances, positive_infos, strict=True)):
             segm = None if segm_preds is None else at_least_float32(segm_preds[index])
