@@ -33,9 +33,9 @@ from bucketed_losses.mmdet.engine.config_checks import check_keys, read_config
 from bucketed_losses.mmdet.engine.conversion import Conversion
 from bucketed_losses.mmdet.engine.implicit_settings import (
     Coder,
+    config_in_text,
     describe,
     differences,
-    model_in_text,
     recode,
     settings_of,
 )
@@ -89,7 +89,8 @@ def run(args: argparse.Namespace) -> None:
             '--partial writes the names that match'
         )
     meta: dict[str, Any] = {}
-    if classes := checkpoint.get('meta', {}).get('CLASSES'):
+    source_meta = checkpoint.get('meta', {})
+    if classes := source_meta.get('CLASSES') or source_meta.get('dataset_meta', {}).get('classes'):
         meta['dataset_meta'] = {'classes': tuple(classes)}
     content = io.BytesIO()  # torch.save says less than a file about a full disk
     torch.save({'meta': meta, 'state_dict': conversion.state_dict}, content)
@@ -131,7 +132,8 @@ def _original_settings(args: argparse.Namespace, checkpoint: dict) -> dict[str, 
     if args.published_config is not None:
         original = read_config(args.published_config)
         check_keys(original, ['model'])
-        return settings_of(original.model)
-    text = checkpoint.get('meta', {}).get('config')
-    model = model_in_text(text) if isinstance(text, str) else None
-    return None if model is None else settings_of(model)
+        return settings_of(original.model, original.get('img_norm_cfg'))
+    meta = checkpoint.get('meta', {})
+    text = meta.get('config', meta.get('cfg'))  # of MMDetection 2, and of MMEngine
+    config = config_in_text(text) if isinstance(text, str) else None
+    return None if config is None else settings_of(**config)

@@ -16,9 +16,9 @@ A log is named after its file. Three names have the wrong loss: ``bucketed_ranks
 RS Loss in Table 1; ``ranksort_faster_rcnn_r101_3x_2`` and ``ranksort_mask_rcnn_r50_2`` have those of BRS Loss in
 Tables 1 and 2. This file has the loss of the table.
 
-Table 3 does not say whether its AP is that of boxes or of masks. It is listed as that of boxes: the repository gives
-43.3 on Cityscapes as box AP, and the three figures of RS Loss on LVIS are the box AP, AP50 and AP75 of the log
-``ranksort_mask_rcnn_r50_lvis_2``, whose mask AP is lower.
+Table 3 does not say whether its AP is that of boxes or of masks. It is listed as that of boxes: the repository has its
+figures of Cityscapes as box AP, and the three figures of RS Loss on LVIS are the box AP, AP50 and AP75 of the log
+``ranksort_mask_rcnn_r50_lvis_2``, whose mask AP is lower. The repository's own table of LVIS is headed *mask AP*.
 """
 
 from .figures import Figure, figures, published, tables_of

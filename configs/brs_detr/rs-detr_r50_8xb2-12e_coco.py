@@ -1,4 +1,4 @@
-"""The exact RS Loss in place of BRS Loss, in every part of the detector."""
+"""The exact RS Loss in place of BRS Loss, in every part of the detector; 8 GPUs with 2 images each, as there."""
 
 _base_ = './brs-detr_r50_8xb2-12e_coco.py'
 

@@ -1,6 +1,9 @@
 """Settings that a checkpoint depends on and that its names and shapes do not show: box coders, anchors, and others.
 
-A checkpoint that is loaded into a detector with other settings runs without an error, and wrongly.
+A checkpoint that is loaded into a detector with other settings runs without an error, and wrongly. Compared are: of the
+images, how their colours are normalised; of the backbone, its style, the stages that are used, dilations and deformable
+convolutions; of the neck, its levels; of each head, numbers of classes and queries, box coder and anchors; of RoI
+extractors, all that shapes do not show; and the encoding of positions. Thresholds and NMS are choices of the user.
 """
 
 from __future__ import annotations
@@ -14,7 +17,10 @@ from torch import Tensor
 
 _REGRESSION_LAYERS = ('rpn_reg', 'atss_reg', 'retina_reg', 'fc_reg')
 _OF_HEADS = ('num_classes', 'num_query', 'num_queries', 'reg_class_agnostic', 'class_agnostic')
-_OF_BACKBONES = ('dcn', 'stage_with_dcn', 'out_indices')
+_OF_BACKBONES = ('dcn', 'stage_with_dcn', 'out_indices', 'style', 'strides', 'dilations')
+_OF_NECKS = ('start_level', 'num_outs', 'add_extra_convs', 'relu_before_extra_convs')
+_DEFAULTS_OF_ROI_LAYERS = {'type': 'RoIAlign', 'output_size': None, 'sampling_ratio': 0, 'aligned': True}
+_DEFAULTS_OF_POSITIONS = {'num_feats': None, 'temperature': 10000, 'normalize': False, 'offset': 0.0}
 
 
 class Coder(NamedTuple):
@@ -24,17 +30,28 @@ class Coder(NamedTuple):
     stds: tuple[float, ...]
 
 
-def settings_of(model: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(model: Mapping[str, Any], img_norm_cfg: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The settings of a detector's config, by their keys in a config of this package.
 
     Args:
         model: ``model`` of a config of MMDetection 3, or of a published repository, which is MMDetection 2.
+        img_norm_cfg: How colours are normalised in a config of MMDetection 2; later it is a part of ``model``.
     """
     found: dict[str, Any] = {}
-    backbone = model.get('backbone', {})
-    for key in _OF_BACKBONES:
-        if backbone.get(key) is not None:
-            found[f'backbone.{key}'] = _plain(backbone[key])
+    colours = img_norm_cfg or model.get('data_preprocessor', {})
+    if colours.get('mean') is not None:
+        order = colours.get('to_rgb', True) if img_norm_cfg else colours.get('bgr_to_rgb', False)
+        found['data_preprocessor'] = (*(tuple(map(float, colours[key])) for key in ('mean', 'std')), bool(order))
+    for part, keys in (('backbone', _OF_BACKBONES), ('neck', _OF_NECKS)):
+        settings = model.get(part, {})
+        for key in keys if isinstance(settings, Mapping) else ():
+            if settings.get(key) is not None:
+                found[f'{part}.{key}'] = _plain(settings[key])
+    if found.get('neck.add_extra_convs') is True:
+        found['neck.add_extra_convs'] = 'on_input'  # as FPN reads it
+    for positions in (model.get('positional_encoding'), model.get('query_head', {}).get('positional_encoding')):
+        if positions is not None:
+            found['positional_encoding'] = _with_defaults(positions, _DEFAULTS_OF_POSITIONS)
     for path, head in _heads(model):
         for key in _OF_HEADS:
             if key in head:
@@ -50,7 +67,7 @@ def settings_of(model: Mapping[str, Any]) -> dict[str, Any]:
         for key in ('featmap_strides', 'finest_scale'):
             if key in extractor:
                 found[f'{path}.{key}'] = _plain(extractor[key])
-        found[f'{path}.output_size'] = _plain(extractor.get('roi_layer', {}).get('output_size'))
+        found[f'{path}.roi_layer'] = _with_defaults(extractor.get('roi_layer', {}), _DEFAULTS_OF_ROI_LAYERS)
     if 'num_queries' in model:
         found['num_queries'] = model['num_queries']
     if 'bbox_head.num_queries' in found:
@@ -147,6 +164,12 @@ def _plain(value: Any) -> Any:
     return tuple(_plain(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
+def _with_defaults(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings named in ``defaults``, with these values where they are not given."""
+    found = {key: _plain(settings.get(key, value)) for key, value in defaults.items()}
+    return {key: value.rpartition('.')[2] if key == 'type' else value for key, value in found.items()}
+
+
 def describe(value: Any) -> str:
     """A value for a message, cut to a line."""
     if isinstance(value, Coder):
@@ -155,19 +178,21 @@ def describe(value: Any) -> str:
     return text if len(text) <= 100 else f'{text[:97]}...'
 
 
-def model_in_text(text: str) -> dict[str, Any] | None:
-    """``model`` of a config that a checkpoint of MMDetection 2 contains as text; None if it cannot be read.
+def config_in_text(text: str) -> dict[str, Any] | None:
+    """``model`` and ``img_norm_cfg`` of a config that a checkpoint contains as text; None if they cannot be read.
 
-    The text is not executed: it may contain ``dict(...)``, lists, tuples, numbers, strings, True, False and None.
+    MMDetection 2 and MMEngine write the text. It is not executed: it may contain ``dict(...)``, lists, tuples, numbers,
+    strings, True, False and None.
     """
+    found = {}
     try:
         for node in ast.parse(text).body:
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) == 'model':
-                model = _literal(node.value)
-                return model if isinstance(model, dict) else None
+            name = getattr(node.targets[0], 'id', None) if isinstance(node, ast.Assign) else None
+            if isinstance(node, ast.Assign) and name in ('model', 'img_norm_cfg'):
+                found[name] = _literal(node.value)
     except (SyntaxError, ValueError):
         return None
-    return None
+    return found if isinstance(found.get('model'), dict) else None
 
 
 def _literal(node: ast.expr) -> Any:

@@ -33,6 +33,8 @@ rank_based_mask_rcnn = dict(
     roi_head=dict(
         rank_based_rcnn['roi_head'],
         mask_head=dict(
+            # With more than 200 positives on a GPU, 200 masks are drawn. Each keeps the weight of its own box; in the
+            # published code, weights and masks of several images were in different orders.
             type='RankBasedFCNMaskHead',
             # Dice Loss, as published; MMDetection adds eps twice, which makes 1e-5. For cross-entropy per pixel write
             # loss_mask=dict(_delete_=True, type='CrossEntropyLoss', use_mask=True).

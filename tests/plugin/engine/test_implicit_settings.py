@@ -15,7 +15,7 @@ from mmdet.registry import TASK_UTILS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 
-from bucketed_losses.mmdet.engine.implicit_settings import Coder, differences, model_in_text, recode, settings_of
+from bucketed_losses.mmdet.engine.implicit_settings import Coder, config_in_text, differences, recode, settings_of
 
 ONES = Coder((0.0,) * 4, (1.0,) * 4)
 OURS = Coder((0.0,) * 4, (0.1, 0.1, 0.2, 0.2))
@@ -94,6 +94,21 @@ def test_brs_detr_differs_from_the_published_in_the_coder_of_the_rpn_only(scope)
             ('roi_head', 'mask_roi_extractor', 'featmap_strides', [8, 16, 32, 64]),
             'roi_head.mask_roi_extractor.featmap_strides',
         ),
+        (
+            'mask_rcnn/mask-rcnn_r50_fpn_brs_4xb4-1x_coco',
+            ('roi_head', 'bbox_roi_extractor', 'roi_layer', 'sampling_ratio', 2),
+            'roi_head.bbox_roi_extractor.roi_layer',
+        ),
+        (
+            'mask_rcnn/mask-rcnn_r50_fpn_brs_4xb4-1x_coco',
+            ('roi_head', 'bbox_roi_extractor', 'roi_layer', 'aligned', False),
+            'roi_head.bbox_roi_extractor.roi_layer',
+        ),
+        ('atss/atss_r50_fpn_brs_4xb4-1x_coco', ('backbone', 'style', 'caffe'), 'backbone.style'),
+        ('atss/atss_r50_fpn_brs_4xb4-1x_coco', ('neck', 'add_extra_convs', True), 'neck.add_extra_convs'),
+        ('atss/atss_r50_fpn_brs_4xb4-1x_coco', ('data_preprocessor', 'std', [1.0] * 3), 'data_preprocessor'),
+        ('atss/atss_r50_fpn_brs_4xb4-1x_coco', ('data_preprocessor', 'bgr_to_rgb', False), 'data_preprocessor'),
+        ('brs_detr/brs-detr_r50_8xb2-12e_coco', ('positional_encoding', 'temperature', 20), 'positional_encoding'),
         ('brs_detr/brs-detr_r50_8xb2-12e_coco', ('num_queries', 900), 'num_queries'),
     ],
 )
@@ -107,6 +122,26 @@ def test_each_setting_is_compared(config, change, key):
     assert not differences(settings_of(ours), settings_of(load(config)))
     (difference,) = differences(settings_of(source), settings_of(ours))
     assert key in difference
+
+
+def test_settings_that_are_written_in_another_way_are_equal():
+    """Colours and positions of MMDetection 2 and 3, and what FPN and RoIAlign do where nothing is said."""
+    ours = load('co_detr/co-deformable-detr_r50_8xb2-12e_coco')
+    colours = ours.data_preprocessor
+    published = dict(
+        query_head=dict(positional_encoding=dict(type='SinePositionalEncoding', **ours.positional_encoding))
+    )
+    source = settings_of(published, dict(mean=colours.mean, std=tuple(colours.std), to_rgb=True))
+    assert source and set(source) <= set(settings_of(ours)) and not differences(source, settings_of(ours))
+    assert differences(settings_of(published, dict(mean=[0] * 3, std=[1] * 3)), settings_of(ours))
+
+    def written(extra, **layer):
+        layer = dict(type='RoIAlign', output_size=7, **layer)
+        return settings_of(
+            dict(neck=dict(add_extra_convs=extra), roi_head=dict(bbox_roi_extractor=dict(roi_layer=layer)))
+        )
+
+    assert written(True) == written('on_input', sampling_ratio=0, aligned=True) != written('on_output')
 
 
 def test_anchors_are_compared_however_they_are_written():
@@ -149,17 +184,27 @@ def test_a_head_whose_weights_cannot_make_up_for_it():
 
 def test_the_text_of_a_config_is_read_and_not_executed():
     text = "import os\nx = [i for i in 'ab']\nmodel = dict(type='ATSS', a=dict(b=(1, -2.5), c=None), d=[dict(e=True)])"
-    assert model_in_text(text) == dict(type='ATSS', a=dict(b=[1, -2.5], c=None), d=[dict(e=True)])
+    read = dict(model=dict(type='ATSS', a=dict(b=[1, -2.5], c=None), d=[dict(e=True)]))
+    assert config_in_text(text) == read
+    assert config_in_text(f'img_norm_cfg = dict(mean=[1], to_rgb=True)\n{text}') == read | dict(
+        img_norm_cfg=dict(mean=[1], to_rgb=True)
+    )
     for other in ("model = dict(a=__import__('os').getcwd())", 'model = (', 'x = 1', 'model = 3'):
-        assert model_in_text(other) is None
+        assert config_in_text(other) is None
 
 
 ATSS = 'configs/atss/atss_r50_fpn_brs_4xb4-1x_coco.py'
 
 
+@pytest.mark.parametrize('config', ['atss/atss_r50_fpn_brs_4xb4-1x_coco', 'co_dino/co-dino-5scale_r50_8xb2-12e_coco'])
+def test_the_text_that_mmengine_writes_is_read(config):
+    cfg = Config.fromfile(ROOT / f'configs/{config}.py')
+    assert settings_of(**config_in_text(cfg.pretty_text)) == settings_of(cfg.model)
+
+
 @pytest.mark.medium
 def test_the_tool_refuses_and_mends(tmp_path):
-    """An ATSS checkpoint whose config is in it: first with other stds, then with other anchors."""
+    """An ATSS checkpoint whose config is in it, as MMDetection 2 and MMEngine write it: other stds, other anchors."""
     from mmdet.registry import MODELS
 
     model = load('atss/atss_r50_fpn_brs_4xb4-1x_coco')
@@ -171,14 +216,17 @@ def test_the_tool_refuses_and_mends(tmp_path):
     anchors += 'strides=[8, 16, 32, 64, 128])'
     stds = "bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=[1.0, 1.0, 1.0, 1.0])"
     results = []
-    for scale in (4, 8):
+    for scale, key in ((4, 'cfg'), (8, 'config')):
         text = f'model = dict(bbox_head=dict(num_classes=80, {anchors.format(scale)}, {stds}))'
-        torch.save({'meta': {'config': text}, 'state_dict': state}, tmp_path / 'source.pth')
+        meta = {key: text, 'dataset_meta': {'classes': ['cat']}}
+        torch.save({'meta': meta, 'state_dict': state}, tmp_path / 'source.pth')
         arguments = command('convert', 'published', ATSS, tmp_path / 'source.pth', '--out', tmp_path / f'{scale}.pth')
         results.append(subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True))
     assert results[0].returncode == 0, results[0].stderr
     assert 'the last layer of bbox_head is rescaled' in results[0].stdout
-    ours = torch.load(tmp_path / '4.pth', weights_only=True)['state_dict']
+    written = torch.load(tmp_path / '4.pth', weights_only=True)
+    assert written['meta'] == {'dataset_meta': {'classes': ('cat',)}}
+    ours = written['state_dict']
     old, new = (part['bbox_head.atss_reg.bias'][:4] for part in (state, ours))
     torch.testing.assert_close(new, old * torch.tensor([10.0, 10.0, 5.0, 5.0]))
     assert results[1].returncode != 0 and not (tmp_path / '8.pth').exists()

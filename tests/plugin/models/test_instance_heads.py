@@ -370,6 +370,7 @@ def test_bfloat16_autocast_keeps_the_loss_in_float32(family):
     sum(losses.values()).backward()
 
 
+@pytest.mark.stack
 def test_masks_of_yolact_are_combined_in_float32():
     """In float16, the sigmoid of a logit of 9 is 1, and the gradient of its cross-entropy is not a number."""
     head = mask_head('YOLACTProtonet').train()

@@ -232,6 +232,7 @@ def test_the_stock_fusion_head_is_refused(stock):
     build(small_config(stock).model)
 
 
+@pytest.mark.stack
 @EVERY_HEAD
 def test_matching_in_float16_is_that_in_float32(stock):
     """Also where a mask logit is so large that its sigmoid is 1 in float16."""

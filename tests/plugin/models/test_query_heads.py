@@ -168,6 +168,7 @@ def test_a_swapped_detector_trains_every_parameter(stock):
     assert not any(empty.values())
 
 
+@pytest.mark.stack
 @EVERY_HEAD
 def test_matching_in_float16_has_finite_costs(stock):
     """In float16, the class cost of a logit of 14 would be infinite, and the assigner would raise an error."""

@@ -182,6 +182,7 @@ def test_bfloat16_autocast_keeps_the_losses_in_float32():
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
 
 
+@pytest.mark.stack
 def test_matching_in_float16_has_finite_costs():
     """In float16, the class cost of a logit of 14 would be infinite, and the assigner would raise an error."""
     head = small_roi_head()
