@@ -40,6 +40,7 @@ NUM_BIASES = {
 }
 # The other heads are compared with loops in files of their own.
 COMPARED_HERE = ('FCOS', 'GFL', 'RTM', 'VFNet')
+SCORE_PRIOR = {'RankBasedRTMDetHead': dict(score_prior=0.01)}
 
 
 def outputs_of(head, seed=2):
@@ -75,8 +76,9 @@ def assignments(head, cls_scores, bbox_preds):
     elif 'SepBN' in name and 'Retina' in name:
         labels, _, targets, *_ = head.get_targets(anchors, flags, OBJECTS, METAS)
     else:
-        # A logit of 0 counts as a probability of 0.01.
-        scores = [x.permute(0, 2, 3, 1).reshape(2, -1, NUM_CLASSES) + math.log(0.01 / 0.99) for x in cls_scores]
+        # A logit of 0 counts as a probability of 0.5, or of 0.01 with this prior.
+        shift = math.log(0.01 / 0.99) if name in SCORE_PRIOR else 0
+        scores = [x.permute(0, 2, 3, 1).reshape(2, -1, NUM_CLASSES) + shift for x in cls_scores]
         boxes = []
         for level, stride in enumerate(STRIDES):
             rows = [
@@ -125,7 +127,7 @@ def slow_dfl(head, bbox_preds, place, target):
 @pytest.mark.parametrize('loss', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
 @pytest.mark.parametrize('head_type', [name for name in HEAD_CONFIGS if any(key in name for key in COMPARED_HERE)])
 def test_losses_equal_a_slow_computation(head_type, loss):
-    head = build_head(head_type, loss)
+    head = build_head(head_type, loss, **SCORE_PRIOR.get(head_type, {}))
     cls_scores, *box_maps = outputs_of(head)
     bbox_preds = box_maps[-1]  # the refined ones
     maps = [*cls_scores, *(level for maps in box_maps for level in maps)]
@@ -250,6 +252,12 @@ def test_stock_heads_say_which_head_to_use(stock):
         MODELS.build(
             dict(type=stock, num_classes=3, in_channels=8, loss_cls=dict(type='RSLoss', use_sigmoid=True), **kwargs)
         )
+
+
+@pytest.mark.parametrize('head_type', ['RankBasedRTMDetHead', 'RankBasedRTMDetSepBNHead'])
+def test_rtmdet_does_not_lower_logits_for_its_assigner(head_type):
+    assert build_head(head_type).score_shift == 0
+    assert build_head(head_type, score_prior=0.01).score_shift == pytest.approx(-math.log(99))
 
 
 @pytest.mark.parametrize('score_prior', [0.0, 1.0])

@@ -52,9 +52,9 @@ def predicted_box(bbox_preds, place):
 
 
 def assignments(head, cls_scores, bbox_preds, metas=METAS):
-    """Labels, their weights and target boxes in the order of :func:`places`; a logit of 0 counts as 0.01 there."""
+    """Labels, their weights and target boxes in the order of :func:`places`."""
     anchors, flags = head.get_anchors([level.shape[-2:] for level in cls_scores], metas, device='cpu')
-    scores = [level.permute(0, 2, 3, 1).reshape(2, -1, NUM_CLASSES) + math.log(0.01 / 0.99) for level in cls_scores]
+    scores = [level.permute(0, 2, 3, 1).reshape(2, -1, NUM_CLASSES) for level in cls_scores]
     boxes = [[], []]
     for place in places(bbox_preds):
         boxes[place[1]].append(predicted_box(bbox_preds, place).detach())

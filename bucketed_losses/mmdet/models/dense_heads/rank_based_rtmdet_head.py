@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmdet.models.dense_heads import RTMDetHead, RTMDetSepBNHead
 from mmdet.registry import MODELS
@@ -24,7 +24,7 @@ class RankingRTMDetHeadMixin(RankingDecodedHeadMixin, _Host):
     """A mixin for ``RTMDetHead`` and its subclasses: a ranking loss in place of Quality Focal Loss.
 
     RTMDet assigns objects by a cost of class scores and boxes. The class cost is a cross-entropy, which interprets
-    logits as probabilities, so the assigner gets shifted logits.
+    logits as probabilities. Unlike in other heads, logits are not lowered for it by default: measured, AP is higher so.
 
     Args:
         score_prior: As for :class:`ScorePriorMixin`.
@@ -35,6 +35,9 @@ class RankingRTMDetHeadMixin(RankingDecodedHeadMixin, _Host):
     """
 
     own_init = True
+
+    def __init__(self, *args: Any, score_prior: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(*args, score_prior=score_prior, **kwargs)
 
     @property
     def classifiers(self) -> tuple[str, ...]:  # type: ignore[override]
