@@ -20,6 +20,7 @@ import pandas as pd
 import report_benchmark
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
+from page_blocks import block_of
 
 from bucketed_losses import figure_style
 from bucketed_losses.figure_style import figure_style as styled
@@ -201,6 +202,27 @@ def test_the_table_of_small_data_is_what_the_page_says(pair):
         )  # a row of exactly one table
         assert row[pair['column']].split(' ± ')[0] == pair[f'{which}_AP']
         assert row['seeds'] == pair['seeds']
+
+
+def test_the_table_of_both_data_sets_is_that_of_the_sections():
+    page = (DOCS / 'results.md').read_text()
+    sections = {
+        name: list(rows_of_section(page, name)) for name in ('ATSS on BCCD', 'Other detectors', 'Playing cards')
+    }
+
+    def found(section, detector):
+        rows = [row for row in sections[section] if row.get('detector') == detector]
+        own, brs = (row for row in rows if row['loss'] != 'RS')
+        assert brs['loss'].startswith('BRS')
+        return [own['AP'], brs['AP']]
+
+    of_atss = {row['loss']: row['AP'] for row in sections['ATSS on BCCD'] if 'RBC' in row}
+    lines = block_of(DOCS / 'results.md', 'both sets').splitlines()[2:]
+    assert len(lines) == 4
+    for line in lines:
+        detector, *cells = (cell.strip() for cell in line.strip('|').split('|'))
+        on_bccd = [of_atss['focal'], of_atss['brs']] if detector == 'ATSS' else found('Other detectors', detector)
+        assert cells == on_bccd + found('Playing cards', detector)
 
 
 def test_the_table_of_gradients_is_what_the_page_says():

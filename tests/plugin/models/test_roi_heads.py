@@ -281,6 +281,16 @@ def test_at_most_200_masks_drawn_without_bias_between_images():
     assert [len(image) for image in few] == [3, 0, 197]
 
 
+@pytest.mark.parametrize('std', [None, 0.01])
+def test_mask_logits_start_small_if_asked(std):
+    """With MMDetection's initialisation, Dice Loss gets no gradient from most pixels if there are few classes."""
+    torch.manual_seed(0)
+    head = build(dict(type='RankBasedFCNMaskHead', num_classes=2, logits_std=std, loss_mask=DICE))
+    head.init_weights()
+    spread = head.conv_logits.weight.std().item()
+    assert spread == pytest.approx(1.0 if std is None else std, rel=0.2) and not head.conv_logits.bias.any()
+
+
 def test_mask_draws_follow_the_seed():
     head = build(roi_head_cfg(max_mask_positives=5))
     draws = []
@@ -330,6 +340,8 @@ STOCK_BOX_HEAD = {**bbox_head_cfg('APLoss'), 'type': 'Shared2FCBBoxHead'}
         (roi_head_cfg(stages=3, sampler=dict(type='RandomSampler', num=512, pos_fraction=0.25)), ['RandomSampler']),
         (roi_head_cfg(sampler=dict(type='OHEMSampler', num=512, pos_fraction=0.25)), ['OHEMSampler', 'sampling']),
         (roi_head_cfg(max_mask_positives=0), ['max_mask_positives', '0']),
+        (dict(type='RankBasedFCNMaskHead', logits_std=0), ['logits_std', 'positive', '0']),
+        (dict(type='RankBasedCoarseMaskHead', logits_std=0.01), ['logits_std', 'conv_logits']),
         (roi_head_cfg(mask_roi_extractor=None), ['mask_roi_extractor']),
         (roi_head_cfg(mask_head=dict(type='FCNMaskHead', num_classes=3)), ['mask_head', 'RankBasedFCNMaskHead']),
         (roi_head_cfg(loss_mask=dict(type='CrossEntropyLoss')), ['loss_mask', 'CrossEntropyLoss', 'DiceLoss']),

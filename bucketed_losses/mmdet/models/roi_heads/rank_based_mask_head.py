@@ -51,20 +51,38 @@ class RankingMaskHeadMixin(_Host):
             ``1 - 2 sum(p t) / (sum(p^2) + sum(t^2) + 1e-5)``, which is ``dict(type='DiceLoss', eps=5e-6)``: MMDetection
             adds ``eps`` twice. The default is that of ``FCNMaskHead``, ``CrossEntropyLoss`` with ``use_mask=True``. It
             has no value for each pixel, and is built with ``use_sigmoid=True`` instead: the same loss.
+        logits_std: Standard deviation of the initial weights of the last layer. The default is MMDetection's
+            initialisation, whose logits grow as the number of classes falls, beyond 20 with four classes. Dice Loss has
+            almost no gradient there; give 0.01 then.
         args, kwargs: As for the mask head.
 
     Attributes:
         shared: Whether the positives of all processes form one batch; the RoI head sets it from its ranking loss.
 
     Raises:
-        ValueError: ``loss_mask`` is not a loss of mask logits.
+        ValueError: ``loss_mask`` is not a loss of mask logits, or ``logits_std`` is not positive, or the head has no
+            layer ``conv_logits``.
     """
 
     shared = False
 
-    def __init__(self, *args: Any, loss_mask: dict | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, loss_mask: dict | None = None, logits_std: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, loss_mask=loss_of_each_pixel(loss_mask), **kwargs)
         _check_mask_loss(self, self.loss_mask)
+        name = type(self).__name__
+        if logits_std is not None and not logits_std > 0:
+            raise ValueError(f'{name}: logits_std must be positive, got {logits_std}')
+        if logits_std is not None and not hasattr(self, 'conv_logits'):
+            raise ValueError(f'{name}: logits_std is for heads whose last layer is conv_logits; leave it out')
+        self.logits_std = logits_std
+
+    def init_weights(self) -> None:
+        """Initialise the weights, those of the last layer with ``logits_std``."""
+        super().init_weights()
+        if self.logits_std is not None:
+            torch.nn.init.normal_(self.conv_logits.weight, std=self.logits_std)
 
     def loss_and_target(
         self, mask_preds: Tensor, sampling_results: list, batch_gt_instances: InstanceList, rcnn_train_cfg: dict
