@@ -1,9 +1,9 @@
-"""Seconds per training iteration in the layout of the paper's Tables 1, 2 and 5, at the size of the small configs.
+"""Seconds per training iteration of the rows of the paper's Tables 1 and 2 and Sec. 6.2, with the small configs.
 
-python tools/benchmarks/measure_paper_rows.py [--iterations 7] [--only FOLDER ...]
+python tools/benchmarks/measure_paper_rows.py [--iterations 7]
 
-For each row that the paper has timed, the small config of the same detector stands in. Its losses are those of the
-row. The rows take turns, iteration by iteration. For exact losses, the loop over positives of
+For each row with ResNet-50 on COCO that the paper has timed, the small config of the same detector stands in, with the
+losses of the row. The rows take turns, iteration by iteration. For exact losses, the loop over positives of
 published_algorithms/ is timed on the same inputs: with it in place of our loss, an iteration takes as long as the
 column *with the loop* says. Writes docs/figures/paper_rows.csv and the table of docs/results.md. Needs the data of the
 small configs.
@@ -23,12 +23,12 @@ from page_blocks import write_block
 from tables import markdown, read_csv, write_csv
 
 from bucketed_losses.errors import one_line_errors
+from bucketed_losses.mmdet.swap import LOSSES
 from bucketed_losses.paper import figures, published
 from bucketed_losses.study.times import measure_times
 
 ROOT = Path(__file__).resolve().parents[2]
 CSV, PAGE, BLOCK = ROOT / 'docs/figures/paper_rows.csv', ROOT / 'docs/results.md', 'paper-rows'
-TYPES = {'AP': 'APLoss', 'BAP': 'BucketedAPLoss', 'RS': 'RSLoss', 'BRS': 'BucketedRSLoss'}
 SMALL = {
     'faster_rcnn': 'bccd/faster-rcnn_efficientnet-lite0_fpn_brs_1xb8-12e_bccd',
     'cascade_rcnn': 'bccd/cascade-rcnn_efficientnet-lite0_fpn_brs_1xb8-12e_bccd',
@@ -47,7 +47,7 @@ def timed_rows(folders: list[str]) -> dict[str, list[tuple[str, str]]]:
     for figure in figures(metric='s/iter', source='paper', dataset='COCO', backbone='R-50'):
         folder = figure.config.split('/')[0]
         row = (figure.config, figure.loss)
-        if figure.table in TABLES and figure.loss in TYPES and folder in found and row not in found[folder]:
+        if figure.table in TABLES and figure.loss.lower() in LOSSES and folder in found and row not in found[folder]:
             found[folder].append(row)
     return found
 
@@ -58,7 +58,7 @@ def with_loss(value: Any, loss: str) -> Any:
         return {name: with_loss(part, loss) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(with_loss(part, loss) for part in value)
-    return TYPES[loss] if value == TYPES['BRS'] else value
+    return LOSSES[loss.lower()] if value == LOSSES['brs'] else value
 
 
 def measure(timed: dict[str, list[tuple[str, str]]], iterations: int) -> list[dict[str, Any]]:
@@ -118,9 +118,8 @@ def table(rows: list[dict[str, str]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--iterations', type=int, default=7, help='measured iterations; 2 more warm up')
-    parser.add_argument('--only', nargs='+', choices=SMALL, default=list(SMALL), metavar='FOLDER')
     args = parser.parse_args(argv)
-    write_csv(CSV, measure(timed_rows(args.only), args.iterations))
+    write_csv(CSV, measure(timed_rows(list(SMALL)), args.iterations))
     write_block(PAGE, BLOCK, table(read_csv(CSV)))
     print(table(read_csv(CSV)))
 

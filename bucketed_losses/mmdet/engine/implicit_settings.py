@@ -187,9 +187,10 @@ def config_in_text(text: str) -> dict[str, Any] | None:
     found = {}
     try:
         for node in ast.parse(text).body:
-            name = getattr(node.targets[0], 'id', None) if isinstance(node, ast.Assign) else None
-            if isinstance(node, ast.Assign) and name in ('model', 'img_norm_cfg'):
-                found[name] = _literal(node.value)
+            if isinstance(node, ast.Assign):
+                name = getattr(node.targets[0], 'id', None)
+                if name in ('model', 'img_norm_cfg'):
+                    found[name] = _literal(node.value)
     except (SyntaxError, ValueError):
         return None
     return found if isinstance(found.get('model'), dict) else None

@@ -24,7 +24,7 @@ class RankingRTMDetHeadMixin(RankingDecodedHeadMixin, _Host):
     """A mixin for ``RTMDetHead`` and its subclasses: a ranking loss in place of Quality Focal Loss.
 
     RTMDet assigns objects by a cost of class scores and boxes. The class cost is a cross-entropy, which interprets
-    logits as probabilities. Unlike in other heads, logits are not lowered for it by default: measured, AP is higher so.
+    logits as probabilities. Other heads lower ranking logits for their assigner. These do not: they had a higher AP.
 
     Args:
         score_prior: As for :class:`ScorePriorMixin`.

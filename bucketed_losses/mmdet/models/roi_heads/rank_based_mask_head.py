@@ -52,8 +52,8 @@ class RankingMaskHeadMixin(_Host):
             adds ``eps`` twice. The default is that of ``FCNMaskHead``, ``CrossEntropyLoss`` with ``use_mask=True``. It
             has no value for each pixel, and is built with ``use_sigmoid=True`` instead: the same loss.
         logits_std: Standard deviation of the initial weights of the last layer. The default is MMDetection's
-            initialisation, whose logits grow as the number of classes falls, beyond 20 with four classes. Dice Loss has
-            almost no gradient there; give 0.01 then.
+            initialisation, whose weights are larger if there are fewer classes. With few classes, the logits are so far
+            from 0 that Dice Loss has almost no gradient; give 0.01 then.
         args, kwargs: As for the mask head.
 
     Attributes:
