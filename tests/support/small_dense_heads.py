@@ -195,6 +195,7 @@ def build_head(head_type, loss='BucketedRSLoss', **kwargs):
         nms_pre=100, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.6), max_per_img=10
     )
     arguments = {
+        'num_classes': NUM_CLASSES,
         'in_channels': 8,
         'feat_channels': 8,
         'loss_bbox': dict(type='GIoULoss', loss_weight=2.0),
@@ -203,7 +204,6 @@ def build_head(head_type, loss='BucketedRSLoss', **kwargs):
     head = MODELS.build(
         dict(
             type=head_type,
-            num_classes=NUM_CLASSES,
             loss_cls=dict(type=loss) if isinstance(loss, str) else loss,
             train_cfg=train_cfg,
             test_cfg=test_cfg,

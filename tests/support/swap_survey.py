@@ -88,10 +88,22 @@ def outcome(file: Path, loss: str = 'brs', steps: int = 1) -> Outcome:
     except SwapError as error:
         return Outcome(kind, REFUSED, str(error))
     try:
-        names, totals = train(swapped, steps)
+        names, totals = _trained(swapped, steps)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is the outcome)
         return Outcome(kind, FAILED, f'{type(error).__name__}: {_first_line(error)}')
     return Outcome(kind, TRAINED, ' '.join(names), tuple(totals))
+
+
+# Configs that differ in schedule or data only have the same model, the same batch and so the same outcome.
+_OUTCOMES: dict[tuple[str, int], tuple[list[str], list[float]]] = {}
+
+
+def _trained(cfg: Config, steps: int) -> tuple[list[str], list[float]]:
+    what_train_reads = ('model', 'optim_wrapper', 'val_evaluator')
+    key = str([cfg.get(part) for part in what_train_reads] + [cfg.get('train_dataloader') is None]), steps
+    if key not in _OUTCOMES:
+        _OUTCOMES[key] = train(cfg, steps)
+    return _OUTCOMES[key]
 
 
 def family_of(file: Path) -> str:
@@ -285,16 +297,19 @@ def left_out(rows: list[dict[str, str]]) -> str:
 def heads_table() -> str:
     """What every registered recipe replaces and changes: a table of a page, and one that a click opens."""
     heads = ["| role | MMDetection's head | ranking head |", '|---|---|---|']
-    settings = ['| ranking head | settings that change where needed | settings without effect |', '|---|---|---|']
+    settings: dict[str, tuple[dict[str, None], dict[str, None]]] = {}  # a ranking head may replace several stock heads
     order = sorted(recipes().items(), key=lambda item: (list(Role).index(item[1].role), item[0].__name__))
     for stock, recipe in order:
-        changes = dict.fromkeys(change for rule in recipe.rules for change in rule.changes)
-        ranking = _code([recipe.head.__name__])
-        heads.append(f'| {recipe.role.value} | {_code([stock.__name__])} | {ranking} |')
-        settings.append(f'| {ranking} | {_code(changes)} | {_code(recipe.unused)} |')
+        heads.append(f'| {recipe.role.value} | {_code([stock.__name__])} | {_code([recipe.head.__name__])} |')
+        changes, unused = settings.setdefault(recipe.head.__name__, ({}, {}))
+        changes |= dict.fromkeys(change for rule in recipe.rules for change in rule.changes)
+        unused |= dict.fromkeys([*recipe.unused, *(key for rule in recipe.rules for key in rule.unused)])
+    table = ['| ranking head | settings that change where needed | settings without effect |', '|---|---|---|']
+    table += [
+        f'| {_code([head])} | {_code(changes)} | {_code(unused)} |' for head, (changes, unused) in settings.items()
+    ]
     summary = '<summary>Settings that a swap changes, head by head</summary>'
-    settings = list(dict.fromkeys(settings))  # a ranking head may replace several stock heads
-    return '\n'.join([*heads, '', '<details>', summary, '', *settings, '', '</details>'])
+    return '\n'.join([*heads, '', '<details>', summary, '', *table, '', '</details>'])
 
 
 def _code(names: Iterable[str]) -> str:

@@ -69,6 +69,12 @@ class Note(NamedTuple):
     text: str
 
 
+class Refusal(NamedTuple):
+    """The reason why this config cannot be converted, for example to the loss that the user chose."""
+
+    text: str
+
+
 class Inner(NamedTuple):
     """A head inside the config of another head. Its own recipe is applied at this point.
 
@@ -122,10 +128,12 @@ class Rule(NamedTuple):
         changes: The settings that the rule may change, as keys joined by dots. Settings outside the head's own config
             start with ``train_cfg`` or ``test_cfg``.
         apply: Yields the changes in order. Each is applied before the next one is computed.
+        unused: Settings that have no effect any more, written as in ``changes``. A note of the rule says why.
     """
 
     changes: tuple[str, ...]
-    apply: Callable[[Part], Iterator[Setting | Note | Inner]]
+    apply: Callable[[Part], Iterator[Setting | Note | Inner | Refusal]]
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from mmdet.models.task_modules.samplers import PseudoSampler
 from mmdet.registry import TASK_UTILS
 
 from .losses import takes_decoded_boxes
-from .recipes import Inner, Note, Part, Path, Role, Rule, Setting
+from .recipes import Inner, Note, Part, Path, Refusal, Role, Rule, Setting
 
 STDS = [0.1, 0.1, 0.2, 0.2]
 MATCHING_WEIGHT = 4.0
 
 
 def ranking_loss(weight: float | None = None) -> Rule:
-    """``loss_cls`` becomes the ranking loss, and the head uses its default initialisation.
+    """``loss_cls`` becomes the ranking loss. An initialisation that sets a bias becomes the head's default.
 
     Args:
         weight: ``loss_weight`` if the detector gives none; None for the loss's default.
@@ -31,12 +31,27 @@ def ranking_loss(weight: float | None = None) -> Rule:
         old = part.config.get('loss_cls')
         if isinstance(old, dict) and not old.get('use_sigmoid', False):
             reason += '; it was a softmax'
+        if isinstance(old, dict) and own_weight is not None and old.get('loss_weight', 1) != own_weight:
+            reason += f'; its weight is {own_weight:g}, as in BRS-DETR, instead of {old.get("loss_weight", 1):g}'
         yield Setting(('loss_cls',), loss, reason)
-        if isinstance(part.config.get('init_cfg'), (dict, list)):
+        if any('bias' in str(key) for initial in _dicts(part.config.get('init_cfg')) for key in initial):
             reason = "the head's default: a prior probability in the bias would stay in all scores"
             yield Setting(('init_cfg',), None, reason)
 
     return Rule(('loss_cls', 'init_cfg'), apply)
+
+
+def without_second_box_loss() -> Rule:
+    """aLRP Loss is refused for queries, as their head refuses it when it is built."""
+
+    def apply(part: Part) -> Iterator[Refusal]:
+        if 'loss_bbox' in part.loss.LOG_NAMES:
+            yield Refusal(
+                f'{part.path}: {part.loss_name} is a box loss too, and queries have their own; choose ap, bap, rs, brs '
+                'or dr'
+            )
+
+    return Rule((), apply)
 
 
 def coder_stds() -> Rule:
@@ -175,7 +190,7 @@ def without_effect(**reasons: str) -> Rule:
                 if key in at(part.train_cfg, where):
                     yield Note(f'{part.path}: {key} of train_cfg has no effect: {reason}')
 
-    return Rule((), apply)
+    return Rule((), apply, tuple(f'train_cfg.{key}' for key in reasons))
 
 
 def without_hard_negatives() -> Rule:
@@ -214,11 +229,20 @@ def inner_heads(key: str, role: Role) -> Rule:
 ANCHOR_HEAD = (ranking_loss(), coder_stds(), decoded_box_loss(2.0), decoded_boxes(), nothing_sampled())
 """Rules of a head with anchors that encodes boxes as deltas."""
 
-QUERY_HEAD = (ranking_loss(weight=2.0), matching_costs())
+QUERY_HEAD = (without_second_box_loss(), ranking_loss(weight=2.0), matching_costs())
 """Rules of a head with queries."""
 
 POINT_HEAD = (ranking_loss(), decoded_box_loss(2.0, default_fits=True), nothing_sampled())
 """Rules of a head that regresses distances, with a box loss on decoded boxes by default."""
+
+
+def _dicts(part: Any) -> Iterator[dict]:
+    """All dicts in a part of a config."""
+    if isinstance(part, dict):
+        yield part
+    if isinstance(part, (dict, list, tuple)):
+        for value in part.values() if isinstance(part, dict) else part:
+            yield from _dicts(value)
 
 
 def each(part: Any) -> Iterator[Path]:

@@ -20,6 +20,7 @@ from ..models.recipes import (
     Part,
     Path,
     Recipe,
+    Refusal,
     Role,
     Setting,
     Slot,
@@ -205,7 +206,8 @@ class _Swapper:
         if 'tracker' in model:
             self.notes.append(
                 'model.tracker compares the scores of detections with thresholds; ranking scores are not '
-                'probabilities: choose the thresholds again, or calibrate the detector'
+                'probabilities: choose the thresholds again, or calibrate the detector (QDTrack and MaskTrack R-CNN do '
+                'not see calibrated scores)'
             )
 
     def _keys(self) -> list[str]:
@@ -298,6 +300,8 @@ class _Swapper:
                     self._head((*path, *step.where), (step.role,), slot)
                 elif isinstance(step, Note):
                     self.notes.append(step.text)
+                elif isinstance(step, Refusal):
+                    raise SwapError(step.text)
 
     def _recipe(self, path: Path, config: dict[str, Any], roles: tuple[Role, ...]) -> Recipe:
         """The recipe for the head at ``path``.

@@ -126,11 +126,16 @@ def test_losses_equal_a_slow_computation(soft, loss):
     assert_equal_losses(losses, [*cls_scores, *bbox_preds], *combined_losses(loss, entries, [boxes]))
 
 
-def test_one_image_without_objects_has_only_negatives():
-    head = build_head('RankBasedCenterNetUpdateHead')
-    mixed = [OBJECTS[0], *objects(([], []))]
-    losses = head.loss_by_feat(*head(features(head)), mixed, METAS)
-    assert losses['loss_rank'] > 0.5
+@pytest.mark.parametrize('num_classes', [1, 3])
+def test_one_image_without_objects_has_only_negatives(num_classes):
+    head = build_head('RankBasedCenterNetUpdateHead', num_classes=num_classes)
+    mixed = [OBJECTS[0][[0]], *objects(([], []))]
+    mixed[0].labels = torch.zeros_like(mixed[0].labels)
+    cls_scores, bbox_preds = head(features(head))
+    cls_scores = [torch.zeros_like(level).requires_grad_() for level in cls_scores]
+    sum(head.loss_by_feat(cls_scores, bbox_preds, mixed, METAS).values()).backward()
+    # The loss pushes down every negative that is as high as a positive.
+    assert all((level.grad[1] > 0).all() for level in cls_scores)
 
 
 def test_a_heat_outside_0_1_is_refused():

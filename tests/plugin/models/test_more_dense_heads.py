@@ -257,6 +257,7 @@ def test_stock_heads_say_which_head_to_use(stock):
 @pytest.mark.parametrize('head_type', ['RankBasedRTMDetHead', 'RankBasedRTMDetSepBNHead'])
 def test_rtmdet_does_not_lower_logits_for_its_assigner(head_type):
     assert build_head(head_type).score_shift == 0
+    assert build_head(head_type, classifier_prior=0.01).score_shift == 0
     assert build_head(head_type, score_prior=0.01).score_shift == pytest.approx(-math.log(99))
 
 
@@ -302,3 +303,13 @@ def test_vfnet_with_alrp_reads_errors_of_refined_boxes_without_their_weight():
 def test_vfnet_box_losses_on_deltas_are_refused():
     with pytest.raises(ValueError, match='RankBasedVFNetHead: loss_bbox_refine must be a loss on decoded boxes'):
         build_head('RankBasedVFNetHead', loss_bbox_refine=dict(type='L1Loss'))
+
+
+@pytest.mark.parametrize('head_type', ['RankBasedVFNetHead', 'RankBasedRepPointsHead'])
+def test_a_sampler_of_locations_is_refused(head_type):
+    assigner = dict(type='ATSSAssigner', topk=9)
+    stages = dict(init=dict(assigner=dict(type='PointAssigner', scale=4)), refine=dict(assigner=assigner))
+    sampler = dict(type='RandomSampler', num=256, pos_fraction=0.5)
+    train_cfg = stages if 'RepPoints' in head_type else dict(assigner=assigner)
+    with pytest.raises(ValueError, match=f'{head_type}: a ranking loss needs no sampling, got RandomSampler'):
+        build_head(head_type, train_cfg=dict(**train_cfg, sampler=sampler))

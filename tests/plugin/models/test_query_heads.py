@@ -88,7 +88,7 @@ def test_predictions_that_are_not_finite_make_the_loss_nan(stock):
 
 @pytest.mark.parametrize('stock', DENOISING)
 def test_denoising_queries_can_keep_the_losses_of_the_stock_head(stock):
-    head = small_head(stock, 'BucketedRSLoss', loss_dn_cls=FOCAL)
+    head = small_head(stock, 'BucketedRSLoss', loss_dn_cls=FOCAL, classifier_prior=0.5)
     plain = small_head(stock, 'FocalLoss', ranking=False, loss_cls=FOCAL, sync_cls_avg_factor=True)
     given = case(head, stock)
     losses = head.loss_by_feat(*given.arguments, **given.keywords)
@@ -113,6 +113,13 @@ def test_classifiers_start_without_a_prior(stock):
     lowered = small_head(stock, 'BucketedRSLoss', classifier_prior=0.01)
     assert all(bias[0].item() == pytest.approx(-4.595, abs=1e-3) for bias in lowered.classifier_biases())
     assert lowered.score_shift == 0
+
+
+@pytest.mark.parametrize('stock', DENOISING)
+def test_classifiers_that_have_a_classification_loss_too_start_with_its_prior(stock):
+    head = small_head(stock, 'BucketedRSLoss', loss_dn_cls=FOCAL)
+    assert all(bias[0].item() == pytest.approx(-4.595, abs=1e-3) for bias in head.classifier_biases())
+    assert head.score_shift == 0
 
 
 @EVERY_HEAD

@@ -8,6 +8,7 @@ from head_reference import assert_equal_losses, combined_losses, entries_of, gio
 
 pytest.importorskip('mmdet')
 
+from mmengine.config import Config
 from small_anchor_heads import METAS
 from small_dense_heads import HEAD_CONFIGS, NUM_CLASSES, OBJECTS, STRIDES, build_head, features, random_maps
 
@@ -92,3 +93,24 @@ def test_biases_of_boxes_stay():
         bias = layer.bias.view(2, -1)
         assert bias[:, 4:].eq(bias[0, 4]).all() and bias[0, 4] > 0.8
         assert bias[:, :4].eq(0).all()
+
+
+def test_detections_are_chosen_by_the_score_that_is_ranked():
+    head = build_head('RankBasedYOLOV3Head', 'BucketedRSLoss')
+    (maps,) = head(features(head))
+    maps = [level.detach() for level in random_maps(maps, 1.5)]
+    before = [level.clone() for level in maps]
+    thresholds = dict(conf_thr=0.6, score_thr=0.3, nms_pre=20)
+    found = head.predict_by_feat(maps, METAS, Config(thresholds), with_nms=False)
+    assert all(torch.equal(level, old) for level, old in zip(maps, before, strict=True))
+    for image, results in enumerate(found):
+        scores = torch.cat(
+            [
+                prediction[5:].sigmoid() * prediction[4].sigmoid()
+                for place, prediction in predictions_of(maps)
+                if place[1] == image
+            ]
+        )
+        expected = scores[scores > 0.3].sort(descending=True).values[:20]
+        assert len(expected) == 20
+        torch.testing.assert_close(results.scores.sort(descending=True).values, expected)

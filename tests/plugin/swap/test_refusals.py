@@ -146,3 +146,19 @@ def test_what_nothing_was_declared_for_is_refused_by_its_config(table, stock, na
     monkeypatch.setattr(module, table, {key: value for key, value in declared.items() if key is not stock})
     with pytest.raises(SwapError, match=words):
         swap_loss(config(name))
+
+
+@pytest.mark.parametrize(
+    ('name', 'head'),
+    [
+        ('dino/dino-4scale_r50_8xb2-12e_coco.py', 'model.bbox_head'),
+        ('detr/detr_r50_8xb2-150e_coco.py', 'model.bbox_head'),
+        ('sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py', 'model.roi_head.bbox_head.0'),
+        ('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', 'model.panoptic_head'),
+    ],
+    ids=lambda value: value.split('/')[0],
+)
+def test_alrp_is_refused_for_queries_before_a_config_is_written(name, head):
+    with pytest.raises(SwapError, match=rf'^{head}: aLRPLoss is a box loss too.*choose ap, bap, rs, brs or dr$'):
+        swap_loss(config(name), 'alrp')
+    assert swap_loss(config(name), 'ap').changes

@@ -162,6 +162,30 @@ def test_adamw_keeps_its_learning_rate():
     assert any('AdamW' in note for note in swap.notes)
 
 
+def test_an_initialisation_without_a_bias_stays():
+    cfg = mmdet_config('ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py')
+    assert cfg.model.bbox_head.init_cfg == dict(type='Normal', layer='Conv2d', std=0.001)
+    assert swap_loss(cfg).cfg.model.bbox_head.init_cfg == cfg.model.bbox_head.init_cfg
+    cfg = mmdet_config('retinanet/retinanet_r50_fpn_1x_coco.py')
+    override = dict(type='Normal', name='retina_cls', std=0.01, bias_prob=0.01)
+    cfg.model.bbox_head.init_cfg = [dict(type='Normal', layer='Conv2d', std=0.01, override=override)]
+    assert swap_loss(cfg).cfg.model.bbox_head.init_cfg is None
+
+
+def test_stage_weights_may_be_a_tuple():
+    cfg = mmdet_config('cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py')
+    cfg.model.roi_head.stage_loss_weights = (1, 0.5, 0.25)
+    assert list(swap_loss(cfg).cfg.model.roi_head.stage_loss_weights) == [1, 1, 1]
+
+
+def test_a_weight_that_is_replaced_is_named():
+    cfg = mmdet_config('dino/dino-4scale_r50_8xb2-12e_coco.py')
+    swap = swap_loss(cfg)
+    (change,) = [change for change in swap.changes if change.path == 'model.bbox_head.loss_cls']
+    assert change.new['loss_weight'] == 2 and change.reason.endswith('its weight is 2, as in BRS-DETR, instead of 1')
+    assert 'model.bbox_head.sync_cls_avg_factor has no effect, unless you give loss_dn_cls' in swap.notes
+
+
 def test_alrp_in_a_schedule_of_iterations():
     cfg = Config.fromfile(ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_focal_1xb8-12e_bccd.py')
     assert not any('renew_interval' in note for note in swap_loss(cfg, 'alrp').notes)

@@ -133,7 +133,7 @@ class CoDeformDETRHead(AuxiliarySetsMixin, DeformableDETRHead):
         return limited._predict_by_feat_single(cls_score, bbox_pred, img_meta, rescale)
 
 
-@ranking_head(CoDeformDETRHead, role=Role.QUERIES, rules=QUERY_HEAD)
+@ranking_head(CoDeformDETRHead, role=Role.QUERIES, rules=QUERY_HEAD, unused=['sync_cls_avg_factor'])
 @MODELS.register_module()
 class RankBasedCoDeformDETRHead(QueryRankingMixin, CoDeformDETRHead):
     """``CoDeformDETRHead`` trained with a ranking loss, Eq. 17: the query head of BRS-DETR.

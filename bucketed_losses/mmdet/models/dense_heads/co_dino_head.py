@@ -12,11 +12,10 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..recipes import Role, ranking_head
-from ..rules import QUERY_HEAD
 from .auxiliary_sets import AuxiliarySetsMixin
 from .plain_query_losses import plain_query_losses
 from .query_sets import QuerySet
-from .rank_based_dino_head import RankBasedDINOHead
+from .rank_based_dino_head import DENOISING_HEAD, RankBasedDINOHead
 
 
 @MODELS.register_module()
@@ -69,7 +68,7 @@ class CoDINOHead(AuxiliarySetsMixin, DINOHead):
         return results
 
 
-@ranking_head(CoDINOHead, role=Role.QUERIES, rules=QUERY_HEAD)
+@ranking_head(CoDINOHead, role=Role.QUERIES, rules=DENOISING_HEAD)
 @MODELS.register_module()
 class RankBasedCoDINOHead(RankBasedDINOHead, CoDINOHead):
     """``CoDINOHead`` trained with a ranking loss: the query head of BRS Co-DINO.

@@ -15,7 +15,7 @@ from ..losses import PositiveBoxes, SeparateBoxes, highest_probability
 from ..losses.box_weighting import nan_if_not_finite
 from ..recipes import Role, ranking_head
 from ..rules import POINT_HEAD
-from .ranking_mixin import RankingHeadMixin, flatten_maps
+from .ranking_mixin import RankingHeadMixin, flatten_maps, image_rows
 
 
 @ranking_head(CenterNetUpdateHead, role=Role.DENSE, rules=POINT_HEAD)
@@ -69,7 +69,9 @@ class RankBasedCenterNetUpdateHead(RankingHeadMixin, CenterNetUpdateHead):
         )
         logits, distances = flatten_maps(cls_scores, self.cls_out_channels), flatten_maps(bbox_preds, 4)
         heat, distance_targets = self.get_targets(levels, batch_gt_instances)
-        heat = torch.where(heat > 1, 0.0, heat.float())  # an image without objects has num_classes everywhere
+        empty = torch.tensor([len(image) == 0 for image in batch_gt_instances], device=points.device)
+        images = image_rows([len(level) for level in levels], num_images, points.device)
+        heat = torch.where(empty[images.image, None], 0.0, heat.float())  # there it has num_classes everywhere
         owners = self.owners(points, distances, sizes, batch_gt_instances)
         boxes = self.decode(points, distances * strides)
 
@@ -91,14 +93,13 @@ class RankBasedCenterNetUpdateHead(RankingHeadMixin, CenterNetUpdateHead):
             weights=weights,
         )
         targets = torch.cat([image.bboxes for image in batch_gt_instances])[owners[positive]]
-        images = self.image_rows([len(level) for level in levels], num_images, points.device)
         losses = self.loss_cls.losses_with_boxes(
             logits,
             labels,
             label_weights,
             positive,
             SeparateBoxes(self.loss_bbox, boxes[positive], targets, logits[positive], regressed=regressed_boxes),
-            images,
+            images if self.loss_cls.needs_images else None,
         )
         return nan_if_not_finite(losses, distances)  # predicted boxes decide what is positive
 

@@ -19,7 +19,7 @@ from .instance_masks import MASKS_OF_RANKED_BOXES, PositivesForMasksMixin, Ranke
 from .rank_based_fcos_head import RankBasedFCOSHead
 
 
-@ranking_head(CondInstBboxHead, role=Role.DENSE, rules=POINT_HEAD, unused=['loss_centerness'])
+@ranking_head(CondInstBboxHead, role=Role.DENSE, rules=POINT_HEAD, unused=['loss_centerness', 'centerness_on_reg'])
 @MODELS.register_module()
 class RankBasedCondInstBboxHead(PositivesForMasksMixin, RankBasedFCOSHead, CondInstBboxHead):
     """``CondInstBboxHead`` trained with a ranking loss, without centerness; as :class:`RankBasedFCOSHead`.
@@ -98,7 +98,7 @@ class RankBasedCondInstMaskHead(RankedMasksMixin, CondInstMaskHead):
         return self.connected(self.balanced({'loss_mask': loss}, positive_infos), positive_infos)
 
 
-@ranking_head(BoxInstBboxHead, role=Role.DENSE, rules=POINT_HEAD, unused=['loss_centerness'])
+@ranking_head(BoxInstBboxHead, role=Role.DENSE, rules=POINT_HEAD, unused=['loss_centerness', 'centerness_on_reg'])
 @MODELS.register_module()
 class RankBasedBoxInstBboxHead(RankBasedCondInstBboxHead, BoxInstBboxHead):
     """``BoxInstBboxHead`` trained with a ranking loss, without centerness; as :class:`RankBasedCondInstBboxHead`."""
@@ -108,11 +108,11 @@ def _equal_positives() -> Rule:
     """A note on how the losses of BoxInst's masks are weighted."""
 
     def apply(part: Part) -> Iterator[Note]:
-        if part.loss.balances_itself:
-            yield Note(
-                f'{part.path}: both mask losses are scaled to the ranking loss together; masks are not weighted by '
-                'scores, because the pairwise loss is a mean over pixels of all objects'
-            )
+        scaled = 'both mask losses are scaled to the ranking loss together; ' if part.loss.balances_itself else ''
+        yield Note(
+            f'{part.path}: {scaled}masks are not weighted by scores, because the pairwise loss is a mean over pixels '
+            'of all objects'
+        )
 
     return Rule((), apply)
 

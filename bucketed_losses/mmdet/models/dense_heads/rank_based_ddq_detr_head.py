@@ -11,7 +11,6 @@ from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
 from ..recipes import Role, ranking_head
-from ..rules import QUERY_HEAD
 from .query_sets import (
     QuerySet,
     QueryTargets,
@@ -20,10 +19,10 @@ from .query_sets import (
     matched_proposals,
     objects_to_match,
 )
-from .rank_based_dino_head import RankingDenoisingMixin
+from .rank_based_dino_head import DENOISING_HEAD, RankingDenoisingMixin
 
 
-@ranking_head(DDQDETRHead, role=Role.QUERIES, rules=QUERY_HEAD)
+@ranking_head(DDQDETRHead, role=Role.QUERIES, rules=DENOISING_HEAD)
 @MODELS.register_module()
 class RankBasedDDQDETRHead(RankingDenoisingMixin, DDQDETRHead):
     """``DDQDETRHead`` trained with a ranking loss.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,23 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
-from ..recipes import Role, ranking_head
+from ..recipes import Note, Part, Role, Rule, ranking_head
 from ..rules import QUERY_HEAD
 from .plain_query_losses import plain_query_losses
 from .query_ranking import QueryRankingMixin
 from .query_sets import QuerySet, QueryTargets, layer_prefix, matched_layers, matched_proposals
+
+
+def _average_of_denoising_queries() -> Rule:
+    def apply(part: Part) -> Iterator[Note]:
+        if 'sync_cls_avg_factor' in part.config:
+            yield Note(f'{part.path}.sync_cls_avg_factor has no effect, unless you give loss_dn_cls')
+
+    return Rule((), apply, ('sync_cls_avg_factor',))
+
+
+DENOISING_HEAD = (*QUERY_HEAD, _average_of_denoising_queries())
+"""Rules of a head with queries and denoising queries."""
 
 
 class RankingDenoisingMixin(QueryRankingMixin):
@@ -29,6 +41,8 @@ class RankingDenoisingMixin(QueryRankingMixin):
         loss_dn_cls: Config of a classification loss with sigmoid scores for the denoising queries, e.g. ``FocalLoss``.
             These queries then have the losses of the stock head. None ranks them: those of each decoder layer by
             themselves, apart from the matched queries. Queries that only fill a group are ignored then.
+        classifier_prior: As for ``ClassifierMixin``. The default is 0.5, a bias of 0, if the denoising queries are
+            ranked. With ``loss_dn_cls`` it is 0.01, as in ``DINOHead``: the same classifiers have that loss, too.
         args, kwargs: As for :class:`QueryRankingMixin`.
 
     Raises:
@@ -37,8 +51,12 @@ class RankingDenoisingMixin(QueryRankingMixin):
 
     classifiers: tuple[str, ...] = ('cls_branches',)
 
-    def __init__(self, *args: Any, loss_dn_cls: dict | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, *args: Any, loss_dn_cls: dict | None = None, classifier_prior: float | None = None, **kwargs: Any
+    ) -> None:
+        if classifier_prior is None:
+            classifier_prior = 0.5 if loss_dn_cls is None else 0.01
+        super().__init__(*args, classifier_prior=classifier_prior, **kwargs)
         self.loss_dn_cls = None if loss_dn_cls is None else MODELS.build(loss_dn_cls)
 
     def losses_with_denoising(
@@ -88,7 +106,7 @@ class RankingDenoisingMixin(QueryRankingMixin):
         return QueryTargets(torch.stack(labels), torch.stack(weights), torch.stack(boxes), rows)
 
 
-@ranking_head(DINOHead, role=Role.QUERIES, rules=QUERY_HEAD)
+@ranking_head(DINOHead, role=Role.QUERIES, rules=DENOISING_HEAD)
 @MODELS.register_module()
 class RankBasedDINOHead(RankingDenoisingMixin, DINOHead):
     """``DINOHead`` trained with a ranking loss.

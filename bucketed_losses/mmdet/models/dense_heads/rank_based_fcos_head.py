@@ -15,7 +15,7 @@ from ..rules import POINT_HEAD
 from .ranking_mixin import RankingHeadMixin, flatten_maps
 
 
-@ranking_head(FCOSHead, role=Role.DENSE, rules=POINT_HEAD, unused=['loss_centerness'])
+@ranking_head(FCOSHead, role=Role.DENSE, rules=POINT_HEAD, unused=['loss_centerness', 'centerness_on_reg'])
 @MODELS.register_module()
 class RankBasedFCOSHead(RankingHeadMixin, FCOSHead):
     """``FCOSHead`` trained with a ranking loss, without centerness.

@@ -10,7 +10,7 @@ from ..rules import POINT_HEAD
 from .rank_based_fcos_head import RankBasedFCOSHead
 
 
-@ranking_head(NASFCOSHead, role=Role.DENSE, rules=POINT_HEAD, unused=['loss_centerness'])
+@ranking_head(NASFCOSHead, role=Role.DENSE, rules=POINT_HEAD, unused=['loss_centerness', 'centerness_on_reg'])
 @MODELS.register_module()
 class RankBasedNASFCOSHead(RankBasedFCOSHead, NASFCOSHead):
     """``NASFCOSHead`` trained with a ranking loss, without centerness; as :class:`RankBasedFCOSHead`.

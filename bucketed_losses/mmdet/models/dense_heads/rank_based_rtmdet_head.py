@@ -24,10 +24,10 @@ class RankingRTMDetHeadMixin(RankingDecodedHeadMixin, _Host):
     """A mixin for ``RTMDetHead`` and its subclasses: a ranking loss in place of Quality Focal Loss.
 
     RTMDet assigns objects by a cost of class scores and boxes. The class cost is a cross-entropy, which interprets
-    logits as probabilities. Other heads lower ranking logits for their assigner. These do not: they had a higher AP.
+    logits as probabilities. Other heads lower ranking logits for their assigner. These do not: their AP was higher.
 
     Args:
-        score_prior: As for :class:`ScorePriorMixin`.
+        score_prior: As for :class:`ScorePriorMixin`; None leaves the logits as they are.
         args, kwargs: As for the head.
 
     Raises:
@@ -36,8 +36,10 @@ class RankingRTMDetHeadMixin(RankingDecodedHeadMixin, _Host):
 
     own_init = True
 
-    def __init__(self, *args: Any, score_prior: float = 0.5, **kwargs: Any) -> None:
-        super().__init__(*args, score_prior=score_prior, **kwargs)
+    def __init__(self, *args: Any, score_prior: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **({} if score_prior is None else {'score_prior': score_prior}), **kwargs)
+        if score_prior is None:
+            self.score_shift = 0.0
 
     @property
     def classifiers(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
 from ..losses import PositiveBoxes
-from ..losses.box_weighting import nan_if_not_finite, score_weights
+from ..losses.box_weighting import at_least_float32, nan_if_not_finite, score_weights
 from ..recipes import Role, ranking_head
 from ..rules import ranking_loss
 from .joint_logits import product_logit
@@ -27,7 +28,7 @@ class EncodedBoxes(PositiveBoxes):
         return dict(self.other_losses)
 
 
-@ranking_head(YOLOV3Head, role=Role.DENSE, rules=(ranking_loss(),), unused=['loss_conf'])
+@ranking_head(YOLOV3Head, role=Role.DENSE, rules=(ranking_loss(),), unused=['loss_conf', 'one_hot_smoother'])
 @MODELS.register_module()
 class RankBasedYOLOV3Head(RankingHeadMixin, YOLOV3Head):
     """``YOLOV3Head`` trained with a ranking loss.
@@ -37,6 +38,9 @@ class RankBasedYOLOV3Head(RankingHeadMixin, YOLOV3Head):
     trains both, so the head has no loss of the confidence. The target of a positive is the IoU of its box. The losses
     of centres and of sizes stay. They are means over positives, weighted by scores, and balanced together. aLRP Loss
     uses the GIoU errors of the boxes in addition.
+
+    At inference, ``score_thr`` and ``nms_pre`` of ``test_cfg`` apply to the score, too, and ``conf_thr`` has no effect.
+    ``YOLOV3Head`` chooses by one of the two factors, which a ranking loss trains only together.
 
     Args:
         loss_cls: Config of one of this package's ranking losses.
@@ -111,6 +115,17 @@ class RankBasedYOLOV3Head(RankingHeadMixin, YOLOV3Head):
             self.image_rows([len(level) for level in levels], num_images, device),
         )
         return nan_if_not_finite(losses, own)
+
+    def predict_by_feat(self, pred_maps: Sequence[Tensor], *args: Any, **kwargs: Any) -> InstanceList:
+        """Detections; arguments as for :meth:`mmdet.models.YOLOV3Head.predict_by_feat`."""
+        return super().predict_by_feat([self._with_scores(level) for level in pred_maps], *args, **kwargs)
+
+    def _with_scores(self, level: Tensor) -> Tensor:
+        """A map of one level with the logits of the scores as classes, and a confidence of 1."""
+        values = at_least_float32(level.unflatten(1, (self.num_base_priors, self.num_attrib)))
+        boxes, confidence, classes = values.split([4, 1, self.num_classes], dim=2)
+        certain = torch.full_like(confidence, torch.inf)
+        return torch.cat([boxes, certain, product_logit(classes, confidence)], dim=2).flatten(1, 2)
 
     def coordinate_losses(self, predictions: Tensor, targets: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """``loss_xy`` and ``loss_wh`` of ``(num_pos, 4)`` encoded boxes; ``logits (num_pos, num_classes)``."""

@@ -29,7 +29,7 @@ class ScorePriorMixin(_Host):
 
     Args:
         score_prior: The probability that an initial logit has in the assigner; in (0, 1). With a ``classifier_prior``
-            of the same value, logits are not shifted.
+            of the same value, logits are not shifted; in YOLOX, with one of its square.
         args, kwargs: As for the head.
 
     Attributes:

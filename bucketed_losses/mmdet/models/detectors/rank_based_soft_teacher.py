@@ -23,7 +23,9 @@ def _thresholds_of_scores() -> Rule:
     def apply(part: Part) -> Iterator[Note]:
         yield Note(
             'semi_train_cfg: pseudo_label_initial_score_thr, rpn_pseudo_thr and cls_pseudo_thr are compared with '
-            'ranking scores, which are not probabilities: choose them again for a teacher that you have trained'
+            'ranking scores, which are not probabilities and start near 0.5: train the detector on the labelled images '
+            'first, start from it (model.detector.init_cfg), and choose them between its scores of objects and of '
+            'background; otherwise nearly all background of unlabelled images is ignored'
         )
         yield Note(
             'background RoIs of unlabelled images are not weighted by the background score of the teacher, which a '

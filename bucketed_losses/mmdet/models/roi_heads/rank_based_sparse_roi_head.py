@@ -21,7 +21,7 @@ from ..dense_heads.query_sets import QuerySet, QueryTargets, objects_to_match
 from ..losses import highest_probability
 from ..losses.box_weighting import at_least_float32
 from ..recipes import Layout, Role, Slot, holds_heads, ranking_head
-from ..rules import matching_costs, ranking_loss
+from ..rules import matching_costs, ranking_loss, without_second_box_loss
 from .rank_based_mask_head import MASK_HEAD, RankingMaskHeadMixin
 from .rank_based_roi_heads import INNER_HEADS, RankingRoIHeadMixin
 
@@ -29,7 +29,7 @@ from .rank_based_roi_heads import INNER_HEADS, RankingRoIHeadMixin
 holds_heads(Layout((Slot('roi_head', (Role.ROI,), ('rcnn',), required=True),)))(SparseRCNN)
 
 
-@ranking_head(DIIHead, role=Role.BOX, rules=(ranking_loss(weight=2.0),))
+@ranking_head(DIIHead, role=Role.BOX, rules=(without_second_box_loss(), ranking_loss(weight=2.0)))
 @MODELS.register_module()
 class RankBasedDIIHead(QueryLossesMixin, DIIHead):
     """``DIIHead`` trained with a ranking loss, in :class:`RankBasedSparseRoIHead`.
