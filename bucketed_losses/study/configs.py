@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def make_config(
     Args:
         run: The run.
         data: A config with data that replace those of the detector, or None.
-        options: Settings that are put in before the loss, as ``--cfg-options`` takes them.
+        options: Settings that are put in before the loss, as ``--cfg-options`` takes them; those below
+            ``model.test_cfg`` are not changed by the loss.
         gpus: Processes of the training. With more than one, the learning rate is scaled if the config says how.
         epochs: Epochs or iterations, unless the run has its own; None for those of the config. Schedules are stretched.
 
@@ -48,6 +50,8 @@ def make_config(
         except SwapError as error:
             raise Refusal(f'{run.detector.config} cannot be trained with {run.loss}: {error}') from error
         cfg = swap.cfg
+        # A swap sets the published threshold on scores.
+        apply_options(cfg, {key: value for key, value in (options or {}).items() if key.startswith('model.test_cfg.')})
         for note in swap.notes:
             if 'renew_interval' in note:
                 print(f'{run}: {note}', flush=True)
@@ -187,20 +191,30 @@ def write_config(cfg: Config, path: Path) -> None:
     """Write a run's config in full, so that the study stays the same if the detector's config changes.
 
     Raises:
-        Refusal: a config with other settings is there.
+        Refusal: a config with other settings is there, for this seed or for another seed of the same loss.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    label = path.stem.rpartition('_')[0]
+    for other in sorted(path.parent.glob('*.py')):
+        if re.fullmatch(rf'{re.escape(label)}_\d+', other.stem):
+            _check_settings(cfg, other, path)
     if not path.is_file():
         aside = path.with_name(f'{path.stem}_being_written.py')
         cfg.dump(aside)
         aside.replace(path)
-        return
-    before, now = (flat(c) for c in (Config.fromfile(path), Config.fromstring(cfg.pretty_text, '.py')))
-    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+
+
+def _check_settings(cfg: Config, existing: Path, path: Path) -> None:
+    before, now = (flat(c) for c in (Config.fromfile(existing), Config.fromstring(cfg.pretty_text, '.py')))
+    differing = sorted(
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and not (key == 'randomness.seed' and existing != path)
+    )
     if differing:
         key = differing[0]
         raise Refusal(
-            f'{path} was made with other settings: {key} was {before.get(key)!r} and is {now.get(key)!r} now'
+            f'{existing} was made with other settings: {key} was {before.get(key)!r} and is {now.get(key)!r} now'
             f'{f" ({len(differing)} differ)" if len(differing) > 1 else ""}; use another STUDY, or remove this file '
             'and the run'
         )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from itertools import combinations
+from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from .markdown import collapsed, markdown_table
-from .outcomes import FINISHED
+from .outcomes import DIVERGED, FINISHED
 from .plan import EQUAL_TIME
 from .store import Study
 
@@ -24,18 +27,23 @@ class Difference(NamedTuple):
     mean: float
     low: float
     high: float
+    seeds: int
 
     @property
     def verdict(self) -> str:
-        """``ahead`` or ``behind`` if the interval does not contain 0, else ``tie``."""
+        """``ahead`` or ``behind`` if the interval does not contain 0, else ``tie``; ``one seed`` is not judged."""
+        if self.seeds == 1:
+            return 'one seed'
         return 'ahead' if self.low > 0 else 'behind' if self.high < 0 else 'tie'
 
 
 def paired_difference(ap: np.ndarray, resampled: np.ndarray) -> Difference:
     """The mean of paired differences over seeds, and its percentile interval by a bootstrap over seeds and images.
 
-    Each resample draws images, the same for both losses and all seeds, and draws the seeds with replacement. With one
-    seed, the interval is that of the images alone.
+    Each resample draws images, the same for both losses and all seeds, and draws the seeds with replacement. The spread
+    that this gives to the mean of n seeds is too small by the factor sqrt((n - 1) / n), and few seeds need the quantile
+    of a t distribution with n - 1 degrees of freedom in place of a normal one. The deviation of each resample that
+    comes from its draw of seeds is therefore scaled. With one seed, the interval is that of the images alone.
 
     Args:
         ap: ``(seeds,)`` differences of AP between two losses.
@@ -43,15 +51,26 @@ def paired_difference(ap: np.ndarray, resampled: np.ndarray) -> Difference:
     """
     seeds, resamples = resampled.shape
     drawn = np.random.default_rng(1).integers(seeds, size=(seeds, resamples))
-    means = np.take_along_axis(resampled, drawn, axis=0).mean(axis=0)
+    of_images = resampled.mean(axis=0)
+    means = of_images + _scale(seeds) * (np.take_along_axis(resampled, drawn, axis=0).mean(axis=0) - of_images)
     low, high = np.nanpercentile(means, [50 - LEVEL / 2, 50 + LEVEL / 2])
-    return Difference(float(ap.mean()), float(low), float(high))
+    return Difference(float(ap.mean()), float(low), float(high), seeds)
+
+
+def _scale(seeds: int) -> float:
+    if seeds == 1:
+        return 1.0
+    tail = 0.5 + LEVEL / 200
+    return sqrt(seeds / (seeds - 1)) * float(stats.t.ppf(tail, seeds - 1) / stats.norm.ppf(tail))
 
 
 def differences_table(study: Study) -> pd.DataFrame:
     """A row for each pair of losses of a detector that have finished runs with the same seeds."""
     runs: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    diverged: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for result in study.results():
+        if result['outcome'] == DIVERGED:
+            diverged[result['detector'], result['loss']].add(result['seed'])
         file = study.folder(result['detector'], result['loss'], result['seed']) / 'resampled.json'
         if result['outcome'] == FINISHED and result['loss'] != EQUAL_TIME and file.is_file():
             of_loss = runs.setdefault((result['detector'], result['loss']), {})
@@ -76,6 +95,7 @@ def differences_table(study: Study) -> pd.DataFrame:
                 'high': found.high,
                 'verdict': found.verdict,
                 'seeds': ' '.join(map(str, seeds)),
+                'diverged': ' '.join(map(str, sorted(diverged[detector, first] | diverged[detector, second]))),
                 'images': pairs[0][0]['images'],
             }
         )
@@ -93,7 +113,7 @@ def differences_section(differences: pd.DataFrame) -> list[str]:
             f'{row.difference:+.3f}',
             f'[{row.low:+.3f}, {row.high:+.3f}]',
             row.verdict,
-            row.seeds.replace(' ', ', '),
+            row.seeds.replace(' ', ', ') + (f' ({row.diverged.replace(" ", ", ")} diverged)' if row.diverged else ''),
         ]
         for row in differences.rename(columns={'difference of AP': 'difference'}).itertuples(index=False)
     ]
@@ -101,7 +121,7 @@ def differences_section(differences: pd.DataFrame) -> list[str]:
         '## Differences',
         f'Mean differences of AP between runs with the same seed, and their {LEVEL} % interval by a bootstrap over the '
         f'seeds and the {differences.images.iloc[0]} validation images. A pair whose interval contains 0 is a tie. '
-        'With one seed, the interval does not contain the spread of the seeds.',
+        'With one seed, the interval does not contain the spread of the seeds, so such a pair is not judged.',
         '![For each detector, the difference of AP of each pair of losses with its interval](differences.png)',
         '*A pair whose interval does not reach the dashed line at 0 differs. Made by `bucketed-losses compare`.*',
         collapsed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from math import nan
 from pathlib import Path
 
 from bucketed_losses.errors import UserError
@@ -59,6 +60,8 @@ def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
 def read_metrics(work_dir: str | Path) -> list[tuple[int, dict[str, float]]]:
     """Step and metrics of every validation with COCO's, LVIS's or VOC's metric, named as in the paper's tables.
 
+    COCO's metric is -1 if there are no objects, for example no small ones; here it is NaN then.
+
     Raises:
         NoLogsError: the work directory has no logs.
     """
@@ -68,9 +71,9 @@ def read_metrics(work_dir: str | Path) -> list[tuple[int, dict[str, float]]]:
         for key, value in record.items():
             name = key.rpartition('/')[2]
             if name.endswith('_precision'):
-                metrics[name.removesuffix('_precision')] = value
+                metrics[name.removesuffix('_precision')] = value if value >= 0 else nan
             elif match := re.fullmatch(r'(?:(bbox|segm)_)?m?AP_?(50|75|s|m|l|r|c|f)?', name):
                 kind, which = match.groups()
-                metrics[('mask ' if kind == 'segm' else '') + 'AP' + (which or '')] = value
+                metrics[('mask ' if kind == 'segm' else '') + 'AP' + (which or '')] = value if value >= 0 else nan
         found.append((record['step'], metrics))
     return found

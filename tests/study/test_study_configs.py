@@ -126,6 +126,22 @@ def test_other_settings_in_the_same_study_are_refused(tmp_path):
         write_config(config('brs', options={'train_cfg.max_epochs': 3}), file)
 
 
+def test_seeds_of_a_loss_have_the_same_settings(tmp_path):
+    write_config(config('brs'), tmp_path / 'brs_0.py')
+    with pytest.raises(Refusal, match=r'brs_0\.py was made with other settings: train_cfg\.max_epochs was 12 and is 3'):
+        write_config(config('brs', options={'train_cfg.max_epochs': 3}), tmp_path / 'brs_1.py')
+    write_config(config('brs', options={'randomness.seed': 1}), tmp_path / 'brs_1.py')
+    write_config(config('brs', options={'train_cfg.max_epochs': 3}), tmp_path / 'brs-in-equal-time_0.py')
+
+
+def test_the_threshold_of_an_option_is_that_of_all_losses():
+    options = {'model.test_cfg.rcnn.score_thr': 0.0}
+    name = str(ROOT / 'configs/bccd/faster-rcnn_efficientnet-lite0_fpn_ce_1xb8-12e_bccd.py')
+    for loss in ('stock', 'brs'):
+        assert make_config(Run(detector(name), loss, 0), options=options).model.test_cfg.rcnn.score_thr == 0
+    assert make_config(Run(detector(name), 'brs', 0)).model.test_cfg.rcnn.score_thr == 0.4
+
+
 def test_a_loss_that_a_detector_cannot_carry_is_refused(tmp_path):
     ranked = ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_rs_1xb8-12e_bccd.py'
     with pytest.raises(Refusal, match=r'rs_1xb8-12e_bccd\.py cannot be trained with brs: the config already has'):

@@ -40,7 +40,7 @@ def made_up(tmp_path):
 
 def test_the_noise_of_images_that_both_losses_share_cancels():
     apart = np.array([0.1, 0.1, 0.1])
-    assert paired_difference(apart, np.repeat(apart[:, None], 500, axis=1)) == pytest.approx((0.1, 0.1, 0.1))
+    assert paired_difference(apart, np.repeat(apart[:, None], 500, axis=1))[:3] == pytest.approx((0.1, 0.1, 0.1))
 
 
 def test_the_interval_is_that_of_a_loop_over_resamples():
@@ -51,10 +51,24 @@ def test_the_interval_is_that_of_a_loop_over_resamples():
     means = []
     for column in range(4000):
         draw = [rng.integers(5) for _ in range(5)]
-        means.append(statistics.mean(images[seed, column] for seed in draw))
+        of_images = statistics.mean(images[:, column])
+        drawn = statistics.mean(images[seed, column] for seed in draw)
+        # t and normal quantiles at 0.975: 2.776 and 1.960
+        means.append(of_images + (5 / 4) ** 0.5 * 2.776 / 1.960 * (drawn - of_images))
     means.sort()
     assert found.mean == pytest.approx(statistics.mean(ap))
     assert found.low == pytest.approx(means[100], abs=0.002) and found.high == pytest.approx(means[3899], abs=0.002)
+
+
+@pytest.mark.parametrize('seeds', [2, 3, 5])
+def test_nineteen_of_twenty_intervals_contain_the_true_difference(seeds):
+    rng = np.random.default_rng(seeds)
+    contained = 0
+    for _ in range(400):
+        ap = rng.normal(0.02, 0.01, seeds)
+        found = paired_difference(ap, np.repeat(ap[:, None], 1000, axis=1))
+        contained += found.low <= 0.02 <= found.high
+    assert contained > 0.9 * 400
 
 
 def test_seeds_widen_the_interval():
@@ -70,7 +84,8 @@ def test_seeds_widen_the_interval():
     ('low', 'high', 'verdict'), [(0.01, 0.02, 'ahead'), (-0.02, -0.01, 'behind'), (-0.01, 0.01, 'tie')]
 )
 def test_verdicts(low, high, verdict):
-    assert Difference((low + high) / 2, low, high).verdict == verdict
+    assert Difference((low + high) / 2, low, high, seeds=2).verdict == verdict
+    assert Difference((low + high) / 2, low, high, seeds=1).verdict == 'one seed'
 
 
 def test_pairs_have_the_same_seeds(made_up):
@@ -78,21 +93,37 @@ def test_pairs_have_the_same_seeds(made_up):
     pairs = {(row['loss'], row['compared with']): row for row in table.to_dict('records')}
     assert pairs.keys() == {('BRS', 'Focal+GIoU'), ('RS', 'Focal+GIoU'), ('BRS', 'RS')}
     brs = pairs['BRS', 'Focal+GIoU']
-    assert (brs['seeds'], brs['images'], brs['verdict']) == ('0', 67, 'ahead')
+    assert (brs['seeds'], brs['images'], brs['verdict']) == ('0', 67, 'one seed')
     assert [brs[key] for key in ('difference of AP', 'low', 'high')] == pytest.approx([0.1] * 3)
     tie = pairs['BRS', 'RS']
-    assert tie['verdict'] == 'tie' and tie['low'] < -0.001 < tie['high']
+    assert tie['low'] < -0.001 < tie['high']
     finished(made_up, 'A', 'stock', 2, [(12, 0.44)])
     resampled(made_up, 'A', 'stock', 2, 0.44)
     table = differences_table(made_up)
     (both,) = table[(table['loss'] == 'BRS') & (table['compared with'] == 'Focal+GIoU')].to_dict('records')
     assert both['seeds'] == '0 2' and both['difference of AP'] == pytest.approx(0.1)
+    assert both['verdict'] == 'ahead' and both['diverged'] == ''
+    made_up.write_result(
+        dict(
+            detector='A',
+            loss='stock',
+            seed=1,
+            outcome='diverged',
+            detail='',
+            peak_rss_mb=1.0,
+            seconds_since_start=1,
+            jobs=1,
+        )
+    )
+    table = differences_table(made_up)
+    (both,) = table[(table['loss'] == 'BRS') & (table['compared with'] == 'Focal+GIoU')].to_dict('records')
+    assert both['seeds'] == '0 2' and both['diverged'] == '1'
 
 
 def test_report_has_the_differences(made_up):
     write_report(made_up)
     page = (made_up.root / 'study.md').read_text()
-    assert '| A | RS against Focal+GIoU | +0.101 | [+0.09' in page and '| ahead | 0 |' in page
+    assert '| A | RS against Focal+GIoU | +0.101 | [+0.09' in page and '| one seed | 0 |' in page
     assert 'the 67 validation images' in page and '](differences.png)' in page
     assert (made_up.root / 'differences.png').stat().st_size > 10_000
     with (made_up.root / 'differences.csv').open() as file:
