@@ -459,6 +459,9 @@ def test_denoising_queries_are_ranked_or_have_the_focal_loss_of_the_stock_head(n
 CARDS_FOCAL = 'cards/atss_efficientnet-lite0_fpn_focal_1xb8-12e_cards'
 SHAPES_FOCAL = 'shapes/atss_efficientnet-lite0_fpn_focal_1xb8-12e_shapes'
 SCHEDULE = 'param_scheduler'
+BCCD_DINO = 'bccd/dino_efficientnet-lite0_focal_1xb4-12e_bccd'
+BCCD_DEFORMABLE = 'bccd/deformable-detr_efficientnet-lite0_focal_1xb4-12e_bccd'
+QUERY_LOSS_KEYS = ('model.bbox_head.type', 'model.bbox_head.loss_cls')
 
 
 @pytest.mark.parametrize(
@@ -481,6 +484,23 @@ SCHEDULE = 'param_scheduler'
             )
             for size in (1, 2, 4)
         ),
+        *(
+            (base, f'bccd_{name}_{loss}', (*QUERY_LOSS_KEYS, 'model.bbox_head.classifier_prior'))
+            for base, name in ((BCCD_DINO, 'dino'), (BCCD_DEFORMABLE, 'deformable-detr'))
+            for loss in ('qfl', 'vfl', 'ia-bce', 'mal')
+        ),
+        *(
+            (
+                base,
+                f'bccd_{name}_zero-bias',
+                (*QUERY_LOSS_KEYS, 'model.bbox_head.classifier_prior', 'model.bbox_head.score_prior'),
+            )
+            for base, name in ((BCCD_DINO, 'dino'), (BCCD_DEFORMABLE, 'deformable-detr'))
+        ),
+        *(
+            (base.replace('_focal_', '_brs_'), f'bccd_{name}_brs-match2', ('model.train_cfg.assigner.match_costs',))
+            for base, name in ((BCCD_DINO, 'dino'), (BCCD_DEFORMABLE, 'deformable-detr'))
+        ),
         *((SHAPES_FOCAL, f'shapes_atss_rare{n}', ('train_dataloader.dataset.data_root',)) for n in (2, 4, 8)),
         (SHAPES_FOCAL, 'shapes_atss_anchors1', ('model.bbox_head.anchor_generator.scales_per_octave',)),
         (SHAPES_FOCAL, 'shapes_atss_anchors9', ('model.bbox_head.anchor_generator.ratios',)),
@@ -490,6 +510,8 @@ def test_configs_of_the_study_change_one_thing(base, name, keys):
     before, after = load(base), load(f'study/{name}')
     changed = differences(before.to_dict(), after.to_dict())
     assert changed and all(key.startswith(keys) for key in changed), changed
+    if 'match2' in name:
+        assert after.model.train_cfg == load(base.replace('_brs_', '_focal_')).model.train_cfg
     if '_batch' in name:
         size = after.train_dataloader.batch_size
         warmup, cosine = after.param_scheduler
@@ -597,25 +619,29 @@ def test_a_wrong_num_classes_and_losses_that_are_not_finite_will_be_noticed(conf
     assert baseline or cfg.default_hooks.checkpoint.type == 'AtomicCheckpointHook'
 
 
-SMALL_DATA = [c for c in CONFIGS if c.startswith(('configs/bccd/', 'configs/cards/', 'configs/study/cards_'))]
+SMALL_DATA = [
+    c
+    for c in CONFIGS
+    if c.startswith(('configs/bccd/', 'configs/cards/', 'configs/study/cards_', 'configs/study/bccd_'))
+]
 
 
 @pytest.mark.parametrize(
     'config', [pytest.param(c, marks=() if '/atss_' in c and '_brs_' in c else pytest.mark.slow) for c in SMALL_DATA]
 )
 def test_configs_of_small_data_say_where_the_data_are(config, monkeypatch):
-    monkeypatch.setenv('BCCD_ROOT' if '/bccd/' in config else 'CARDS_ROOT', '/somewhere/else')
+    monkeypatch.setenv('BCCD_ROOT' if '/bccd' in config else 'CARDS_ROOT', '/somewhere/else')
     cfg = Config.fromfile(ROOT / config)
     assert cfg.train_dataloader.dataset.data_root == '/somewhere/else/'
     assert cfg.val_evaluator.ann_file == '/somewhere/else/val.json'
 
 
 def test_configs_of_small_data_read_it_from_one_place():
-    assert len([config for config in SMALL_DATA if '/bccd/' not in config]) == 50 + 11
+    assert len([config for config in SMALL_DATA if '/bccd' not in config]) == 50 + 11
     roots = {'bccd': set(), 'cards': set()}
     for config in SMALL_DATA:
         cfg = config_of(config)
-        roots['bccd' if '/bccd/' in config else 'cards'].add(
+        roots['bccd' if '/bccd' in config else 'cards'].add(
             (cfg.train_dataloader.dataset.data_root, cfg.val_dataloader.dataset.data_root, cfg.val_evaluator.ann_file)
         )
     assert all(len(found) == 1 for found in roots.values()), roots

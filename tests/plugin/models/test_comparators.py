@@ -9,13 +9,17 @@ import torch
 
 pytest.importorskip('mmdet')
 
+from detr_reference import corners
+from head_reference import giou
 from mmdet.models.dense_heads import ATSSHead
 from mmdet.registry import MODELS
 from small_anchor_heads import METAS, build_head, features, loss_of, objects_for
+from small_query_heads import case, small_head
 
 from bucketed_losses import functional
 from bucketed_losses.mmdet.models.losses.comparators import ia_bce_loss, matchability_aware_loss
 
+SIGMOID_QUERIES = ('DeformableDETRHead', 'DINOHead')  # those of the study
 FOCAL = dict(type='PointwiseLoss', loss=dict(type='FocalLoss', use_sigmoid=True), iou_targets=False)
 
 
@@ -226,3 +230,44 @@ def test_rs_loss_with_equal_ious_is_ap_loss_with_its_step(rs, ap):
         results.append((parts[0].detach(), *torch.autograd.grad(sum(parts), leaf)))
         assert float(parts[1]) == pytest.approx(0, abs=1e-12)
     torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize('stock', SIGMOID_QUERIES)
+def test_focal_loss_in_a_ranking_query_head_is_the_stock_head(stock):
+    focal = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0)
+    carried = dict(type='PointwiseLoss', loss=focal, iou_targets=False)
+    heads = (
+        small_head(stock, '', loss_cls=carried, classifier_prior=0.01),
+        small_head(stock, '', ranking=False, loss_cls=focal, sync_cls_avg_factor=True),
+    )
+    given = [case(head, stock) for head in heads]
+    losses = [head.loss_by_feat(*one.arguments, **one.keywords) for head, one in zip(heads, given, strict=True)]
+    names = [name for name in losses[1] if not name.endswith('dn_loss_cls')]  # only these have fillers as background
+    assert losses[0].keys() == losses[1].keys() and len(names) > 5
+    for name in names:
+        torch.testing.assert_close(losses[0][name], losses[1][name].squeeze(), rtol=1e-5, atol=1e-6)
+    gradients = [
+        torch.autograd.grad(sum(part[name] for name in names), one.leaves, allow_unused=True, materialize_grads=True)
+        for part, one in zip(losses, given, strict=True)
+    ]
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['IABCELoss', 'MatchabilityAwareLoss'])
+@pytest.mark.parametrize('stock', SIGMOID_QUERIES)
+def test_rivals_in_a_query_head_are_computed_with_the_ious_of_matched_boxes(stock, name):
+    """The last layer, with loops over its queries and classes."""
+    head = small_head(stock, '', loss_cls=dict(type='PointwiseLoss', loss=dict(type=name, loss_weight=2.0)))
+    given = case(head, stock)
+    losses = head.loss_by_feat(*given.arguments, **given.keywords)
+    expected, positives = 0.0, 0
+    for query in given.sets['']:
+        for c, logit in enumerate(query.scores.tolist()):
+            iou = 0.0
+            if c == query.label:
+                iou = max(float(giou(corners(query.box, query.size), corners(query.target, query.size))[1]), 1e-15)
+                positives += 1
+            expected += LOSSES[name](logit, iou)[0]
+    assert positives == 4
+    assert losses['loss_cls'].item() == pytest.approx(2 * expected / positives, rel=1e-5)
