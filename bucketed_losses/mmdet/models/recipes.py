@@ -70,9 +70,9 @@ class Note(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The reason why this config cannot be converted, for example to the loss that the user chose."""
+    """Why the head of this config cannot be trained with the loss that the user chose."""
 
-    text: str
+    reason: str
 
 
 class Inner(NamedTuple):

@@ -46,10 +46,7 @@ def without_second_box_loss() -> Rule:
 
     def apply(part: Part) -> Iterator[Refusal]:
         if 'loss_bbox' in part.loss.LOG_NAMES:
-            yield Refusal(
-                f'{part.path}: {part.loss_name} is a box loss too, and queries have their own; choose ap, bap, rs, brs '
-                'or dr'
-            )
+            yield Refusal('it is a box loss too, and queries have their own; choose ap, bap, rs, brs or dr')
 
     return Rule((), apply)
 

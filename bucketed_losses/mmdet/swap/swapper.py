@@ -301,7 +301,7 @@ class _Swapper:
                 elif isinstance(step, Note):
                     self.notes.append(step.text)
                 elif isinstance(step, Refusal):
-                    raise SwapError(step.text)
+                    raise SwapError(f'{part.path} cannot be trained with {self.loss_name}: {step.reason}')
 
     def _recipe(self, path: Path, config: dict[str, Any], roles: tuple[Role, ...]) -> Recipe:
         """The recipe for the head at ``path``.

@@ -159,6 +159,9 @@ def test_what_nothing_was_declared_for_is_refused_by_its_config(table, stock, na
     ids=lambda value: value.split('/')[0],
 )
 def test_alrp_is_refused_for_queries_before_a_config_is_written(name, head):
-    with pytest.raises(SwapError, match=rf'^{head}: aLRPLoss is a box loss too.*choose ap, bap, rs, brs or dr$'):
+    with pytest.raises(
+        SwapError,
+        match=rf'^{head} cannot be trained with aLRPLoss: it is a box loss too.*choose ap, bap, rs, brs or dr$',
+    ):
         swap_loss(config(name), 'alrp')
     assert swap_loss(config(name), 'ap').changes
