@@ -207,7 +207,7 @@ def test_losses_that_do_not_fit_are_named(stock):
     with pytest.raises(ValueError, match=f"RankBased{stock}: loss_cls must be a ranking loss.*type='{stock}'"):
         small_head(stock, loss_cls=focal)
     with pytest.raises(ValueError, match=f'RankBased{stock}: aLRPLoss is a box loss too, and queries have loss_mask'):
-        small_head(stock, 'aLRPLoss')
+        small_head(stock, loss_cls=dict(type='aLRPLoss'))
 
 
 @EVERY_HEAD

@@ -90,7 +90,7 @@ def a_part_where_everything_has_to_change(head):
         loss_bbox_init=dict(type='SmoothL1Loss'),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=[1.0] * 4),
         reg_decoded_bbox=False,
-        init_cfg=dict(type='Normal'),
+        init_cfg=dict(type='Normal', bias=0.5),
         stage_loss_weights=[1, 0.5],
         bbox_head=[{}, {}],
         stages=[{}, dict(with_cls=False)],
