@@ -195,17 +195,18 @@ def write_config(cfg: Config, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     label = path.stem.rpartition('_')[0]
+    settings = flat(Config.fromstring(cfg.pretty_text, '.py'))
     for other in sorted(path.parent.glob('*.py')):
         if re.fullmatch(rf'{re.escape(label)}_\d+', other.stem):
-            _check_settings(cfg, other, path)
+            _check_settings(settings, other, path)
     if not path.is_file():
         aside = path.with_name(f'{path.stem}_being_written.py')
         cfg.dump(aside)
         aside.replace(path)
 
 
-def _check_settings(cfg: Config, existing: Path, path: Path) -> None:
-    before, now = (flat(c) for c in (Config.fromfile(existing), Config.fromstring(cfg.pretty_text, '.py')))
+def _check_settings(now: Mapping[str, Any], existing: Path, path: Path) -> None:
+    before = flat(Config.fromfile(existing))
     differing = sorted(
         key
         for key in before.keys() | now.keys()

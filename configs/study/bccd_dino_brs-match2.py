@@ -1,14 +1,4 @@
-_base_ = '../bccd/dino_efficientnet-lite0_brs_1xb4-12e_bccd.py'
+_base_ = ['../bccd/dino_efficientnet-lite0_focal_1xb4-12e_bccd.py', '../_base_/models/rank_based_queries.py']
 
-# BRS Loss, matched with the stock weight of the class cost.
-model = dict(
-    train_cfg=dict(
-        assigner=dict(
-            match_costs=[
-                dict(type='FocalLossCost', weight=2.0),
-                dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
-                dict(type='IoUCost', iou_mode='giou', weight=2.0),
-            ]
-        )
-    )
-)
+# BRS Loss with the matching of the stock detector.
+model = dict(bbox_head=dict(type='RankBasedDINOHead', loss_cls=_base_.rank_based_loss))

@@ -27,7 +27,7 @@ class RankingRTMDetHeadMixin(RankingDecodedHeadMixin, _Host):
     logits as probabilities. Other heads lower ranking logits for their assigner. These do not: their AP was higher.
 
     Args:
-        score_prior: As for :class:`ScorePriorMixin`; None leaves the logits as they are.
+        score_prior: As for :class:`ScorePriorMixin`.
         args, kwargs: As for the head.
 
     Raises:
@@ -37,9 +37,7 @@ class RankingRTMDetHeadMixin(RankingDecodedHeadMixin, _Host):
     own_init = True
 
     def __init__(self, *args: Any, score_prior: float | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **({} if score_prior is None else {'score_prior': score_prior}), **kwargs)
-        if score_prior is None:
-            self.score_shift = 0.0
+        super().__init__(*args, score_prior=score_prior, **kwargs)
 
     @property
     def classifiers(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -29,7 +29,7 @@ class ScorePriorMixin(_Host):
 
     Args:
         score_prior: The probability that an initial logit has in the assigner; in (0, 1). With a ``classifier_prior``
-            of the same value, logits are not shifted; in YOLOX, with one of its square.
+            of the same value, logits are not shifted; in YOLOX, with one of its square. None never shifts them.
         args, kwargs: As for the head.
 
     Attributes:
@@ -39,9 +39,9 @@ class ScorePriorMixin(_Host):
         ValueError: ``score_prior`` is not in (0, 1).
     """
 
-    def __init__(self, *args: Any, score_prior: float = 0.01, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, score_prior: float | None = 0.01, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.score_shift = self.shift_to_prior(score_prior)
+        self.score_shift = 0.0 if score_prior is None else self.shift_to_prior(score_prior)
 
 
 class CandidateScoreMixin(ScorePriorMixin):
