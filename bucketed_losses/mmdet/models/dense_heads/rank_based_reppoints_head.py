@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mmdet.models.dense_heads import RepPointsHead
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
-from ..losses import check_no_sampling, ranking_and_box_losses, score_weighted_box_loss
+from ..losses import ranking_and_box_losses, score_weighted_box_loss
 from ..losses.box_weighting import at_least_float32
 from ..recipes import Role, ranking_head
 from ..rules import decoded_box_loss, nothing_sampled, ranking_loss
@@ -45,10 +43,6 @@ class RankBasedRepPointsHead(RankingHeadMixin, RepPointsHead):
 
     classifiers = ('reppoints_cls_out',)
     box_losses = ('loss_bbox_init', 'loss_bbox_refine')
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        check_no_sampling(self)
 
     def _init_layers(self) -> None:
         super()._init_layers()

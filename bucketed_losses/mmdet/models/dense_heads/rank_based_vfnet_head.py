@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
-from ..losses import check_no_sampling, ranking_and_box_losses, score_weighted_box_loss
+from ..losses import ranking_and_box_losses, score_weighted_box_loss
 from ..recipes import Role, ranking_head
 from ..rules import decoded_box_loss, nothing_sampled, ranking_loss
 from .float32_deform_conv import use_float32_deform_convs
@@ -52,7 +52,6 @@ class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
         self, *args: Any, loss_cls: dict, use_vfl: bool = True, loss_cls_fl: dict | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, loss_cls=loss_cls, use_vfl=True, **kwargs)
-        check_no_sampling(self)
 
     def _init_layers(self) -> None:
         super()._init_layers()

@@ -33,7 +33,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             positive, so the losses become NaN wherever they are. Otherwise this happens at the positives only.
 
     Raises:
-        ValueError: ``loss_cls`` is not a ranking loss, or the box loss is on deltas.
+        ValueError: ``loss_cls`` is not a ranking loss, the box loss is on deltas, or the sampler leaves anchors out.
     """
 
     default_init: dict | list = dict(type='Normal', layer='Conv2d', std=0.01)
@@ -47,6 +47,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             kwargs['init_cfg'] = init_cfg
         super().__init__(*args, loss_cls={'use_sigmoid': True, **loss_cls}, **kwargs)
         check_head_losses(self, self.box_losses)
+        check_no_sampling(self)
 
     def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
         """Boxes ``(n, 4)``, x1 y1 x2 y2 in pixels, of predictions ``(n, ...)`` at their priors ``(n, ...)``."""
@@ -137,7 +138,7 @@ class RankingDenseHeadMixin(RankingHeadMixin):
     """A mixin for subclasses of ``AnchorHead``: all anchors of all levels and images are ranked, without sampling.
 
     Raises:
-        ValueError: As :class:`RankingHeadMixin`; ``reg_decoded_bbox`` is False; or the sampler leaves anchors out.
+        ValueError: As :class:`RankingHeadMixin`; or ``reg_decoded_bbox`` is False.
     """
 
     box_channels = 4
@@ -145,7 +146,6 @@ class RankingDenseHeadMixin(RankingHeadMixin):
     def __init__(self, *args: Any, reg_decoded_bbox: bool = True, **kwargs: Any) -> None:
         check_decodes_boxes(self, reg_decoded_bbox)
         super().__init__(*args, reg_decoded_bbox=True, **kwargs)
-        check_no_sampling(self)
 
     def loss_by_feat(
         self,

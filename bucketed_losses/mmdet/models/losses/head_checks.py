@@ -68,14 +68,15 @@ def check_ranks(head: nn.Module, instead: str) -> None:
 
 
 def check_no_sampling(head: nn.Module) -> None:
-    """Check that a dense head with a ``train_cfg`` has no sampler that leaves anchors out.
+    """Check that a dense head has no sampler that leaves anchors or locations out; many heads have none at all.
 
     Raises:
         ValueError: The sampler is not a ``PseudoSampler``.
     """
-    if head.train_cfg and not isinstance(head.sampler, PseudoSampler):
+    sampler = getattr(head, 'sampler', None)
+    if sampler is not None and not isinstance(sampler, PseudoSampler):
         raise ValueError(
-            f'{type(head).__name__}: a ranking loss needs no sampling, got {type(head.sampler).__name__}; write '
+            f'{type(head).__name__}: a ranking loss needs no sampling, got {type(sampler).__name__}; write '
             "sampler=dict(_delete_=True, type='PseudoSampler') in the head's train_cfg"
         )
 
