@@ -14,7 +14,7 @@ from scipy import stats
 
 from .markdown import collapsed, markdown_table
 from .outcomes import DIVERGED, FINISHED
-from .plan import EQUAL_TIME
+from .plan import EQUAL_TIME, STOCK
 from .store import Study
 
 LEVEL = 95
@@ -97,15 +97,25 @@ def differences_table(study: Study) -> pd.DataFrame:
                 'seeds': ' '.join(map(str, seeds)),
                 'diverged': ' '.join(map(str, sorted(diverged[detector, first] | diverged[detector, second]))),
                 'images': pairs[0][0]['images'],
+                'with stock or BRS': not {STOCK, 'brs'}.isdisjoint((first, second)),
             }
         )
     return pd.DataFrame(rows)
+
+
+def main_pairs(differences: pd.DataFrame) -> pd.DataFrame:
+    """The pairs with the stock loss or BRS Loss; for a detector without such pairs, all."""
+    if differences.empty:
+        return differences
+    has_main_pairs = differences.groupby('detector')['with stock or BRS'].transform('any')
+    return differences[differences['with stock or BRS'] | ~has_main_pairs]
 
 
 def differences_section(differences: pd.DataFrame) -> list[str]:
     """The section of the page with the differences; none if there are no differences."""
     if differences.empty:
         return []
+    shown = main_pairs(differences)
     lines = [
         [
             row.detector,
@@ -115,13 +125,18 @@ def differences_section(differences: pd.DataFrame) -> list[str]:
             row.verdict,
             row.seeds.replace(' ', ', ') + (f' ({row.diverged.replace(" ", ", ")} diverged)' if row.diverged else ''),
         ]
-        for row in differences.rename(columns={'difference of AP': 'difference'}).itertuples(index=False)
+        for row in shown.rename(columns={'difference of AP': 'difference'}).itertuples(index=False)
     ]
     return [
         '## Differences',
         f'Mean differences of AP between runs with the same seed, and their {LEVEL} % interval by a bootstrap over the '
         f'seeds and the {differences.images.iloc[0]} validation images. A pair whose interval contains 0 is a tie. '
-        'With one seed, the interval does not contain the spread of the seeds, so such a pair is not judged.',
+        'With one seed, the interval does not contain the spread of the seeds, so such a pair is not judged.'
+        + (
+            ''
+            if len(shown) == len(differences)
+            else ' The pairs without the stock loss and BRS Loss are in differences.csv.'
+        ),
         '![For each detector, the difference of AP of each pair of losses with its interval](differences.png)',
         '*A pair whose interval does not reach the dashed line at 0 differs. Made by `bucketed-losses compare`.*',
         collapsed(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..figure_style import GUIDE, Look, figure_style, label_lines, look_of, looks_of, new_figure, save
+from .differences import main_pairs
 from .logs import read_metrics
 from .outcomes import FINISHED
 from .plan import EQUAL_TIME, STOCK
@@ -73,9 +74,10 @@ def draw_ap_against_time(table: pd.DataFrame, out: Path) -> None:
 
 @figure_style()
 def draw_differences(differences: pd.DataFrame, out: Path) -> None:
-    """A panel for each detector, a row for each pair of losses: the difference of AP and its interval."""
+    """A panel for each detector, a row for each of the main pairs of losses: the difference of AP and its interval."""
     if differences.empty:
         return
+    differences = main_pairs(differences)
     by_detector = differences.groupby('detector', sort=False)
     most = by_detector.size().max()
     figure, axes = _grid(by_detector.ngroups, (5.4, 0.3 * most + 1.6), columns=1)

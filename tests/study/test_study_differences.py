@@ -14,7 +14,7 @@ pytest.importorskip('matplotlib')
 
 from studies import finished, make_up
 
-from bucketed_losses.study.differences import Difference, differences_table, paired_difference
+from bucketed_losses.study.differences import Difference, differences_section, differences_table, paired_difference
 from bucketed_losses.study.report import write_report
 from bucketed_losses.study.store import write_json
 
@@ -132,6 +132,20 @@ def test_report_has_the_differences(made_up):
     # A run that was not evaluated by CocoMetric has no detections and no row.
     (made_up.folder('A', 'stock', 0) / 'resampled.json').unlink()
     assert len(differences_table(made_up)) == 1
+
+
+def test_the_page_shows_the_pairs_with_the_stock_loss_or_brs(made_up):
+    assert 'differences.csv' not in '\n'.join(differences_section(differences_table(made_up)))
+    made_up.remember('A', 'ap', 'AP', 'GIoU', 'ATSS', (True, 12))
+    resampled(made_up, 'A', 'ap', 0, 0.45)
+    finished(made_up, 'A', 'ap', 0, [(12, 0.45)])
+    table = differences_table(made_up)
+    page = '\n'.join(differences_section(table))
+    assert len(table) == 6 and page.count('| one seed |') == 5
+    assert '| RS against AP |' not in page and 'differences.csv' in page
+    # Without both of them, all pairs are shown.
+    others = table[~table['with stock or BRS']]
+    assert '| RS against AP |' in '\n'.join(differences_section(others))
 
 
 def test_equal_time_is_not_among_them(made_up):
