@@ -44,7 +44,7 @@ from torch import Tensor
 from .core.alrp import ranks_with_self_as_one, whole_errors
 from .core.arguments import check_delta, check_tensors
 from .core.entries import Entries, find_positives, flatten, scatter_gradient
-from .core.interpolated_ap import interpolated_ap
+from .core.interpolated_ap import interpolated_update
 from .core.negatives import CountedNegatives, Negatives, count_negatives, relevant_negatives
 from .core.positives import RankedPositives, rank_positives
 
@@ -122,12 +122,17 @@ class APLoss:
         """
         check_tensors(logits, targets)
         check_delta(delta)
-        # The gradient that backward hands on may be differentiated again here, unlike those of the functions.
-        with torch.enable_grad():
-            leaf = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
-            value = interpolated_ap(leaf, _labels(targets), delta, None, group='local')
-            (gradient,) = torch.autograd.grad(value, leaf)
-        return _with_gradient_of_first(logits, gradient, value.detach())[0]
+        update = interpolated_update(logits, _labels(targets), delta, None, group='local')
+        (value,), (own,) = update.values, update.positive_grads
+        gradient = scatter_gradient(
+            logits.numel(),
+            update.positive_indices,
+            own,
+            update.negative_indices,
+            update.negative_grads,
+            own.new_ones(()),
+        )
+        return _with_gradient_of_first(logits, gradient, value)[0]
 
 
 class aLRPLoss:  # noqa: N801
@@ -213,7 +218,7 @@ class _Ranked(NamedTuple):
         num_positives = len(positive)
         own = torch.empty_like(positive).index_copy_(0, self.positives.order, positive / num_positives)
         own = own.to(self.entries.logits.dtype) + self.entries.nonfinite
-        shares = self.counted.share(negative / num_positives, self.negatives.logits, reuse=True)
+        shares = self.counted.share(negative / num_positives, self.negatives.logits)
         return scatter_gradient(
             len(self.entries.logits), self.positive_indices, own, self.negatives.indices, shares, own.new_ones(())
         )

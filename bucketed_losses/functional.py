@@ -86,7 +86,7 @@ def ap_loss(
         interpolated: Interpolate precisions, as the published code does.
         positives: ``(P,)`` int64 indices of the positives among the flattened logits, without repetition, if the
             caller knows them; this saves a pass and a host synchronisation. A positive that is not among them is
-            ignored.
+            ignored, but must be finite.
         group: Processes whose logits are ranked together: 'local', this process alone; 'world', all processes; or a
             ``torch.distributed.ProcessGroup``. None means 'world', as everywhere in ``torch.distributed``, and is
             resolved when the loss is called; if no processes are connected then, it means this process alone. All
@@ -109,8 +109,11 @@ def ap_loss(
     Raises:
         TypeError: An argument is of the wrong type or dtype.
         ValueError: Shapes or devices differ; ``delta`` is negative, not finite or too small; a target exceeds 1;
-            ``positives`` are not distinct indices of positives; or ``groups`` do not fit ``num_groups``. What needs the
-            values of tensors is checked on the CPU only: on an accelerator it would cost a host synchronisation.
+            ``positives`` are not distinct indices of positives; ``groups`` do not fit ``num_groups``, or are given
+            with ``interpolated=True``; or this process does not belong to ``group``. What needs the values of tensors
+            is checked on the CPU only: on an accelerator it would cost a host synchronisation.
+        RuntimeError: A tensor is mapped over by ``torch.vmap``; or it is on CUDA and
+            ``torch.use_deterministic_algorithms(True)`` was called.
 
     Example:
         The first positive is second, behind one negative; the second one is fourth, behind two:
@@ -143,10 +146,11 @@ def ap_loss(
     Note:
         The gradient is the Identity Update (Eq. 8). It is not the derivative of the value, which is zero almost
         everywhere for ``delta = 0``, so ``torch.autograd.gradcheck`` does not apply. On an accelerator, a call
-        waits for the device once, to learn how many positives there are, and never if they are given. With a ``group``
-        it also waits to learn how many negatives can matter, and how many positives the other processes have. An
-        accelerator computes in float64. A logit of 1e9 costs the others all but six or seven digits there, and a
-        positive so far from 0 that float64 cannot add ``delta`` to its logit (about 1e16 ``delta``) makes the loss NaN.
+        waits for the device once, to learn how many positives there are, and not if they are given. With
+        ``interpolated=True`` or a ``group`` it also waits to learn how many negatives can matter, and with a ``group``
+        how many positives the other processes have. An accelerator computes in float64. A logit of 1e9 costs the others
+        all but six or seven digits there, and a positive so far from 0 that float64 cannot add ``delta`` to its logit
+        (about 1e16 ``delta``) makes the loss NaN.
     """
     check_ranking_arguments(logits, targets, delta, positives, group, groups, num_groups)
     if interpolated:
@@ -294,7 +298,7 @@ def alrp_loss(
 
     Args:
         logits: As in :func:`ap_loss`.
-        targets: Same shape: 0 negative, above 0 positive (its value does not matter), below 0 ignored.
+        targets: Same shape: 0 negative, (0, 1] positive (how large does not matter), below 0 ignored.
         box_errors: ``(P,)`` localisation errors e of the positives, 0 or more, in the order of ``positives``, or of the
             flattened logits. Published: the GIoU loss of the box, ``(1 - GIoU) / (2 (1 - tau))`` with tau 0.5.
         delta: Half-width of the smoothed step H, in logits; 0, or at least 1e-9.
@@ -307,6 +311,10 @@ def alrp_loss(
     Raises:
         TypeError: As :func:`ap_loss`, or ``box_errors`` are not a floating-point tensor.
         ValueError: As :func:`ap_loss`, or there is not one box error for each positive.
+        RuntimeError: As :func:`ap_loss`.
+
+    Note:
+        On an accelerator, a call waits for the device as often as :func:`ap_loss` with ``interpolated=True``.
 
     Example:
         >>> import torch
@@ -341,7 +349,7 @@ def dr_loss(
 
     Args:
         logits: Any shape, any floating-point dtype, before the sigmoid; half precision is computed in float32.
-        targets: Same shape: 0 negative, above 0 positive (its value does not matter), below 0 ignored.
+        targets: Same shape: 0 negative, (0, 1] positive (how large does not matter), below 0 ignored.
         margin: gamma.
         positive_temperature: lambda+, above 0.
         negative_temperature: lambda-, above 0.
@@ -353,8 +361,12 @@ def dr_loss(
         ``P+ = 1``; if there is no negative, ``P- = 0``. Unlike the other losses, it is not 0 then.
 
     Raises:
-        TypeError: As :func:`ap_loss`.
-        ValueError: As :func:`ap_loss`, or a temperature or the smoothness is not above 0.
+        TypeError: An argument is of the wrong type or dtype.
+        ValueError: Shapes or devices differ, a target exceeds 1, or a temperature or the smoothness is not above 0.
+        RuntimeError: A tensor is mapped over by ``torch.vmap``.
+
+    Note:
+        On an accelerator, a call waits for the device twice, to learn how many positives and negatives there are.
 
     Example:
         >>> import torch

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .arguments import check_box_errors
 from .autograd import ErrorDrivenUpdate, with_gradient
 from .devices import check_determinism
 from .distributed import Group, add_up, gather_positives, num_processes, resolve
@@ -43,7 +44,7 @@ def alrp(
     x, t = entries.logits, entries.targets
     if positive_indices is None:
         positive_indices = find_positives(t)
-    _check_box_errors(box_errors, positive_indices)
+    check_box_errors(box_errors, positive_indices)
     errors = box_errors.detach()
     nonfinite = entries.nonfinite + 0 * errors.sum()
     gathered = gather_positives(x.index_select(0, positive_indices), errors, nonfinite, processes)
@@ -61,7 +62,7 @@ def alrp(
         error = whole_errors(positives, gathered.values, ranks, false_positives, delta, MIN_FALSE_POSITIVES)
         error = error / num_positives
         per_step = torch.where(error != 0, error / false_positives, 0)
-        negative_grads = counted.share(per_step, negatives.logits, reuse=True)
+        negative_grads = counted.share(per_step, negatives.logits)
 
         # The localisation part is mean_i sum_{k: s_k >= s_i} e_k / rank(i). In this sum, e_k is multiplied by the sum
         # of 1 / rank(i) over the positives i with s_i <= s_k.
@@ -125,13 +126,3 @@ def whole_errors(
 
 def _step_at_zero(delta: float) -> float:
     return 1.0 if delta == 0 else 0.5
-
-
-def _check_box_errors(box_errors: Tensor, positive_indices: Tensor) -> None:
-    if not isinstance(box_errors, Tensor) or not box_errors.is_floating_point():
-        raise TypeError(f'box_errors must be a floating-point torch.Tensor, got {type(box_errors).__name__}')
-    if box_errors.shape != positive_indices.shape:
-        raise ValueError(
-            f'box_errors must have the shape ({len(positive_indices)},), one for each positive, '
-            f'got {tuple(box_errors.shape)}'
-        )

@@ -1,4 +1,4 @@
-"""The one autograd Function: it hands on a gradient that was computed together with the values."""
+"""Autograd Functions that hand on a gradient which was computed together with the values."""
 
 from __future__ import annotations
 

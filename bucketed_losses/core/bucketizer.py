@@ -45,7 +45,7 @@ class Bucketizer:
         if not math.isfinite(span):
             return
         cells = self._cells(edges, num_cells).long()
-        edges_in_cell = torch.zeros(num_cells, dtype=torch.int32)
+        edges_in_cell = torch.zeros(num_cells, dtype=torch.int32, device=edges.device)
         edges_in_cell.index_add_(0, cells, torch.ones_like(cells, dtype=torch.int32))
         edges_below = edges_in_cell.cumsum(0, dtype=torch.int32).sub_(edges_in_cell)
         # A negative number -1 - n marks a cell that contains edges.

@@ -32,18 +32,15 @@ class Buckets(NamedTuple):
     means: Tensor
     """``(B,)`` float64; 0 for an empty bucket."""
 
-    def spread(
-        self, negatives: Sequence[Tensor], sums: StepSums, lower_edges: Tensor | None, reuse: bool
-    ) -> list[Tensor]:
+    def spread(self, negatives: Sequence[Tensor], sums: StepSums, lower_edges: Tensor | None) -> list[Tensor]:
         """What each negative gets of the ``sums``, in pieces ``(n,)``.
 
         Args:
-            negatives: The pieces that were bucketed.
+            negatives: The pieces that were bucketed; the result may overwrite them.
             sums: Values and slopes of each bucket, ``(B,)`` and not below 0: at its lower edge if there are
                 ``lower_edges``, else at its mean.
             lower_edges: ``(B,)`` float64. Each negative gets the value at its own logit, by the slope of its bucket. If
                 None, all members of a bucket get its value (S.22).
-            reuse: The result may take the memory of ``negatives``, which are then overwritten.
         """
         dtype = negatives[0].dtype
         if lower_edges is None:
@@ -54,25 +51,23 @@ class Buckets(NamedTuple):
         values = (sums.values + sums.slopes * (origins.double() - lower_edges)).to(dtype)
         slopes = sums.slopes.to(dtype)
         return [
-            torch.sub(logits, origins.index_select(0, bucket), out=logits if reuse else None)
+            logits.sub_(origins.index_select(0, bucket))
             .mul_(slopes.index_select(0, bucket))
             .add_(values.index_select(0, bucket))
             for logits, bucket in zip(negatives, self.assignments, strict=True)
         ]
 
 
-def bucket_negatives(
-    negatives: Sequence[Tensor], edges: Tensor, group: ProcessGroup | None = None, lowest_counts: bool = True
-) -> Buckets:
+def bucket_negatives(negatives: Sequence[Tensor], edges: Tensor, group: ProcessGroup | None = None) -> Buckets:
     """Group negatives by the edges they lie between, without sorting them.
+
+    Negatives below all edges take no part: they are assigned to bucket 0, whose size and mean are set to 0.
 
     Args:
         negatives: Pieces ``(n,)`` of float32 or float64 logits, at least one piece.
         edges: ``(B - 1,)`` float64, ascending; a negative on an edge belongs to the bucket above the edge.
         group: Processes that share the buckets; all of them pass the same edges. Sizes and means are those of the
             negatives of all processes, assignments those of this process.
-        lowest_counts: If False, negatives below all edges take no part: they are assigned to bucket 0, whose size and
-            mean are set to 0 on every process.
     """
     bucketize = Bucketizer(round_up(edges, negatives[0].dtype), sum(map(len, negatives)))
     statistics = torch.zeros(2, len(edges) + 1, dtype=torch.float64, device=edges.device)
@@ -84,8 +79,7 @@ def bucket_negatives(
         bucket = bucket.long()
         sizes.scatter_add_(0, bucket, sizes.new_ones(1).expand(len(logits)))
         sums.scatter_add_(0, bucket, logits.double())
-    if not lowest_counts:
-        statistics.select(1, 0).zero_()
+    statistics.select(1, 0).zero_()
     sizes, sums = add_up(statistics, group).unbind()
     return Buckets(assignments, sizes, sums.div_(sizes.clamp(min=1)))
 

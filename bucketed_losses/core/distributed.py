@@ -31,11 +31,16 @@ def resolve(group: Group) -> ProcessGroup | None:
             connected, both mean this process alone. Or a process group.
 
     Raises:
-        ValueError: ``group`` is another string.
+        ValueError: ``group`` is another string, or a group that this process does not belong to.
+        TypeError: ``group`` is something else.
     """
     if isinstance(group, str) and group not in ('local', 'world'):
         raise ValueError(f"group must be 'local', 'world' or a torch.distributed.ProcessGroup, got {group!r}")
     if group is not None and not isinstance(group, str):
+        if dist.is_available() and group is dist.GroupMember.NON_GROUP_MEMBER:
+            raise ValueError('this process is not a member of the group; call the loss on members only')
+        if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
+            raise TypeError(f"group must be 'local', 'world' or a torch.distributed.ProcessGroup, got {group!r}")
         return group
     if group == 'local':
         return None
@@ -50,7 +55,7 @@ class GroupReference:
     """
 
     def __init__(self, group: Group) -> None:
-        if isinstance(group, str):
+        if group is not _LOST:
             resolve(group)
         self._group = group
 

@@ -35,7 +35,7 @@ def _expected_score(logits: Tensor, chosen: Tensor, temperature: float, if_none:
     """``sum q p`` over the chosen entries with scores p and the distribution ``q ~ exp(p / temperature)``."""
     scores = logits[chosen].sigmoid()
     if len(scores) == 0:
-        return logits.sum() * 0 + if_none
+        return scores.sum() + if_none
     exponents = scores / temperature
     weights = (exponents - exponents.detach().max()).exp()
     # Sums of many millions of terms need more digits than the terms.

@@ -61,7 +61,7 @@ def scatter_gradient(
     grad = positive_grads.new_zeros(num_entries)
     for (piece,), indices, negative_grad in zip(devices.split(grad), negative_indices, negative_grads, strict=False):
         if indices is None:
-            torch.mul(negative_grad, scale, out=piece)
+            piece.copy_(negative_grad * scale)
         else:
             piece.scatter_(0, indices, negative_grad * scale)
     return grad.scatter_(0, positive_indices, positive_grads)

@@ -32,18 +32,16 @@ def identity_update(
     delta: float,
     exact: bool,
     group: ProcessGroup | None = None,
-    reuse: bool = False,
 ) -> IdentityUpdate:
     """Values and Identity Update of ranked positives and negatives; never synchronises with the host.
 
     Args:
         positives: From :func:`rank_positives`.
         negatives: Logits in pieces ``(n,)``. Those below the floor of the positives may be left out: they get no
-            gradient and change no bit of the result.
+            gradient and change no bit of the result. The gradients may overwrite them.
         delta: Half-width of H.
         exact: The edges of the buckets are the positives +- delta instead of the positives.
         group: Processes with the same positives, and negatives of their own.
-        reuse: The gradients may take the memory of ``negatives``, which are then overwritten.
     """
     num_positives = len(positives.logits)
     counted = count_negatives(positives, negatives, delta, exact, group)
@@ -51,7 +49,7 @@ def identity_update(
     ranking_errors = counted.false_positives / ranks  # l_R(i), Eq. 9
 
     # The gradient of a negative is sum_i H(x_ij) / rank(i) / P (Eq. 14, S.22).
-    negative_grads = counted.share(1 / (num_positives * ranks), negatives, reuse)
+    negative_grads = counted.share(1 / (num_positives * ranks), negatives)
 
     grads = torch.stack([-ranking_errors, positives.sorting_grad]) / num_positives
     positive_grads = torch.empty_like(grads).index_copy_(1, positives.order, grads)

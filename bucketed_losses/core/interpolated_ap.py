@@ -20,6 +20,13 @@ def interpolated_ap(
     logits: Tensor, targets: Tensor | SparseTargets, delta: float, positive_indices: Tensor | None, group: Group
 ) -> Tensor:
     """The loss, a scalar; arguments as in :func:`bucketed_losses.functional.ap_loss`, which states the equations."""
+    return with_gradient(logits, interpolated_update(logits, targets, delta, positive_indices, group))[0]
+
+
+def interpolated_update(
+    logits: Tensor, targets: Tensor | SparseTargets, delta: float, positive_indices: Tensor | None, group: Group
+) -> ErrorDrivenUpdate:
+    """The value and the gradient of the loss."""
     check_determinism(logits)
     processes = resolve(group)
     targets, positive_indices, ious = as_dense(targets, positive_indices, logits)
@@ -32,7 +39,7 @@ def interpolated_ap(
     gathered = gather_positives(own_logits, torch.ones_like(own_logits), nonfinite, processes)
     nonfinite = gathered.nonfinite.to(x.dtype)
     if len(gathered.logits) == 0:
-        return with_gradient(logits, ErrorDrivenUpdate((nonfinite,), positive_indices, (x.new_zeros(0),)))[0]
+        return ErrorDrivenUpdate((nonfinite,), positive_indices, (x.new_zeros(0),))
 
     positives = rank_positives(gathered.logits, gathered.values, delta, sort=False)
     negatives = relevant_negatives(x, t, positives.floor)
@@ -45,11 +52,11 @@ def interpolated_ap(
     interpolated = errors.cummin(0).values
     # E(i) / FP(i), to be multiplied by H(x_ij). If E(i) = e(i), it is 1 / rank(i), also where FP(i) is 0.
     per_step = torch.where(interpolated < errors, interpolated / false_positives, 1 / ranks)
-    negative_grads = counted.share(per_step / num_positives, negatives.logits, reuse=True)
+    negative_grads = counted.share(per_step / num_positives, negatives.logits)
 
     in_given_order = torch.empty_like(ranks).index_copy_(0, positives.order, -interpolated / num_positives)
     own = in_given_order.narrow(0, gathered.start, len(positive_indices)).to(x.dtype)
-    update = ErrorDrivenUpdate(
+    return ErrorDrivenUpdate(
         values=(interpolated.mean().to(x.dtype) + nonfinite,),
         positive_indices=positive_indices,
         positive_grads=(own + nonfinite,),
@@ -57,4 +64,3 @@ def interpolated_ap(
         negative_grads=negative_grads,
         num_processes=num_processes(processes),
     )
-    return with_gradient(logits, update)[0]

@@ -71,22 +71,23 @@ def rank_each_group(
         return FullUpdate(
             (nonfinite, nonfinite)[: 1 + sort], grad, positive_indices, none if sort else None, groups.of_entries
         )
-    # What is not finite must not reach the sums of the other groups.
+    # What is not finite must not reach the sums over all groups. It is added to the values and gradients of its own.
     entries = Negated(entries.positives.nan_to_num(0, 0, 0), *entries[1:])
     ranked = rank_groups(entries, groups.of_entries, own, groups.num, delta, exact)
-    weights = (own_nonfinite + ranked.ranks * num_positives).reciprocal()
+    weights = (ranked.ranks * num_positives).reciprocal()
     errors = ranked.false_positives * weights  # l_R(i) / P, Eq. 9
-    grad = ranked.share(weights).index_add_(0, entries.indices, errors, alpha=-1).to(dtype)
+    grad = ranked.share(weights).index_add_(0, entries.indices, errors, alpha=-1)
+    grad = grad.add_(nonfinite.index_select(0, groups.of_entries)).to(dtype)
     ranking = nonfinite.index_add(0, own, errors)
     if not sort:
         return FullUpdate((ranking,), grad, entries.indices, None, groups.of_entries)
     ious = targets.index_select(0, entries.indices) if ious is None else ious.index_select(0, entries.order)
     pairs = pair_sums(entries.positives, ious.nan_to_num(0, 0, 0), entries.constants, delta, own)
-    sorting, sorting_grad = sorting_update(pairs, own_nonfinite)
+    sorting, sorting_grad = sorting_update(pairs, entries.constants[1])  # 0
     return FullUpdate(
         (ranking, nonfinite.index_add(0, own, sorting / num_positives)),
         grad,
         entries.indices,
-        (sorting_grad / num_positives).to(dtype),
+        (sorting_grad / num_positives + own_nonfinite).to(dtype),
         groups.of_entries,
     )

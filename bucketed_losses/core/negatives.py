@@ -74,22 +74,21 @@ class CountedNegatives(NamedTuple):
     """The lower edges of exact buckets with ``delta > 0``, in which a sum of steps is linear; ``(B,)`` float64."""
     delta: float
 
-    def share(self, weights: Tensor, negatives: Sequence[Tensor], reuse: bool = False) -> list[Tensor]:
+    def share(self, weights: Tensor, negatives: Sequence[Tensor]) -> list[Tensor]:
         """``sum_i weights_i H(x_ij)`` for every negative j, in pieces ``(n,)``; never below 0.
 
         FP(i) sums the same steps over j. In the published losses, all members of a bucket get the value at its mean.
 
         Args:
             weights: ``(P,)`` float64, not below 0, in ascending order of the positives' logits.
-            negatives: The pieces that were counted.
-            reuse: The result may take the memory of ``negatives``, which are then overwritten.
+            negatives: The pieces that were counted; the result may overwrite them.
         """
         values, slopes = sums_below(self.positives, weights, self.places, self.band, self.delta)
         if self.delta > 0:
             # This holds in exact arithmetic, and rounding must not change it: nothing is below 0, and a bucket that
             # lies below the floor or begins there has the value 0. For delta = 0, sums of weights are exact in this.
             values, slopes = torch.where(self.places > self.floor, values.clamp_(min=0), 0), slopes.clamp_(min=0)
-        return self.buckets.spread(negatives, StepSums(values, slopes), self.lower_edges, reuse)
+        return self.buckets.spread(negatives, StepSums(values, slopes), self.lower_edges)
 
 
 def count_negatives(
@@ -114,13 +113,13 @@ def count_negatives(
     # negatives below the floor before it takes means.
     if exact and delta > 0:  # for delta = 0, both kinds of edges are the same
         edges, band, band_of_positives = edges_around(positives.logits, delta)
-        buckets = bucket_negatives(negatives, edges, group, lowest_counts=False)
+        buckets = bucket_negatives(negatives, edges, group)
         means = buckets.means - positives.origin
         lower_edges = torch.cat([edges[:1], edges])  # the lowest bucket has none, and no share
         places = lower_edges - positives.origin
     else:
         edges = torch.cat([positives.floor.unsqueeze(0), positives.logits])
-        buckets = bucket_negatives(negatives, edges, group, lowest_counts=False)
+        buckets = bucket_negatives(negatives, edges, group)
         means = places = clamp_between(buckets.means, edges) - positives.origin
         lower_edges = None
         band, band_of_positives = band_above(means, s, delta), band_below(s, means, delta)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import devices
-from .autograd import ErrorDrivenUpdate, with_full_gradient, with_gradient
+from .autograd import ErrorDrivenUpdate, FullUpdate, with_full_gradient, with_gradient
 from .distributed import Group, gather_positives, num_processes, resolve
 from .entries import find_positives, flatten
 from .few_launches import rank_in_few_launches
@@ -82,12 +82,15 @@ def rank_and_sort(
     nonfinite = gathered.nonfinite
     if len(gathered.logits) == 0:
         none = x.new_zeros(0)
+        if processes is None:  # torch.func transforms what takes an accelerator's way
+            full = FullUpdate((nonfinite, nonfinite), torch.zeros_like(x), positive_indices, none)
+            return RankSort(*with_full_gradient(logits, full))
         update = ErrorDrivenUpdate((nonfinite, nonfinite.clone()), positive_indices, (none, none))
         return RankSort(*with_gradient(logits, update))
 
     positives = rank_positives(gathered.logits, gathered.values, delta, sort)
     negatives = relevant_negatives(x, t, positives.floor)
-    result = identity_update(positives, negatives.logits, delta, exact, processes, reuse=True)
+    result = identity_update(positives, negatives.logits, delta, exact, processes)
     own = result.positive_grads.narrow(1, gathered.start, len(positive_indices)).to(x.dtype) + nonfinite
     update = ErrorDrivenUpdate(
         values=(result.ranking.to(x.dtype) + nonfinite, result.sorting.to(x.dtype) + nonfinite),

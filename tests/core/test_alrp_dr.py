@@ -128,6 +128,12 @@ def test_alrp_bad_input_is_named():
         alrp_loss(logits, targets, errors[:3])
     with pytest.raises(TypeError, match=r'box_errors must be a floating-point'):
         alrp_loss(logits, targets, errors.tolist())
+    with pytest.raises(TypeError, match=r'box_errors must be a floating-point tensor, got torch.int64'):
+        alrp_loss(logits, targets, errors.long())
+    with pytest.raises(ValueError, match='box_errors must be on the device of logits, cpu, got meta'):
+        alrp_loss(logits, targets, errors.to('meta'))
+    with pytest.raises(RuntimeError, match='ranking losses do not support'):
+        torch.vmap(lambda e: alrp_loss(logits, targets, e).localization)(torch.stack([errors, errors]))
     with pytest.raises(ValueError, match='delta'):
         alrp_loss(logits, targets, errors, -1.0)
     with pytest.raises(TypeError, match='logits'):
@@ -214,6 +220,11 @@ def test_dr_edge_cases():
     ignored = dr_loss(x, -torch.ones(2))
     assert ignored.item() == pytest.approx(loop_dr([], []))
     assert torch.autograd.grad(ignored, x)[0].eq(0).all()
+    # What is ignored takes no part where there is no other positive or negative, either.
+    for targets in ([0.0, -1.0], [1.0, -1.0], [-1.0, -1.0]):
+        assert dr_loss(torch.tensor([0.3, torch.inf]), torch.tensor(targets)).isfinite()
+    with pytest.raises(TypeError, match='smoothness must be a float, got str'):
+        dr_loss(x, torch.zeros(2), smoothness='6')
     for name in ('positive_temperature', 'negative_temperature', 'smoothness'):
         with pytest.raises(ValueError, match=f'{name} must be above 0, got 0'):
             dr_loss(x, torch.zeros(2), **{name: 0})

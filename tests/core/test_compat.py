@@ -392,6 +392,16 @@ def test_any_shape(loss):
 
 
 @ALL
+def test_in_inference_mode(loss):
+    logits, targets = random_case(11, 15, 105)
+    expected, _ = outputs_and_gradient(loss, logits, targets)
+    with torch.inference_mode():
+        found = loss(logits, targets)
+    found = found if isinstance(found, tuple) else (found,)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@ALL
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(loss, dtype):
     logits, targets = random_case(12, 20, 200, dtype=dtype)

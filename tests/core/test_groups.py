@@ -134,7 +134,7 @@ def test_without_positives_the_values_are_zero_and_connected(name, num):
 def test_what_is_not_finite_concerns_its_own_group(name, bad, delta):
     logits, targets, groups = grouped_case(3, 120, 4)
     arguments = dict(groups=groups, num_groups=4)
-    expected, _ = value_and_grad(lambda x: parts(LOSSES[name](x, targets, delta, **arguments)), logits)
+    expected, expected_grad = value_and_grad(lambda x: parts(LOSSES[name](x, targets, delta, **arguments)), logits)
     positives = (targets > 0).nonzero().squeeze(1)
     negative, positive = ((groups == 0) & (targets == 0)).nonzero()[0], positives[groups[positives] == 0][:1]
     for broken_logits, broken_targets in (
@@ -151,6 +151,8 @@ def test_what_is_not_finite_concerns_its_own_group(name, bad, delta):
         assert values[:, 0].isnan().all()
         assert grad[positives[groups[positives] == 0]].isnan().all()
         close_in_float64(values[:, 1:], expected[:, 1:], rtol=0, atol=1e-6)
+        others = groups != 0
+        close_in_float64(grad[others], expected_grad[others], rtol=0, atol=1e-6)
 
 
 @EACH

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import LOSSES, random_case, value_and_grad
+from cases import LOSSES, close_in_float64, random_case, value_and_grad
 
 from bucketed_losses import functional as F
 
@@ -176,6 +176,25 @@ def test_input_is_not_modified_and_needs_no_grad(loss):
     copies = logits.clone(), targets.clone()
     assert not total(loss(logits, targets, 0.5)).requires_grad
     assert torch.equal(logits, copies[0]) and torch.equal(targets, copies[1])
+
+
+@ALL
+def test_many_gradients_in_one_call(loss):
+    logits, targets = random_case(7, 5, 30)
+    logits.requires_grad_()
+    (once,) = torch.autograd.grad(total(loss(logits, targets, 0.5)), logits)
+    (batch,) = torch.autograd.grad(
+        total(loss(logits, targets, 0.5)), logits, torch.tensor([1.0, -2.0], dtype=once.dtype), is_grads_batched=True
+    )
+    close_in_float64(batch, torch.stack([once, -2 * once]), rtol=1e-6, atol=0)
+
+
+@ALL
+def test_where_torch_makes_tensors_elsewhere(loss):
+    logits, targets = random_case(7, 50, 3000)
+    expected = total(loss(logits, targets, 0.5))
+    with torch.device('meta'):
+        assert torch.equal(total(loss(logits, targets, 0.5)), expected)
 
 
 @ALL

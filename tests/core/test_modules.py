@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import subprocess
 import sys
@@ -101,11 +102,22 @@ def test_a_bad_delta_is_refused_by_the_constructor(delta):
         modules.APLoss(delta=delta)
 
 
+def test_bad_settings_of_dr_loss_are_refused_by_the_constructor():
+    with pytest.raises(ValueError, match='smoothness must be above 0, got 0'):
+        modules.DRLoss(smoothness=0)
+
+
 def test_a_group_is_named():
     with pytest.raises(ValueError, match=r"group must be 'local', 'world' or a torch\.distributed\.ProcessGroup"):
         modules.APLoss(group='everyone')
     with pytest.raises(ValueError, match="got 'everyone'"):
         functional.ap_loss(torch.zeros(2), torch.zeros(2), group='everyone')
+    for call in (modules.APLoss, functools.partial(functional.ap_loss, torch.zeros(2), torch.zeros(2))):
+        with pytest.raises(TypeError, match='ProcessGroup, got 3'):
+            call(group=3)
+        if dist.is_available():
+            with pytest.raises(ValueError, match='not a member of the group'):
+                call(group=dist.GroupMember.NON_GROUP_MEMBER)
 
 
 @pytest.mark.parametrize('group', ['local', 'world', None])

@@ -166,7 +166,7 @@ def test_func_grad_of_dr_loss():
 
 @EACH
 @pytest.mark.parametrize('delta', [0.0, 0.5])
-@pytest.mark.parametrize('num_pos', [1, 20])
+@pytest.mark.parametrize('num_pos', [0, 1, 20])
 def test_func_grad(name, delta, num_pos):
     function = total(LOSSES[name], delta)
     _, expected = value_and_grad(function, *case(num_pos))

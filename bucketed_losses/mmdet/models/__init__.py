@@ -19,7 +19,7 @@ from .dense_heads import (
 )
 from .detectors import CalibratedDetector, CoDETR, CoDINO
 from .losses import APLoss, BucketedAPLoss, BucketedRSLoss, DRLoss, RSLoss, aLRPLoss
-from .recipes import ranking_heads
+from .recipes import import_ranking_heads
 from .roi_heads import (
     CoStandardRoIHead,
     RankBasedBBoxHead,
@@ -69,8 +69,8 @@ __all__ = [
     'refusals',
 ]
 
-# This exports ranking heads that are not named above: each head's own file registers it, and no list names it.
+# The file of a ranking head registers it. This exports those that are not imported by name above.
 for _package in (dense_heads, roi_heads, detectors):
-    _heads = ranking_heads(_package.__name__, _package.__path__)
+    _heads = import_ranking_heads(_package.__name__, _package.__path__)
     globals().update(_heads)
     __all__ += [name for name in _heads if name not in __all__]

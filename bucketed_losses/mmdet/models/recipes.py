@@ -230,7 +230,7 @@ class Layout:
 
 _RECIPES: dict[type, Recipe] = {}
 _SUGGESTIONS: dict[type, Recipe] = {}
-_REFUSALS: dict[type, NoRankingForm] = {}
+_NO_RANKING_FORMS: dict[type, NoRankingForm] = {}
 _LAYOUTS: dict[type, Layout] = {}
 
 Head = TypeVar('Head', bound=type[nn.Module])
@@ -270,7 +270,7 @@ def no_ranking_form(
     *stocks: type[nn.Module], reason: str, instead: type[nn.Module] | Callable[[dict[str, Any]], str] | None = None
 ) -> None:
     """Declare why stock heads or detectors have no ranking form; the other arguments as for :class:`NoRankingForm`."""
-    _REFUSALS.update(dict.fromkeys(stocks, NoRankingForm(reason, instead)))
+    _NO_RANKING_FORMS.update(dict.fromkeys(stocks, NoRankingForm(reason, instead)))
 
 
 def holds_heads(layout: Layout) -> Callable[[Detector], Detector]:
@@ -288,14 +288,14 @@ def recipe_of(stock: type | None) -> Recipe | None:
     return None if stock is None else _RECIPES.get(stock)
 
 
-def refusal_of(stock: type | None) -> NoRankingForm | None:
+def no_ranking_form_of(stock: type | None) -> NoRankingForm | None:
     """What was declared for exactly this class, or None."""
-    return None if stock is None else _REFUSALS.get(stock)
+    return None if stock is None else _NO_RANKING_FORMS.get(stock)
 
 
-def refusals() -> dict[type, NoRankingForm]:
+def no_ranking_forms() -> dict[type, NoRankingForm]:
     """All refusals that were declared, by the stock class."""
-    return dict(_REFUSALS)
+    return dict(_NO_RANKING_FORMS)
 
 
 def suggestion_for(stock: type) -> Recipe | None:
@@ -349,7 +349,7 @@ def registered_class(kind: Any, registry: Registry = MODELS, scope: str | None =
     return None
 
 
-def ranking_heads(package: str, folder: Sequence[str]) -> dict[str, type]:
+def import_ranking_heads(package: str, folder: Sequence[str]) -> dict[str, type]:
     """Import every module of a package, and return the ranking heads in them that have a recipe, by name.
 
     Args:

@@ -27,9 +27,9 @@ from ..models.recipes import (
     is_ranking_head,
     layout_of,
     layouts,
+    no_ranking_form_of,
     recipe_of,
     recipes,
-    refusal_of,
     registered_class,
 )
 from ..models.rules import each
@@ -218,7 +218,7 @@ class _Swapper:
         """The layout that is registered for the detector's class, or one that fits the heads in its config."""
         name = _name(model['type'])
         keys = self._keys()
-        if refusal := refusal_of(self._class(model, model)):
+        if refusal := no_ranking_form_of(self._class(model, model)):
             raise SwapError(f'{dotted(self.root)} is a {name}, which has no ranking form: {refusal.why(model)}')
         if not any(model.get(key) for key in keys):
             others = [key for key in model if key.endswith(('_head', 'heads', 'detector'))] or ['none']
@@ -330,7 +330,7 @@ class _Swapper:
                 f'derive your head from {recipes()[own].head.__name__} instead. Heads that have one: '
                 f'{names}'
             )
-        if refusal := refusal_of(stock):
+        if refusal := no_ranking_form_of(stock):
             return f'{dotted(path)} is a {kind}, which has no ranking form: {refusal.why(config)}'
         why = f'{dotted(path)} is a {kind}, which has no ranking form'
         if _is_softmax(config, stock):

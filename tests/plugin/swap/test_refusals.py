@@ -13,7 +13,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from bucketed_losses.mmdet.models import recipes as module
-from bucketed_losses.mmdet.models.recipes import Role, ranking_head, recipe_of, refusals
+from bucketed_losses.mmdet.models.recipes import Role, no_ranking_forms, ranking_head, recipe_of
 from bucketed_losses.mmdet.models.rules import ANCHOR_HEAD
 from bucketed_losses.mmdet.swap import SwapError, swap_loss
 
@@ -89,8 +89,8 @@ def test_a_refusal_is_one_sentence_with_a_reason(name):
 
 
 def test_what_is_refused_has_no_recipe_and_its_nearest_head_has_one():
-    assert len(refusals()) > 5
-    for stock, refusal in refusals().items():
+    assert len(no_ranking_forms()) > 5
+    for stock, refusal in no_ranking_forms().items():
         assert recipe_of(stock) is None, stock
         if isinstance(refusal.instead, type):
             assert recipe_of(refusal.instead) is not None, stock
@@ -134,7 +134,7 @@ def test_a_head_with_a_recipe_is_not_refused(monkeypatch):
             r'YOLACTHead.*softmax with background.*ATSSHead',
         ),
         (
-            '_REFUSALS',
+            '_NO_RANKING_FORMS',
             BaseReID,
             'reid/reid_r50_8xb32-6e_mot17train80_test-mot17val20.py',
             'BaseReID has no classification loss',

@@ -1,6 +1,6 @@
 """Dense heads trained with ranking losses, and the heads of Co-DETR."""
 
-from ..recipes import ranking_heads
+from ..recipes import import_ranking_heads
 from .auxiliary_sets import AuxiliarySetsMixin
 from .co_atss_head import CoATSSHead, CoATSSHeadMixin, RankBasedCoATSSHead
 from .co_deform_detr_head import CoDeformDETRHead, RankBasedCoDeformDETRHead
@@ -47,7 +47,7 @@ __all__ = [
     'match_queries',
 ]
 
-# The file of a ranking head registers and exports it; it need not be named here.
-_heads = ranking_heads(__name__, __path__)
+# The file of a ranking head registers it. This exports those that are not imported by name above.
+_heads = import_ranking_heads(__name__, __path__)
 globals().update(_heads)
 __all__ += [name for name in _heads if name not in __all__]

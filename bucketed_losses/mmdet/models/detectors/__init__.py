@@ -1,6 +1,6 @@
 """Detectors that MMDetection does not contain."""
 
-from ..recipes import ranking_heads
+from ..recipes import import_ranking_heads
 from .auxiliary_heads import AuxiliaryHeadsMixin
 from .auxiliary_queries import (
     AuxiliaryContentEmbedding,
@@ -29,6 +29,6 @@ __all__ = [
 ]
 
 # The file of a detector with a recipe registers and exports it; it need not be named here.
-_detectors = ranking_heads(__name__, __path__)
+_detectors = import_ranking_heads(__name__, __path__)
 globals().update(_detectors)
 __all__ += [name for name in _detectors if name not in __all__]

@@ -110,14 +110,13 @@ class SeparateBoxes(PositiveBoxes):
     aLRP Loss computes its box loss at the ranked positives.
 
     Attributes:
-        regressed: The boxes of the box loss; required.
+        regressed: The boxes of the box loss.
     """
 
-    regressed: PositiveBoxes | None = None
+    regressed: PositiveBoxes = field(kw_only=True)
 
     def weighted_losses(self, shared: bool, equally: bool) -> dict[str, Tensor]:
         """The losses of the other boxes."""
-        assert self.regressed is not None
         return self.regressed.weighted_losses(shared, equally)
 
 
@@ -150,7 +149,7 @@ def score_weighted_box_loss(
         return boxes.sum() * 0
     # MMDetection's losses read the weights that they are given on the host, which waits for an accelerator.
     losses = loss_bbox(boxes, target_boxes, reduction_override='none')
-    return (losses * weights).sum() / (total + torch.finfo(torch.float32).eps)
+    return weighted_mean(losses, weights, total)
 
 
 def score_weights(
@@ -178,8 +177,12 @@ def mean_by_score(losses: Tensor, scores: Tensor, shared: bool) -> Tensor:
     Returns:
         A scalar; 0, connected to ``losses``, if there are no positives.
     """
-    total = mean_over_processes(scores.sum(), shared)
-    return (scores * losses).sum() / total.clamp(min=torch.finfo(total.dtype).eps)
+    return weighted_mean(losses, scores, mean_over_processes(scores.sum(), shared))
+
+
+def weighted_mean(losses: Tensor, weights: Tensor, total: Tensor) -> Tensor:
+    """``sum losses * weights / total``, where ``total`` is the sum of the weights, or 0 if it is 0."""
+    return (losses * weights).sum() / (total + torch.finfo(torch.float32).eps)  # as MMDetection divides
 
 
 def highest_probability(class_logits: Tensor) -> Tensor:

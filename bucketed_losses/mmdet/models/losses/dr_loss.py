@@ -7,6 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from .... import functional
+from ....core.arguments import check_positive
 from ....core.dr import NEGATIVE_TEMPERATURE
 from ....functional import SparseTargets
 from .ranking_losses import RankingLoss
@@ -20,7 +21,8 @@ class DRLoss(RankingLoss):
         margin, positive_temperature, negative_temperature, smoothness, scale: As for the function.
         loss_weight: Factor on the loss.
         use_sigmoid: Must be True.
-        scope: 'batch' or 'image'; ranking over several processes is not supported.
+        scope: 'batch' or 'image'; ranking over several processes is not supported. Unlike with the other losses, an
+            image without positives has a loss, that of :func:`~bucketed_losses.functional.dr_loss` without positives.
     """
 
     LOG_NAMES = ('loss_cls',)
@@ -41,6 +43,9 @@ class DRLoss(RankingLoss):
         scope: str = 'batch',
     ) -> None:
         super().__init__(0.0, loss_weight, False, use_sigmoid, scope)
+        check_positive(
+            positive_temperature=positive_temperature, negative_temperature=negative_temperature, smoothness=smoothness
+        )
         self.settings = dict(
             margin=margin,
             positive_temperature=positive_temperature,

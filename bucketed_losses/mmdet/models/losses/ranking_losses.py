@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .... import functional
 from ....core import devices
+from ....core.arguments import check_delta
 from ....functional import SparseTargets
 from .box_weighting import PositiveBoxes, balance_factor
 
@@ -99,6 +100,7 @@ class RankingLoss(nn.Module):
                 f'{type(self).__name__}: use_sigmoid must be True, got {use_sigmoid}; ranking losses score every '
                 'class with a separate sigmoid and have no background column'
             )
+        check_delta(delta)
         self.delta = delta
         self.loss_weight = loss_weight
         self.self_balancing = self.balances_itself if self_balancing is None else self_balancing
@@ -249,9 +251,12 @@ class RankingLoss(nn.Module):
     def _check_sets(self, sets: RowSets | None) -> None:
         if sets is not None and not self.ranks_sets:
             raise ValueError(
-                f'{type(self).__name__}: it cannot rank many sets in one call '
-                f'({self.extra_repr()}); call the loss for each set'
+                f'{type(self).__name__}: {self._why_no_sets()}, so it cannot rank many sets in one call; call the loss '
+                'for each set'
             )
+
+    def _why_no_sets(self) -> str:
+        return "scope='global' ranks the logits of all processes together" if self.shared else 'it ranks one set'
 
     def _rank_parts(
         self, pred: Tensor, targets: Tensor | SparseTargets, images: ImageRows | None, sets: RowSets | None
@@ -289,16 +294,28 @@ class RankingLoss(nn.Module):
         return images.image.unsqueeze(1), max(images.num_images, 1)
 
     def check_images(self, images: ImageRows, num_rows: int) -> None:
-        """Check that a batch with rows has images.
+        """Check that every row of a batch has an image. Indices are read on the CPU only.
 
         Raises:
-            ValueError: It has none.
+            ValueError: There is not one index for each row, or an index is not in [0, num_images).
         """
+        if images.image.shape != (num_rows,):
+            raise ValueError(
+                f'{type(self).__name__}: ImageRows.image must have the shape ({num_rows},), one image per row of pred, '
+                f'got {tuple(images.image.shape)}'
+            )
         if images.num_images == 0 and num_rows:
             raise ValueError(
                 f"{type(self).__name__}: scope='image' got {num_rows} rows of pred and ImageRows with "
                 'num_images=0; num_images must count all images of the batch'
             )
+        if devices.on_cpu(images.image) and num_rows:
+            lowest, highest = (int(value) for value in images.image.aminmax())
+            if lowest < 0 or highest >= images.num_images:
+                raise ValueError(
+                    f'{type(self).__name__}: ImageRows.image must lie in [0, {images.num_images}), the number of '
+                    f'images, got {lowest} to {highest}'
+                )
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Channels of the classifier: one per class, none for background."""
@@ -433,6 +450,9 @@ class APLoss(RankingLoss):
     @property
     def ranks_sets(self) -> bool:
         return super().ranks_sets and not self.interpolated
+
+    def _why_no_sets(self) -> str:
+        return 'interpolated=True ranks one set' if self.interpolated else super()._why_no_sets()
 
     def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
         return (functional.ap_loss(logits, targets, self.delta, interpolated=self.interpolated, **arguments),)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from mmdet.models.losses import GIoULoss
 from torch import Tensor
 
-from .box_weighting import PositiveBoxes, at_least_float32, score_weights
+from .box_weighting import PositiveBoxes, at_least_float32, score_weights, weighted_mean
 
 
 class Sides(NamedTuple):
@@ -70,7 +69,7 @@ def side_aware_boxes(
         if len(prediction):
             each = getattr(head, name)(prediction, target, weight, reduction_override='none')
         each = each.sum(dim=1) / divisor
-        losses[name] = (score * each).sum() / total.clamp(min=torch.finfo(total.dtype).eps)
+        losses[name] = weighted_mean(each, score, total)
     # The targets of the nearest bucket of each side are exact, so they decode to the ground-truth box.
     boxes, target_boxes = (head.bbox_coder.decode(priors, tuple(sides))[0] for sides in (predicted, targets))
     return SideAwareBoxes(GIoULoss(), boxes, target_boxes, logits, losses)

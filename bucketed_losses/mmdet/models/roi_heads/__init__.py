@@ -1,6 +1,6 @@
 """R-CNN heads trained with ranking losses, and the R-CNN heads of Co-DETR."""
 
-from ..recipes import ranking_heads
+from ..recipes import import_ranking_heads
 from .co_roi_heads import CoRoIHeadMixin, CoStandardRoIHead, RankBasedCoRoIHead
 from .rank_based_bbox_heads import (
     RankBasedBBoxHead,
@@ -31,6 +31,6 @@ __all__ = [
 ]
 
 # The file of a ranking head registers and exports it; it need not be named here.
-_heads = ranking_heads(__name__, __path__)
+_heads = import_ranking_heads(__name__, __path__)
 globals().update(_heads)
 __all__ += [name for name in _heads if name not in __all__]
