@@ -18,6 +18,10 @@ try:
 except AssertionError as error:  # MMDetection checks the versions of mmcv and MMEngine
     raise StackError(f'MMDetection refuses the installed versions: {error} {DOCTOR}.') from error
 
+from .conflicts import check_conflicts  # noqa: E402
+
+check_conflicts()
+
 from . import datasets, engine, evaluation, models  # noqa: E402
 from .swap import swap_here, swap_loss  # noqa: E402
 

@@ -118,6 +118,8 @@ def import_custom_modules(cfg: Config, where: str, **options: Any) -> None:
         import_modules_from_strings(**{'imports': None, **(cfg.get('custom_imports') or {}), **options})
     except Exception as error:  # a module is user code and may raise any exception
         cause = f'{type(error).__name__}: {error}'
+        if 'is already registered' in cause and 'bucketed_losses' in cause:
+            cause += ' (this package has the class: leave the other module out of custom_imports)'
         raise UserError(f'{where}: custom_imports: {cause}; --debug shows the traceback') from error
 
 

@@ -8,7 +8,9 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from .classifiers import ClassifierMixin
 from .losses import RankingLoss
-from .recipes import Role, suggestion_for
+from .recipes import Role, recipe_of
+from .roi_heads import RankedRoIsMixin, RankingMaskHeadMixin
+from .roi_heads.rank_based_sparse_roi_head import RankBasedDIIHead
 
 
 def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
@@ -25,7 +27,7 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
     if not isinstance(loss, RankingLoss):
         return
     head_name, loss_name = type(head).__name__, type(loss).__name__
-    recipe = suggestion_for(type(head))
+    recipe = recipe_of(type(head))
     # The heads of the Co-DETR baseline belong to this package, but they compute their losses as MMDetection does.
     stock = type(head).__module__.startswith('mmdet.') or recipe is not None
     if stock and not (_calls_its_loss_once(head) and not loss.needs_ious):
@@ -62,7 +64,7 @@ def check_fusion(detector: nn.Module, name: str, fusion: nn.Module | None) -> No
     Raises:
         ValueError: The fusion head reads scores as a softmax with "no object", and those of the mask head are sigmoids.
     """
-    recipe = suggestion_for(type(fusion))
+    recipe = recipe_of(type(fusion))
     if recipe is None or recipe.role is not Role.FUSION:
         return
     head = getattr(detector, 'panoptic_head', None)
@@ -73,5 +75,22 @@ def check_fusion(detector: nn.Module, name: str, fusion: nn.Module | None) -> No
         )
 
 
+def check_roi_head(roi_head: nn.Module, name: str, head: nn.Module | None) -> None:
+    """Check the heads inside an RoI head with one stage. PyTorch calls this for every submodule.
+
+    Raises:
+        ValueError: A stock RoI head contains a head that needs all RoIs, or the scores of its boxes.
+    """
+    recipe = recipe_of(type(roi_head))
+    if recipe is None or recipe.role is not Role.ROI:
+        return
+    if isinstance(head, (RankedRoIsMixin, RankingMaskHeadMixin, RankBasedDIIHead)):
+        raise ValueError(
+            f'{type(roi_head).__name__} samples RoIs and passes no scores on, so it cannot train '
+            f"{type(head).__name__}; use type='{recipe.head.__name__}'"
+        )
+
+
 register_module_module_registration_hook(check_pairing)
+register_module_module_registration_hook(check_roi_head)
 register_module_module_registration_hook(check_fusion)

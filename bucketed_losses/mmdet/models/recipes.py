@@ -55,12 +55,14 @@ class Setting(NamedTuple):
         value: The value; a type is the name of a class in the scope ``mmdet``.
         reason: The reason that is shown to the user.
         of: The config that ``where`` starts from: 'head', or 'train_cfg' or 'test_cfg' of the head.
+        is_the_users: Whether the value is a part of the user's config; the scopes of its types do not change then.
     """
 
     where: Path
     value: Any
     reason: str
     of: str = 'head'
+    is_the_users: bool = False
 
 
 class Note(NamedTuple):
@@ -146,8 +148,6 @@ class Recipe:
         role: Its function in a detector.
         rules: The changes besides the type, in order.
         unused: Keys of the stock head that the ranking head accepts and ignores.
-        suggested_for: Further stock heads that cannot train a ranking loss. Their error message suggests this head, but
-            their configs are not converted.
         reason: The reason for the new type that is shown to the user.
     """
 
@@ -156,7 +156,6 @@ class Recipe:
     role: Role
     rules: tuple[Rule, ...]
     unused: tuple[str, ...] = ()
-    suggested_for: tuple[type[nn.Module], ...] = ()
     reason: str = RANKS
 
 
@@ -229,7 +228,6 @@ class Layout:
 
 
 _RECIPES: dict[type, Recipe] = {}
-_SUGGESTIONS: dict[type, Recipe] = {}
 _NO_RANKING_FORMS: dict[type, NoRankingForm] = {}
 _LAYOUTS: dict[type, Layout] = {}
 
@@ -242,7 +240,6 @@ def ranking_head(
     role: Role,
     rules: Sequence[Rule],
     unused: Sequence[str] = (),
-    suggested_for: Sequence[type[nn.Module]] = (),
     reason: str = RANKS,
 ) -> Callable[[Head], Head]:
     """Class decorator that registers the recipe of a ranking head; arguments as for :class:`Recipe`.
@@ -252,15 +249,13 @@ def ranking_head(
     """
 
     def register(head: Head) -> Head:
-        recipe = Recipe(head, replaces, role, tuple(rules), tuple(unused), tuple(suggested_for), reason)
+        recipe = Recipe(head, replaces, role, tuple(rules), tuple(unused), reason)
         for stock in replaces:
             if stock in _RECIPES:
                 raise ValueError(
                     f'{head.__name__}: {stock.__name__} is already replaced by {_RECIPES[stock].head.__name__}'
                 )
             _RECIPES[stock] = recipe
-        for stock in suggested_for:
-            _SUGGESTIONS.setdefault(stock, recipe)
         return head
 
     return register
@@ -296,11 +291,6 @@ def no_ranking_form_of(stock: type | None) -> NoRankingForm | None:
 def no_ranking_forms() -> dict[type, NoRankingForm]:
     """All refusals that were declared, by the stock class."""
     return dict(_NO_RANKING_FORMS)
-
-
-def suggestion_for(stock: type) -> Recipe | None:
-    """The recipe whose head can be used instead of ``stock``, whether or not its config can be converted."""
-    return _RECIPES.get(stock) or _SUGGESTIONS.get(stock)
 
 
 def recipes(*roles: Role) -> dict[type, Recipe]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
+from mmdet.models.losses import CrossEntropyCustomLoss, CrossEntropyLoss, SeesawLoss
 from mmdet.models.task_modules.assigners import ClassificationCost, FocalLossCost
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmdet.models.task_modules.samplers import PseudoSampler
@@ -29,7 +30,8 @@ def ranking_loss(weight: float | None = None) -> Rule:
         loss = dict(type=part.loss_name) if own_weight is None else dict(type=part.loss_name, loss_weight=own_weight)
         reason = 'the ranking loss: one sigmoid per class, no background column'
         old = part.config.get('loss_cls')
-        if isinstance(old, dict) and not old.get('use_sigmoid', False):
+        softmaxes = (CrossEntropyLoss, CrossEntropyCustomLoss, SeesawLoss)
+        if isinstance(old, dict) and part.type_of(old) in softmaxes and not old.get('use_sigmoid', False):
             reason += '; it was a softmax'
         if isinstance(old, dict) and own_weight is not None and old.get('loss_weight', 1) != own_weight:
             reason += f'; its weight is {own_weight:g}, as in BRS-DETR, instead of {old.get("loss_weight", 1):g}'
@@ -174,20 +176,22 @@ def no_rescoring() -> Rule:
     return Rule((), apply)
 
 
-def without_effect(**reasons: str) -> Rule:
-    """Notes on settings of ``train_cfg`` that have no effect any more.
+def without_effect(of: Literal['train_cfg', 'test_cfg'] = 'train_cfg', **reasons: str) -> Rule:
+    """Notes on settings of ``train_cfg`` or ``test_cfg`` that have no effect any more.
 
     Args:
+        of: Which of both.
         reasons: The reason by the name of the setting.
     """
 
     def apply(part: Part) -> Iterator[Note]:
-        for where in each(part.train_cfg):
+        settings = part.train_cfg if of == 'train_cfg' else part.test_cfg
+        for where in each(settings):
             for key, reason in reasons.items():
-                if key in at(part.train_cfg, where):
-                    yield Note(f'{part.path}: {key} of train_cfg has no effect: {reason}')
+                if key in at(settings, where):
+                    yield Note(f'{part.path}: {key} of {of} has no effect: {reason}')
 
-    return Rule((), apply, tuple(f'train_cfg.{key}' for key in reasons))
+    return Rule((), apply, tuple(f'{of}.{key}' for key in reasons))
 
 
 def without_hard_negatives() -> Rule:

@@ -105,6 +105,10 @@ class EditedConfig:
         old = self.get(*path)
         if old is not ABSENT and old == new:
             return
+        for length in range(1, len(path)):
+            above, key = self.get(*path[: length - 1]), path[length - 1]
+            if isinstance(above[key], tuple):
+                above[key] = list(above[key])
         self.get(*path[:-1])[path[-1]] = copy.deepcopy(new)
         self.changes.append(Change(dotted(path), copy.deepcopy(old), new, reason))
 
@@ -140,7 +144,7 @@ def values_of(part: Any, key: str) -> Iterator[Any]:
             if name == key:
                 yield value
             yield from values_of(value, key)
-    elif isinstance(part, list):
+    elif isinstance(part, (list, tuple)):
         for value in part:
             yield from values_of(value, key)
 

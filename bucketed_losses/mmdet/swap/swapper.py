@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
+import types
 from collections.abc import MutableMapping
 from typing import Any
 
 from mmdet.models.dense_heads import AnchorHead
 from mmengine.config import Config
+from mmengine.config.lazy import LazyAttr, LazyObject
 
+from ..engine.config_checks import import_custom_modules
 from ..models.losses import RankingLoss
 from ..models.recipes import (
     MMDET_SCOPE,
@@ -104,7 +108,7 @@ def swap_loss(cfg: Config | MutableMapping, loss: str = 'brs') -> Swap:
 def swap_here(variables: dict[str, Any], loss: str = 'brs') -> None:
     """Put a ranking loss into the config file that calls this in its last line, including its base configs.
 
-    The call uses ``__import__``, because MMEngine reads a config with an import statement as a lazy config::
+    The call uses ``__import__``, because MMEngine reads a config that imports a package as a lazy config::
 
         __import__('bucketed_losses').swap_here(globals(), 'brs')
 
@@ -115,10 +119,17 @@ def swap_here(variables: dict[str, Any], loss: str = 'brs') -> None:
     Raises:
         SwapError: As :func:`swap_loss`.
     """
-    own = {key: value for key, value in variables.items() if not key.startswith('_')}
+    own = {
+        key: value
+        for key, value in variables.items()
+        if not key.startswith('_') and not isinstance(value, types.ModuleType)
+    }
+    if any(isinstance(value, (LazyObject, LazyAttr)) for value in values_of(own, 'type')):
+        raise SwapError('swap_here cannot read a lazy config; convert it with bucketed-losses swap, or by swap_loss')
     bases = plain(variables.get('_base_', {}))
     merged = Config(copy.deepcopy(bases))
     merged.merge_from_dict(plain(own))
+    import_custom_modules(merged, 'swap_here', allow_failed_imports=True)
     for key, value in swap_loss(merged, loss).cfg.items():
         new = plain(value)
         # The new value already contains the values of the base configs.
@@ -258,6 +269,7 @@ class _Swapper:
         part = model.get(slot.key)
         if not part:
             return
+        _refuse_placeholder((*self.root, slot.key), part)
         if not slot.several and not isinstance(part, dict):
             raise SwapError(f'{dotted((*self.root, slot.key))} is a list of heads, but it must be one head')
         for where in each(part):
@@ -295,7 +307,8 @@ class _Swapper:
         for rule in recipe.rules:
             for step in rule.apply(part):
                 if isinstance(step, Setting):
-                    self.edited.set((*roots[step.of], *step.where), self._value(step.value), step.reason)
+                    value = step.value if step.is_the_users else self._value(step.value)
+                    self.edited.set((*roots[step.of], *step.where), value, step.reason)
                 elif isinstance(step, Inner):
                     self._head((*path, *step.where), (step.role,), slot)
                 elif isinstance(step, Note):
@@ -369,6 +382,7 @@ class _Swapper:
         if _name(optimizer.get('type', '')) != 'SGD':
             self.notes.append(f'the learning rate of {_name(optimizer.get("type", "?"))} is not changed')
             return
+        _refuse_placeholder(('optim_wrapper', 'optimizer', 'lr'), optimizer['lr'])
         lr = float(f'{optimizer["lr"] * rates.paper / rates.stock:.6g}')
         reason = f'the paper trains {rates.kind} detectors at {rates.paper} where MMDetection does at {rates.stock}'
         self.edited.set(('optim_wrapper', 'optimizer', 'lr'), lr, reason)
@@ -376,11 +390,25 @@ class _Swapper:
     def _imports(self) -> None:
         imports = self.edited.get('custom_imports')
         own = dict(imports) if isinstance(imports, dict) else {}
-        modules = own.get('imports', [])
+        modules = own.get('imports') or []
         modules = [modules] if isinstance(modules, str) else list(modules)
         if 'bucketed_losses.mmdet' not in modules:
             reason = 'registers the losses and heads'
             self.edited.set(('custom_imports',), {**own, 'imports': [*modules, 'bucketed_losses.mmdet']}, reason)
+
+
+def _refuse_placeholder(path: Path, value: Any) -> None:
+    """Refuse what MMEngine puts in place of ``{{_base_.x}}`` until it has read the whole config.
+
+    Raises:
+        SwapError: ``value`` is such a placeholder.
+    """
+    found = re.fullmatch(r'_(_base_\.)?([\w.]+)_[0-9a-f]{6}', value) if isinstance(value, str) else None
+    if found:
+        raise SwapError(
+            f'{dotted(path)} is {{{{_base_.{found[2]}}}}}, which MMEngine replaces after the last line of the config; '
+            f'write _base_.{found[2]} without braces'
+        )
 
 
 def _name(kind: Any) -> str:

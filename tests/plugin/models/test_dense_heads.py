@@ -250,6 +250,17 @@ def test_wrong_settings_are_named_when_built(head_type, kwargs, words):
         assert word in str(caught.value)
 
 
+@HEADS
+def test_anchors_and_coders_of_box_types(head_type):
+    if head_type in ('RankBasedATSSHead', 'RankBasedPAAHead'):
+        pytest.skip("MMDetection's own head takes tensors alone")
+    expected = loss_of(build_head(head_type=head_type))
+    head = build_head(head_type=head_type)
+    head.prior_generator.use_box_type = head.bbox_coder.use_box_type = True
+    for name, value in loss_of(head).items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(expected[name])), name
+
+
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('head_type', HEAD_TYPES)
 def test_stock_dense_heads_are_refused_when_built(head_type, name):

@@ -128,6 +128,9 @@ def test_losses_that_do_not_fit_are_named(stock):
         small_head(stock, 'FocalLoss', loss_cls=FOCAL)
     with pytest.raises(ValueError, match=f'RankBased{stock}: aLRPLoss is a box loss too'):
         small_head(stock, 'aLRPLoss')
+    softmax = dict(type='HungarianAssigner', match_costs=[dict(type='ClassificationCost', weight=1.0)])
+    with pytest.raises(ValueError, match=f'RankBased{stock}: ClassificationCost reads a softmax.*FocalLossCost'):
+        small_head(stock, 'BucketedRSLoss', train_cfg=dict(assigner=softmax))
     with pytest.raises(ValueError, match=f"{stock} cannot train BucketedRSLoss.*use type='RankBased{stock}'"):
         small_head(stock, 'BucketedRSLoss', ranking=False)
 

@@ -322,6 +322,51 @@ def test_bfloat16_autocast_keeps_the_losses_in_float32():
         assert losses[key].item() == pytest.approx(exact[key].item(), rel=0.1)
 
 
+@pytest.mark.parametrize('stages', [0, 3])
+def test_predictions_in_bfloat16(stages):
+    """As a teacher predicts inside of a training step: MMCV's RoIAlign does not take bfloat16 on a CPU."""
+    head = build(roi_head_cfg(stages=stages, mask=False)).eval()
+    x, proposals, samples = batch()
+    with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16):
+        results = head.predict(tuple(level.bfloat16() for level in x), proposals, samples)
+    assert all(result.scores.isfinite().all() for result in results)
+
+
+@pytest.mark.parametrize('stages', [0, 3])
+def test_masks_are_weighted_as_boxes_are(stages):
+    cfg = roi_head_cfg(stages=stages)
+    equal = dict(type='BucketedRSLoss', box_weights='equal')
+    heads = cfg['bbox_head'] if stages else [cfg['bbox_head']]
+    cfg['bbox_head'] = [{**head, 'loss_cls': equal} for head in heads] if stages else {**heads[0], 'loss_cls': equal}
+    head = build(cfg)
+    seen = []
+    for mask_head in head.mask_head if stages else [head.mask_head]:
+        original = mask_head.loss_and_target
+
+        def record(original=original, **arguments):
+            seen.append(torch.cat([result.pos_scores for result in arguments['sampling_results']]))
+            return original(**arguments)
+
+        mask_head.loss_and_target = record
+    head.loss(*batch())
+    assert len(seen) == max(stages, 1) and all(len(scores) and scores.eq(1).all() for scores in seen)
+
+
+def test_a_head_without_regression_needs_no_box_loss():
+    head = build({**bbox_head_cfg(with_reg=False), 'loss_bbox': dict(type='SmoothL1Loss')})
+    rois, labels, weights, targets, box_weights = random_rois()
+    losses = head.loss(torch.randn(len(rois), NUM_CLASSES), None, rois, labels, weights, targets, box_weights)
+    assert losses['loss_rank'] > 0 and 'loss_bbox' not in losses
+
+
+def in_a_stock_roi_head(key):
+    cfg = roi_head_cfg()
+    stock = dict(bbox_head='Shared2FCBBoxHead', mask_head='FCNMaskHead')
+    for other in stock.keys() - {key}:
+        cfg[other] = dict(type=stock[other], num_classes=NUM_CLASSES)
+    return {**cfg, 'type': 'StandardRoIHead'}
+
+
 STOCK_BOX_HEAD = {**bbox_head_cfg('APLoss'), 'type': 'Shared2FCBBoxHead'}
 
 
@@ -331,6 +376,8 @@ STOCK_BOX_HEAD = {**bbox_head_cfg('APLoss'), 'type': 'Shared2FCBBoxHead'}
         (bbox_head_cfg(loss_bbox=dict(type='L1Loss')), ['loss_bbox', 'L1Loss', 'GIoULoss']),
         (bbox_head_cfg(reg_decoded_bbox=False), ['reg_decoded_bbox']),
         (bbox_head_cfg(with_cls=False), ['with_cls', 'RankBasedShared2FCBBoxHead']),
+        (in_a_stock_roi_head('bbox_head'), ['StandardRoIHead samples RoIs', "use type='RankBasedRoIHead'"]),
+        (in_a_stock_roi_head('mask_head'), ['RankBasedFCNMaskHead', "use type='RankBasedRoIHead'"]),
         (bbox_head_cfg('CrossEntropyLoss'), ['loss_cls', 'CrossEntropyLoss', 'ranking loss']),
         (bbox_head_cfg('FocalLoss'), ['loss_cls', 'FocalLoss', 'ranking loss']),
         ({**STOCK_BOX_HEAD, 'loss_cls': dict(type='RSLoss')}, ['Shared2FCBBoxHead', 'IoUs', 'RankBasedShared2FC']),

@@ -311,6 +311,44 @@ def test_one_line_in_a_config(tmp_path):
     assert Config.fromfile(tmp_path / 'whole.py').model.bbox_head.type == 'RankBasedATSSHead'
 
 
+def test_tuples_are_edited_as_lists_are():
+    cfg = mmdet_config('dab_detr/dab-detr_r50_8xb2-50e_coco.py')
+    cfg.model.train_cfg.assigner.match_costs = tuple(cfg.model.train_cfg.assigner.match_costs)
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=(cfg.train_dataloader.dataset,))
+    swapped = swap_loss(cfg).cfg
+    cost, *_ = swapped.model.train_cfg.assigner.match_costs
+    assert (cost.type, cost.weight) == ('FocalLossCost', 4.0)
+    cfg = mmdet_config('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    cfg.custom_imports = dict(imports=None)
+    cfg.train_dataloader = dict(dataset=dict(type='ConcatDataset', datasets=(dict(type='LVISV1Dataset'),)))
+    swapped = swap_loss(cfg).cfg
+    assert swapped.custom_imports.imports == ['bucketed_losses.mmdet']
+    assert swapped.model.test_cfg.rcnn.score_thr == 0.60
+
+
+def test_parts_of_the_config_keep_their_scopes():
+    cfg = mmdet_config('mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py')
+    cfg.default_scope = 'mmengine'
+    cfg.model.type, cfg.model._scope_ = 'mmdet.MaskRCNN', 'mmdet'
+    cfg.model.roi_head.bbox_roi_extractor.type = 'mmdet.SingleRoIExtractor'
+    assert swap_loss(cfg).cfg.model.roi_head.mask_roi_extractor == cfg.model.roi_head.bbox_roi_extractor
+
+
+def test_reasons_say_what_is_true():
+    def reasons(name):
+        return {change.path: change.reason for change in swap_loss(mmdet_config(name)).changes}
+
+    masks = reasons('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    assert masks['model.roi_head.mask_head.type'] == 'weights the loss of each mask by the score of its box'
+    assert masks['model.roi_head.bbox_head.loss_cls'].endswith('it was a softmax')
+    solo = reasons('solo/solo_r50_fpn_1x_coco.py')
+    assert solo['model.mask_head.type'] == 'ranks all places of a batch, labelled by the IoU of their masks'
+    centres = reasons('centernet/centernet-update_r50-caffe_fpn_ms-1x_coco.py')
+    assert 'softmax' not in centres['model.bbox_head.loss_cls']
+    notes = swap_loss(mmdet_config('yolo/yolov3_d53_8xb8-320-273e_coco.py')).notes
+    assert any('conf_thr of test_cfg has no effect' in note for note in notes)
+
+
 @pytest.fixture
 def quiet():
     logging.disable(logging.WARNING)

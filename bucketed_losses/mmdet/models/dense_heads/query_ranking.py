@@ -15,6 +15,7 @@ from ....core.distributed import num_processes
 from ..classifiers import ClassifierMixin
 from ..losses import ImageRows, RowSets, check_ranks
 from ..losses.box_weighting import at_least_float32, balance_factor, mean_over_processes
+from ..losses.head_checks import check_sigmoid_costs
 from .query_sets import MaskSet, MaskTargets, QuerySet, QueryTargets, image_sizes, match_queries, to_device
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class SetRankingMixin(ClassifierMixin, _Host):
             weights. Otherwise each of them is.
 
     Raises:
-        ValueError: ``loss_cls`` is not a ranking loss, or it is aLRP Loss, or ``score_prior`` is not in (0, 1).
+        ValueError: ``loss_cls`` is not a ranking loss, or it is aLRP Loss; a class cost of matching reads a softmax; or
+            ``score_prior`` is not in (0, 1).
     """
 
     own_init = True
@@ -63,6 +65,7 @@ class SetRankingMixin(ClassifierMixin, _Host):
                 f'{type(self).__name__}: {type(self.loss_cls).__name__} is a box loss too, and queries have '
                 f'{" and ".join(self.position_losses)}; use APLoss, BucketedAPLoss, RSLoss, BucketedRSLoss or DRLoss'
             )
+        check_sigmoid_costs(self, getattr(self, 'assigner', None))
         self.score_shift = self.shift_to_prior(score_prior)
 
     def losses_of_sets(

@@ -104,7 +104,7 @@ class RankingGuidedAnchorMixin(RankingDenseHeadMixin, _Host):
             labels,
             weights,
             positive,
-            self.bbox_coder.decode(self.flat_priors(anchors)[positive], flatten_maps(bbox_preds, 4)[positive]),
+            self.decode(self.flat_priors(anchors)[positive], flatten_maps(bbox_preds, 4)[positive]),
             flatten_targets(level_targets)[positive],
             self.image_rows([level.size(1) for level in level_labels], len(batch_img_metas), device),
             {'loss_shape': self._shape_loss(flatten_maps(shape_preds, 2), *map(flatten_targets, shape_targets[:3]))},

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmdet.models.dense_heads import RPNHead
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
@@ -74,10 +75,10 @@ class RankBasedRPNHead(RankingDenseHeadMixin, RPNHead):
         """With ``loss_stds``, the boxes are encoded by ``bbox_coder`` and decoded by the coder of the loss."""
         if self.loss_coder is None:
             return boxes
-        return self.loss_coder.decode(priors, self.bbox_coder.encode(priors, boxes))
+        return get_box_tensor(self.loss_coder.decode(priors, self.bbox_coder.encode(priors, boxes)))
 
     def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
-        return (self.loss_coder or self.bbox_coder).decode(priors, predictions)
+        return get_box_tensor((self.loss_coder or self.bbox_coder).decode(priors, predictions))
 
     def loss_by_feat(
         self,

@@ -24,6 +24,7 @@ else:
     _Host = object
 
 _RULES = (ranking_loss(),)
+_REASON = 'ranks all places of a batch, labelled by the IoU of their masks'
 _NORMAL = dict(type='Normal', layer='Conv2d', std=0.01)
 
 
@@ -112,7 +113,7 @@ class RankingSOLOHeadMixin(RankingHeadMixin, _Host):
         return masks.sigmoid()
 
 
-@ranking_head(SOLOHead, role=Role.INSTANCES, rules=_RULES)
+@ranking_head(SOLOHead, role=Role.INSTANCES, rules=_RULES, reason=_REASON)
 @MODELS.register_module()
 class RankBasedSOLOHead(RankingSOLOHeadMixin, SOLOHead):
     """``SOLOHead`` trained with a ranking loss, see :class:`RankingSOLOHeadMixin`."""
@@ -170,19 +171,19 @@ class RankingDecoupledSOLOHeadMixin(RankingSOLOHeadMixin):
         return masks
 
 
-@ranking_head(DecoupledSOLOHead, role=Role.INSTANCES, rules=_RULES)
+@ranking_head(DecoupledSOLOHead, role=Role.INSTANCES, rules=_RULES, reason=_REASON)
 @MODELS.register_module()
 class RankBasedDecoupledSOLOHead(RankingDecoupledSOLOHeadMixin, DecoupledSOLOHead):
     """``DecoupledSOLOHead`` trained with a ranking loss, see :class:`RankingSOLOHeadMixin`."""
 
 
-@ranking_head(DecoupledSOLOLightHead, role=Role.INSTANCES, rules=_RULES)
+@ranking_head(DecoupledSOLOLightHead, role=Role.INSTANCES, rules=_RULES, reason=_REASON)
 @MODELS.register_module()
 class RankBasedDecoupledSOLOLightHead(RankingDecoupledSOLOHeadMixin, DecoupledSOLOLightHead):
     """``DecoupledSOLOLightHead`` trained with a ranking loss, see :class:`RankingSOLOHeadMixin`."""
 
 
-@ranking_head(SOLOV2Head, role=Role.INSTANCES, rules=_RULES)
+@ranking_head(SOLOV2Head, role=Role.INSTANCES, rules=_RULES, reason=_REASON)
 @MODELS.register_module()
 class RankBasedSOLOV2Head(RankingSOLOHeadMixin, SOLOV2Head):
     """``SOLOV2Head`` trained with a ranking loss, see :class:`RankingSOLOHeadMixin`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..losses import PositiveBoxes
 from ..losses.box_weighting import at_least_float32, nan_if_not_finite, score_weights
 from ..recipes import Role, ranking_head
-from ..rules import ranking_loss
+from ..rules import ranking_loss, without_effect
 from .joint_logits import product_logit
 from .ranking_mixin import RankingHeadMixin, flatten_maps, flatten_targets
 
@@ -28,7 +28,13 @@ class EncodedBoxes(PositiveBoxes):
         return dict(self.other_losses)
 
 
-@ranking_head(YOLOV3Head, role=Role.DENSE, rules=(ranking_loss(),), unused=['loss_conf', 'one_hot_smoother'])
+_RULES = (
+    ranking_loss(),
+    without_effect('test_cfg', conf_thr='detections are chosen by the score, which score_thr limits'),
+)
+
+
+@ranking_head(YOLOV3Head, role=Role.DENSE, rules=_RULES, unused=['loss_conf', 'one_hot_smoother'])
 @MODELS.register_module()
 class RankBasedYOLOV3Head(RankingHeadMixin, YOLOV3Head):
     """``YOLOV3Head`` trained with a ranking loss.

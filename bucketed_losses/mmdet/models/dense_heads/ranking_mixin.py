@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mmdet.structures.bbox import cat_boxes, get_box_tensor
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
@@ -51,7 +52,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
 
     def decode(self, priors: Tensor, predictions: Tensor) -> Tensor:
         """Boxes ``(n, 4)``, x1 y1 x2 y2 in pixels, of predictions ``(n, ...)`` at their priors ``(n, ...)``."""
-        return self.bbox_coder.decode(priors, predictions)
+        return get_box_tensor(self.bbox_coder.decode(priors, predictions))
 
     def target_boxes(self, priors: Tensor, boxes: Tensor) -> Tensor:
         """What :meth:`decode` should give for ground-truth boxes ``(n, 4)`` at their priors: here, these boxes."""
@@ -69,7 +70,6 @@ class RankingHeadMixin(ClassifierMixin, _Host):
         *,
         quality: Tensor | None = None,
         box_weights: Tensor | None = None,
-        other_losses: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Rank the predictions of all levels and images of the batch together, in any order.
 
@@ -83,7 +83,6 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             images: The images of the predictions, for a loss that ranks each image separately.
             quality: ``(n,)`` targets in [0, 1], read at the positives; None for the IoUs of their boxes.
             box_weights: ``(n,)`` weights of the box loss, read at the positives; None for the scores.
-            other_losses: Further losses of the positives by log name, as those of :meth:`other_box_losses`.
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the losses of :meth:`other_box_losses`. If
@@ -103,7 +102,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
             self.decode(priors, predictions),
             targets,
             images,
-            {**self.other_box_losses(priors, predictions, targets, logits[positive]), **(other_losses or {})},
+            self.other_box_losses(priors, predictions, targets, logits[positive]),
             None if quality is None else quality[positive],
             None if box_weights is None else box_weights[positive],
         )
@@ -175,7 +174,7 @@ class RankingDenseHeadMixin(RankingHeadMixin):
 
     def flat_priors(self, anchors: list[list[Tensor]]) -> Tensor:
         """The priors for :meth:`decode`, as one tensor, from anchors ``(num_anchors, 4)`` of each image and level."""
-        return torch.cat([torch.cat(level) for level in zip(*anchors, strict=True)])
+        return torch.cat([get_box_tensor(cat_boxes(level)) for level in zip(*anchors, strict=True)])
 
     def level_targets(self, *args: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """``labels``, ``label_weights`` and ``bbox_targets`` per level, ``(num_imgs, num_anchors, ...)``.

@@ -7,7 +7,6 @@ assigner, so that an initial logit has the prior probability that a detector wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -148,10 +147,8 @@ class RankingDecodedHeadMixin(ScorePriorMixin, RankingDenseHeadMixin):
             targets[5] if len(targets) > 5 else [],
         )
 
-    def assigned_losses(
-        self, assigned: AssignedPredictions, num_images: int, other_losses: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """:meth:`ranking_losses` of assigned predictions, with further losses of the positives."""
+    def assigned_losses(self, assigned: AssignedPredictions, num_images: int) -> dict[str, Tensor]:
+        """:meth:`ranking_losses` of assigned predictions."""
         alignment = self.alignment(assigned.metrics)
         return self.ranking_losses(
             assigned.logits,
@@ -163,7 +160,6 @@ class RankingDecodedHeadMixin(ScorePriorMixin, RankingDenseHeadMixin):
             self.image_rows(assigned.level_sizes, num_images, assigned.labels.device),
             quality=alignment,
             box_weights=alignment,
-            other_losses=other_losses,
         )
 
     def decode_level(self, priors: Tensor, predictions: Tensor, stride: int) -> Tensor:

@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..losses import ImageRows
+from ..losses.box_weighting import without_bfloat16
 from ..recipes import Note, Part, Role, Rule, ranking_head
 
 
@@ -36,7 +37,12 @@ def _thresholds_of_scores() -> Rule:
     return Rule((), apply)
 
 
-@ranking_head(SoftTeacher, role=Role.AROUND, rules=(_thresholds_of_scores(),))
+@ranking_head(
+    SoftTeacher,
+    role=Role.AROUND,
+    rules=(_thresholds_of_scores(),),
+    reason='ignores uncertain background, which a ranking loss cannot weight',
+)
 @MODELS.register_module()
 class RankBasedSoftTeacher(SoftTeacher):
     """``SoftTeacher`` around a Faster R-CNN with ranking heads; arguments as for MMDetection's detector.
@@ -69,7 +75,7 @@ class RankBasedSoftTeacher(SoftTeacher):
             assigned = roi_head.bbox_assigner.assign(proposals, instances[index], ignored[index])
             sampling_results.append(roi_head.bbox_sampler.sample(assigned, proposals, instances[index]))
         rois = bbox2roi([result.priors for result in sampling_results])
-        predicted = roi_head._bbox_forward(x, rois)
+        predicted = roi_head._bbox_forward(tuple(without_bfloat16(level) for level in x), rois)
         labels, weights, *targets = roi_head.bbox_head.get_targets(sampling_results, self.student.train_cfg.rcnn)
         scores = self._teacher_scores([result.priors for result in sampling_results], batch_data_samples, batch_info)
         uncertain = scores >= self.semi_train_cfg.pseudo_label_initial_score_thr
@@ -93,7 +99,8 @@ class RankBasedSoftTeacher(SoftTeacher):
         ):
             to_teacher = matrix @ torch.as_tensor(sample.homography_matrix, device=matrix.device).inverse()
             projected.append(InstanceData(bboxes=bbox_project(own, to_teacher, shape)))
+        features = tuple(without_bfloat16(level) for level in batch_info['feat'])
         results = self.teacher.roi_head.predict_bbox(
-            batch_info['feat'], batch_info['metainfo'], projected, rcnn_test_cfg=None, rescale=False
+            features, batch_info['metainfo'], projected, rcnn_test_cfg=None, rescale=False
         )
         return torch.cat([result.scores[:, :-1].amax(dim=1) for result in results])

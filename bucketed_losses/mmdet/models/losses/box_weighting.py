@@ -160,10 +160,15 @@ def score_weights(
     With ``shared`` the sum is averaged over processes, by one collective. ``weights`` replace the probabilities. With
     ``equally`` all weights are 1.
     """
-    weights = highest_probability(class_logits) if weights is None else at_least_float32(weights.detach())
-    if equally:
-        weights = torch.ones_like(weights)
+    own = None if weights is None or equally else at_least_float32(weights.detach())
+    weights = box_weights(class_logits, equally) if own is None else own
     return weights, mean_over_processes(weights.sum(), shared)
+
+
+def box_weights(class_logits: Tensor, equally: bool) -> Tensor:
+    """``(n,)`` the :func:`highest_probability` of every prediction, or 1 if all have the same weight."""
+    scores = highest_probability(class_logits)
+    return torch.ones_like(scores) if equally else scores
 
 
 def mean_by_score(losses: Tensor, scores: Tensor, shared: bool) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from mmdet.models.losses import CIoULoss, DIoULoss, EIoULoss, GIoULoss, IoULoss, SIoULoss
+from mmdet.models.task_modules.assigners import ClassificationCost
 from mmdet.models.task_modules.samplers import PseudoSampler
 from torch import nn
 
@@ -78,6 +79,23 @@ def check_no_sampling(head: nn.Module) -> None:
         raise ValueError(
             f'{type(head).__name__}: a ranking loss needs no sampling, got {type(sampler).__name__}; write '
             "sampler=dict(_delete_=True, type='PseudoSampler') in the head's train_cfg"
+        )
+
+
+def check_sigmoid_costs(head: nn.Module, assigner: object) -> None:
+    """Check that no cost of one-to-one matching reads a softmax.
+
+    Args:
+        head: The head, for the message.
+        assigner: Its assigner; None if it has none.
+
+    Raises:
+        ValueError: There is a ``ClassificationCost``.
+    """
+    if any(isinstance(cost, ClassificationCost) for cost in getattr(assigner, 'match_costs', ())):
+        raise ValueError(
+            f'{type(head).__name__}: ClassificationCost reads a softmax, and a ranking loss has one sigmoid per class; '
+            "write dict(type='FocalLossCost', weight=4.0) in match_costs instead"
         )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmdet.models.losses import GIoULoss
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
 from ..classifiers import ClassifierMixin
-from ..losses import ImageRows, check_decodes_boxes, check_head_losses, ranking_and_box_losses
+from ..losses import ImageRows, check_decodes_boxes, check_head_losses, check_ranks, ranking_and_box_losses
 from ..losses.box_weighting import at_least_float32
 from ..losses.ranking_losses import accuracy_of_positives
 from ..recipes import Role, ranking_head
@@ -71,6 +73,9 @@ class RankingBBoxHeadMixin(RankedRoIsMixin):
         super().__init__(*args, reg_decoded_bbox=True, **kwargs)
         if not self.with_cls:
             raise ValueError(f'{type(self).__name__}: with_cls must be True, got False; there are no scores to rank')
+        check_ranks(self, "MMDetection's own head")
+        if not self.with_reg and 'loss_bbox' not in self.loss_cls.LOG_NAMES:
+            self.loss_bbox = GIoULoss()  # loss() leaves it out, so it need not be given
         check_head_losses(self)
 
     def loss(
@@ -105,7 +110,8 @@ class RankingBBoxHeadMixin(RankedRoIsMixin):
         positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
         boxes = rois[positive, 1:]
         if bbox_pred is not None:
-            boxes = self.bbox_coder.decode(boxes, self._own_deltas(bbox_pred[positive], labels[positive]))
+            deltas = self._own_deltas(bbox_pred[positive], labels[positive])
+            boxes = get_box_tensor(self.bbox_coder.decode(boxes, deltas))
         logits = at_least_float32(cls_score)
         losses = ranking_and_box_losses(
             self.loss_cls,
@@ -118,9 +124,7 @@ class RankingBBoxHeadMixin(RankedRoIsMixin):
             bbox_targets[positive],
             images,
         )
-        if (
-            bbox_pred is None and 'loss_bbox' not in self.loss_cls.LOG_NAMES
-        ):  # in aLRP Loss, it is a loss of scores, too
+        if bbox_pred is None and 'loss_bbox' not in self.loss_cls.LOG_NAMES:  # in aLRP Loss, it is a loss of scores too
             losses.pop('loss_bbox')
         return {**losses, **accuracy_of_positives(logits, labels, positive)}
 

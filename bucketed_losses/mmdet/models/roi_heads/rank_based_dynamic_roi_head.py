@@ -20,7 +20,7 @@ def _no_beta() -> Rule:
             'decoded boxes and has no beta; the IoU thresholds of the assigner still adapt'
         )
 
-    return Rule((), apply)
+    return Rule((), apply, ('train_cfg.dynamic_rcnn.initial_beta', 'train_cfg.dynamic_rcnn.beta_topk'))
 
 
 class _DynamicLabelRoIHead(StandardRoIHead):

@@ -32,7 +32,7 @@ class RankBasedGridRoIHead(RankingRoIHeadMixin, GridRoIHead):
         """Losses of RoIs and grid points; arguments as for :meth:`mmdet.models.GridRoIHead.bbox_loss`."""
         results = StandardRoIHead.bbox_loss(self, x, sampling_results)
         losses = results['loss_bbox']
-        self.attach_scores(sampling_results, results['cls_score'])
+        self.attach_scores(sampling_results, results['cls_score'], self.bbox_head)
         positives = drawn_positives(sampling_results, _FIELDS, self.train_cfg.get('max_num_grid', 192))
         loss_cls = self.bbox_head.loss_cls
         loss_grid = self._grid_loss(x, self._random_jitter(positives, batch_img_metas), loss_cls.shared)

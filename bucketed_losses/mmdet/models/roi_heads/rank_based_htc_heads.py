@@ -11,17 +11,16 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList
 from torch import Tensor
 
-from ..losses import highest_probability
-from ..losses.box_weighting import without_bfloat16
+from ..losses.box_weighting import box_weights, without_bfloat16
 from ..recipes import Role, ranking_head
 from ..rules import kept_branch
-from .rank_based_mask_head import MASK_HEAD, RankingMaskHeadMixin
+from .rank_based_mask_head import MASK_HEAD, WEIGHTED_MASKS, RankingMaskHeadMixin
 from .rank_based_roi_heads import CASCADE, RankingRoIHeadMixin
 
 SEMANTIC_BRANCH = kept_branch('semantic_head', 'it learns from all pixels, not from the ranked boxes')
 
 
-@ranking_head(HTCMaskHead, role=Role.MASK, rules=MASK_HEAD)
+@ranking_head(HTCMaskHead, role=Role.MASK, rules=MASK_HEAD, reason=WEIGHTED_MASKS)
 @MODELS.register_module()
 class RankBasedHTCMaskHead(RankingMaskHeadMixin, HTCMaskHead):
     """``HTCMaskHead`` with a mask loss weighted by scores; arguments as for :class:`RankingMaskHeadMixin`."""
@@ -43,8 +42,9 @@ class RankBasedHTCRoIHead(RankingRoIHeadMixin, HybridTaskCascadeRoIHead):
         """Losses of the boxes of a stage; arguments as for :class:`mmdet.models.HybridTaskCascadeRoIHead`."""
         results = super().bbox_loss(stage, x, sampling_results, _for_pooling(semantic_feat))
         if self.with_mask:
-            self.attach_scores(sampling_results, results['cls_score'])
-            scores = highest_probability(results['cls_score']).split(
+            self.attach_scores(sampling_results, results['cls_score'], self.bbox_head[stage])
+            equally = self.bbox_head[stage].loss_cls.equal_box_weights
+            scores = box_weights(results['cls_score'], equally).split(
                 [len(result.priors) for result in sampling_results]
             )
             self._scores = [

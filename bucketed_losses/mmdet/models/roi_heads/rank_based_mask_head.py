@@ -37,6 +37,9 @@ def _published_mask_loss() -> Rule:
 MASK_HEAD = (_published_mask_loss(),)
 """Rules of every mask head."""
 
+WEIGHTED_MASKS = 'weights the loss of each mask by the score of its box'
+"""The reason for the type of a mask head that the swap shows."""
+
 
 class RankingMaskHeadMixin(_Host):
     """A mixin for ``FCNMaskHead`` and its subclasses: each positive is weighted by its highest class probability.
@@ -102,7 +105,7 @@ class RankingMaskHeadMixin(_Host):
         return dict(loss_mask=dict(loss_mask=loss), mask_targets=targets)
 
 
-@ranking_head(FCNMaskHead, role=Role.MASK, rules=MASK_HEAD)
+@ranking_head(FCNMaskHead, role=Role.MASK, rules=MASK_HEAD, reason=WEIGHTED_MASKS)
 @MODELS.register_module()
 class RankBasedFCNMaskHead(RankingMaskHeadMixin, FCNMaskHead):
     """``FCNMaskHead`` with a loss that weights each positive by its highest class probability, as the box loss does.
@@ -113,7 +116,16 @@ class RankBasedFCNMaskHead(RankingMaskHeadMixin, FCNMaskHead):
 
 
 def scores_of(sampling_results: list) -> Tensor:
-    """``(num_pos,)`` scores of the positives of all images, which a ranking RoI head has set."""
+    """``(num_pos,)`` scores of the positives of all images.
+
+    Raises:
+        ValueError: The RoI head has not set them.
+    """
+    if not all(hasattr(result, 'pos_scores') for result in sampling_results):
+        raise ValueError(
+            'a mask head with weighted masks needs the scores of its boxes, which only the RoI heads of this package '
+            "pass to it; write type='RankBased...' for the roi_head, too"
+        )
     return torch.cat([result.pos_scores for result in sampling_results])
 
 

@@ -17,6 +17,7 @@ from ..losses.box_weighting import mean_by_score
 from ..recipes import Role, ranking_head
 from .rank_based_mask_head import (
     MASK_HEAD,
+    WEIGHTED_MASKS,
     RankingMaskHeadMixin,
     logits_of_own_class,
     loss_of_each_pixel,
@@ -25,7 +26,7 @@ from .rank_based_mask_head import (
 from .rank_based_roi_heads import TWO_STAGE, RankBasedRoIHead, unused
 
 
-@ranking_head(CoarseMaskHead, role=Role.MASK, rules=MASK_HEAD)
+@ranking_head(CoarseMaskHead, role=Role.MASK, rules=MASK_HEAD, reason=WEIGHTED_MASKS)
 @MODELS.register_module()
 class RankBasedCoarseMaskHead(RankingMaskHeadMixin, CoarseMaskHead):
     """``CoarseMaskHead`` with a mask loss weighted by scores; arguments as for :class:`RankingMaskHeadMixin`."""

@@ -13,8 +13,7 @@ from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..losses import highest_probability
-from ..losses.box_weighting import balance_factor, without_bfloat16
+from ..losses.box_weighting import balance_factor, box_weights, without_bfloat16
 from ..recipes import Inner, Part, Role, Rule, Setting, ranking_head
 from ..rules import at, each, inner_heads
 from .rank_based_bbox_heads import RankedRoIsMixin
@@ -113,14 +112,19 @@ class RankingRoIHeadMixin(_Host):
                 losses.update({name: losses[name] * factor for name in names})
         return losses
 
+    def predict(self, x: tuple[Tensor, ...], *args: Any, **kwargs: Any) -> InstanceList:
+        """Detections; arguments as for the RoI head."""
+        return super().predict(tuple(without_bfloat16(level) for level in x), *args, **kwargs)
+
     def ranking_losses_of(self, stage: str, losses: dict[str, Tensor]) -> list[Tensor]:
         """The ranking losses that the losses of masks of a stage are scaled to; ``stage`` is a prefix of log names."""
         head = _as_list(self.bbox_head)[int(stage[1:-1]) if stage else -1]
         return [losses[stage + part] for part in head.loss_cls.LOG_NAMES]
 
-    def attach_scores(self, sampling_results: list, cls_score: Tensor) -> None:
+    def attach_scores(self, sampling_results: list, cls_score: Tensor, bbox_head: Any) -> None:
         """Set ``pos_scores (num_pos,)`` of each sampling result: the weights of its positives in losses of masks."""
-        scores = highest_probability(cls_score).split([len(result.priors) for result in sampling_results])
+        weights = box_weights(cls_score, bbox_head.loss_cls.equal_box_weights)
+        scores = weights.split([len(result.priors) for result in sampling_results])
         for result, image_scores in zip(sampling_results, scores, strict=True):
             result.pos_scores = image_scores[: len(result.pos_priors)]
 
@@ -164,7 +168,8 @@ def _mask_heads() -> Rule:
             yield Inner(('mask_head', *where), Role.MASK)
             if part.config.get('mask_roi_extractor') is None:
                 reason = 'masks are trained on fewer RoIs than boxes, so they need a separate extractor'
-                yield Setting(('mask_roi_extractor',), part.config.get('bbox_roi_extractor'), reason)
+                extractor = part.config.get('bbox_roi_extractor')
+                yield Setting(('mask_roi_extractor',), extractor, reason, is_the_users=True)
 
     return Rule(('mask_head', 'mask_roi_extractor'), apply)
 
@@ -227,7 +232,7 @@ class RankBasedRoIHead(RankingRoIHeadMixin, StandardRoIHead):
     def bbox_loss(self, x: tuple[Tensor, ...], sampling_results: list) -> dict:
         results = super().bbox_loss(x, sampling_results)
         if self.with_mask:
-            self.attach_scores(sampling_results, results['cls_score'])
+            self.attach_scores(sampling_results, results['cls_score'], self.bbox_head)
         return results
 
     def mask_loss(
@@ -244,7 +249,7 @@ class RankBasedCascadeRoIHead(RankingRoIHeadMixin, CascadeRoIHead):
     def bbox_loss(self, stage: int, x: tuple[Tensor, ...], sampling_results: list) -> dict:
         results = super().bbox_loss(stage, x, sampling_results)
         if self.with_mask:
-            self.attach_scores(sampling_results, results['cls_score'])
+            self.attach_scores(sampling_results, results['cls_score'], self.bbox_head[stage])
         return results
 
     def mask_loss(

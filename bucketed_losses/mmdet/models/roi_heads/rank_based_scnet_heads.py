@@ -15,7 +15,7 @@ from ..recipes import Role, ranking_head
 from ..rules import kept_branch
 from .rank_based_bbox_heads import BOX_HEAD, RankingBBoxHeadMixin
 from .rank_based_htc_heads import SEMANTIC_BRANCH
-from .rank_based_mask_head import MASK_HEAD, RankingMaskHeadMixin
+from .rank_based_mask_head import MASK_HEAD, WEIGHTED_MASKS, RankingMaskHeadMixin
 from .rank_based_roi_heads import CASCADE, RankingRoIHeadMixin, unused
 
 _GLOBAL_CONTEXT = kept_branch('glbctx_head', 'it tells which classes are in an image, and gives no score to a box')
@@ -27,7 +27,7 @@ class RankBasedSCNetBBoxHead(RankingBBoxHeadMixin, SCNetBBoxHead):
     """``SCNetBBoxHead`` trained with a ranking loss; arguments as for MMDetection's head."""
 
 
-@ranking_head(SCNetMaskHead, role=Role.MASK, rules=MASK_HEAD)
+@ranking_head(SCNetMaskHead, role=Role.MASK, rules=MASK_HEAD, reason=WEIGHTED_MASKS)
 @MODELS.register_module()
 class RankBasedSCNetMaskHead(RankingMaskHeadMixin, SCNetMaskHead):
     """``SCNetMaskHead`` with a mask loss weighted by scores; arguments as for :class:`RankingMaskHeadMixin`."""
@@ -63,7 +63,7 @@ class RankBasedSCNetRoIHead(RankingRoIHeadMixin, SCNetRoIHead):
         if semantic_feat is not None:
             semantic_feat = without_bfloat16(semantic_feat)
         results = super().bbox_loss(stage, x, sampling_results, semantic_feat, glbctx_feat)
-        self.attach_scores(sampling_results, results['cls_score'])
+        self.attach_scores(sampling_results, results['cls_score'], self.bbox_head[stage])
         return results
 
     def mask_loss(

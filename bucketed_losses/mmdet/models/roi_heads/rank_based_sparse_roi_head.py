@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ..dense_heads.query_ranking import QueryLossesMixin
 from ..dense_heads.query_sets import QuerySet, QueryTargets, objects_to_match
-from ..losses import highest_probability
-from ..losses.box_weighting import at_least_float32
+from ..losses.box_weighting import at_least_float32, box_weights
+from ..losses.head_checks import check_sigmoid_costs
 from ..recipes import Layout, Role, Slot, holds_heads, ranking_head
 from ..rules import matching_costs, ranking_loss, without_second_box_loss
-from .rank_based_mask_head import MASK_HEAD, RankingMaskHeadMixin
+from .rank_based_mask_head import MASK_HEAD, WEIGHTED_MASKS, RankingMaskHeadMixin
 from .rank_based_roi_heads import INNER_HEADS, RankingRoIHeadMixin
 
 # The rpn_head of Sparse R-CNN contains learned boxes and features. It has no scores and no loss.
@@ -82,7 +82,7 @@ class RankBasedDIIHead(QueryLossesMixin, DIIHead):
         return dict(loss_bbox=dict(pos_acc=pos_acc, queries=queries), bbox_targets=targets)
 
 
-@ranking_head(DynamicMaskHead, role=Role.MASK, rules=MASK_HEAD)
+@ranking_head(DynamicMaskHead, role=Role.MASK, rules=MASK_HEAD, reason=WEIGHTED_MASKS)
 @MODELS.register_module()
 class RankBasedDynamicMaskHead(RankingMaskHeadMixin, DynamicMaskHead):
     """``DynamicMaskHead`` of QueryInst with a mask loss weighted by scores.
@@ -147,7 +147,7 @@ class RankBasedSparseRoIHead(RankingRoIHeadMixin, _StagesOfQueries):
     ``score_prior`` is the probability that an initial logit has in the costs of matching.
 
     Raises:
-        ValueError: As :class:`RankingRoIHeadMixin`; or the losses of the stages differ.
+        ValueError: As :class:`RankingRoIHeadMixin`; the losses of the stages differ; or matching reads a softmax.
     """
 
     BOX_HEADS = RankBasedDIIHead
@@ -168,6 +168,8 @@ class RankBasedSparseRoIHead(RankingRoIHeadMixin, _StagesOfQueries):
 
     def init_assigner_sampler(self) -> None:
         super().init_assigner_sampler()
+        for assigner in self.bbox_assigner:
+            check_sigmoid_costs(self, assigner)
         # If a box head has the wrong class, the error follows after this method.
         shifts = [getattr(head, 'score_shift', 0.0) for head in self.bbox_head]
         self.bbox_assigner = [
@@ -202,6 +204,7 @@ class RankBasedSparseRoIHead(RankingRoIHeadMixin, _StagesOfQueries):
         """Loss of the masks of a stage; arguments as for :class:`mmdet.models.SparseRoIHead`."""
         results = bbox_results['sampling_results']
         for result, logits in zip(results, bbox_results['detached_cls_scores'], strict=True):
-            result.pos_scores = highest_probability(logits).index_select(0, result.pos_inds)
+            weights = box_weights(logits, self.bbox_head[stage].loss_cls.equal_box_weights)
+            result.pos_scores = weights.index_select(0, result.pos_inds)
         positives = {'sampling_results': self.mask_positives(results)}
         return super().mask_loss(stage, x, {**bbox_results, **positives}, batch_gt_instances, rcnn_train_cfg)
