@@ -33,7 +33,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .core.alrp import ALRP, alrp
-from .core.arguments import check_arguments, check_positive, check_ranking_arguments
+from .core.arguments import check_arguments, check_box_errors, check_positive, check_ranking_arguments
 from .core.distributed import Group
 from .core.dr import NEGATIVE_TEMPERATURE, distributional_ranking
 from .core.interpolated_ap import interpolated_ap
@@ -327,6 +327,7 @@ def alrp_loss(
         0.125
     """
     check_arguments(logits, targets, delta, positives)
+    check_box_errors(box_errors, logits)
     return alrp(logits, targets, box_errors, delta, positives, group)
 
 

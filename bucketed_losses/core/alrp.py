@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .arguments import check_box_errors
 from .autograd import ErrorDrivenUpdate, with_gradient
 from .devices import check_determinism
 from .distributed import Group, add_up, gather_positives, num_processes, resolve
@@ -37,14 +36,22 @@ def alrp(
     positive_indices: Tensor | None,
     group: Group,
 ) -> ALRP:
-    """Arguments as in :func:`bucketed_losses.functional.alrp_loss`."""
+    """Arguments as in :func:`bucketed_losses.functional.alrp_loss`.
+
+    Raises:
+        ValueError: There is not one box error for each positive.
+    """
     check_determinism(logits)
     processes = resolve(group)
     entries = flatten(logits, targets)
     x, t = entries.logits, entries.targets
     if positive_indices is None:
         positive_indices = find_positives(t)
-    check_box_errors(box_errors, positive_indices)
+    if box_errors.shape != positive_indices.shape:
+        raise ValueError(
+            f'box_errors must have the shape ({len(positive_indices)},), one for each positive, '
+            f'got {tuple(box_errors.shape)}'
+        )
     errors = box_errors.detach()
     nonfinite = entries.nonfinite + 0 * errors.sum()
     gathered = gather_positives(x.index_select(0, positive_indices), errors, nonfinite, processes)

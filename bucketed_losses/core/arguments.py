@@ -202,27 +202,20 @@ def _check_groups(groups: Tensor | None, num_groups: int | None, logits: Tensor,
             raise ValueError(f'groups must lie in [0, {num_groups}), the number of groups, got {lowest} to {highest}')
 
 
-def check_box_errors(box_errors: Tensor, positive_indices: Tensor) -> None:
-    """Check the errors of the positives' boxes that aLRP Loss takes.
+def check_box_errors(box_errors: Tensor, logits: Tensor) -> None:
+    """Check the errors of boxes that aLRP Loss takes; their number is not checked here.
 
     Raises:
         TypeError: They are not a tensor, or not of a floating-point dtype.
-        ValueError: There is not one for each positive, or they are on another device.
+        ValueError: They are not on the device of the logits.
         RuntimeError: They are mapped over by ``torch.vmap``.
     """
     if not isinstance(box_errors, Tensor) or not box_errors.is_floating_point():
         found = box_errors.dtype if isinstance(box_errors, Tensor) else type(box_errors).__name__
         raise TypeError(f'box_errors must be a floating-point tensor, got {found}')
     _refuse_vmap(box_errors)
-    if box_errors.shape != positive_indices.shape:
-        raise ValueError(
-            f'box_errors must have the shape ({len(positive_indices)},), one for each positive, '
-            f'got {tuple(box_errors.shape)}'
-        )
-    if box_errors.device != positive_indices.device:
-        raise ValueError(
-            f'box_errors must be on the device of logits, {positive_indices.device}, got {box_errors.device}'
-        )
+    if box_errors.device != logits.device:
+        raise ValueError(f'box_errors must be on the device of logits, {logits.device}, got {box_errors.device}')
 
 
 def check_positive(**values: float) -> None:

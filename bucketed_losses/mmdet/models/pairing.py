@@ -8,9 +8,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from .classifiers import ClassifierMixin
 from .losses import RankingLoss
-from .recipes import Role, recipe_of
-from .roi_heads import RankedRoIsMixin, RankingMaskHeadMixin
-from .roi_heads.rank_based_sparse_roi_head import RankBasedDIIHead
+from .recipes import Role, recipe_of, recipes
 
 
 def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
@@ -84,7 +82,7 @@ def check_roi_head(roi_head: nn.Module, name: str, head: nn.Module | None) -> No
     recipe = recipe_of(type(roi_head))
     if recipe is None or recipe.role is not Role.ROI:
         return
-    if isinstance(head, (RankedRoIsMixin, RankingMaskHeadMixin, RankBasedDIIHead)):
+    if isinstance(head, tuple({inner.head for inner in recipes(Role.BOX, Role.MASK).values()})):
         raise ValueError(
             f'{type(roi_head).__name__} samples RoIs and passes no scores on, so it cannot train '
             f"{type(head).__name__}; use type='{recipe.head.__name__}'"

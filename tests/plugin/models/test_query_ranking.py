@@ -137,7 +137,9 @@ def test_losses_that_cannot_rank_many_sets_rank_one_after_another(loss, calls):
 @pytest.mark.parametrize('loss', [dict(type='APLoss', interpolated=True), dict(type='DRLoss'), dict(type='aLRPLoss')])
 def test_losses_that_cannot_rank_many_sets_say_so(loss):
     rows = RowSets(torch.zeros(3, dtype=torch.int64), 1)
-    with pytest.raises(ValueError, match=f'{loss["type"]}: it cannot rank many sets in one call.*call the loss for'):
+    with pytest.raises(
+        ValueError, match=f'{loss["type"]}: .*so it cannot rank many sets in one call; call the loss for'
+    ):
         MODELS.build(loss)(torch.zeros(3, 2), torch.tensor([0, 1, 2]), sets=rows)
 
 

@@ -257,7 +257,7 @@ def test_moved_grid_positives_do_not_move_the_rois():
     seen = {}
     remember(head, 'attach_scores', seen)
     head.loss(*batch())
-    (results, _), _, _ = seen['attach_scores'][0]
+    (results, _, _), _, _ = seen['attach_scores'][0]
     for result in results:
         assert (result.pos_priors[: result.num_gts] == result.pos_gt_bboxes[: result.num_gts]).all()
 
