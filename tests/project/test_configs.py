@@ -567,6 +567,7 @@ def test_ranking_configs_have_the_model_of_a_swap(stock, ranking):
             ('bccd/retinanet', 'focal', '1xb8-12e_bccd'),
             ('bccd/paa', 'focal', '1xb8-12e_bccd'),
             ('bccd/faster-rcnn', 'ce', '1xb8-12e_bccd'),
+            ('bccd/cascade-rcnn', 'ce', '1xb8-12e_bccd'),
             ('shapes/mask-rcnn', 'ce', '1xb8-12e_shapes'),
             ('cards/atss', 'focal', '1xb8-12e_cards'),
             ('cards/retinanet', 'focal', '1xb8-12e_cards'),

@@ -19,7 +19,7 @@ PAPER = {**report_paper.README_ROWS, **dict.fromkeys(['FCOS', 'GFL', 'RTMDet', '
 
 with (ROOT / 'docs/figures/small_data_ap.csv').open() as file:  # test_figures.py compares it with docs/results.md
     SMALL_DATA = {(row['data'], row['detector']): [row['stock_AP'], row['BRS_AP']] for row in csv.DictReader(file)}
-NOT_TRAINED = {'Cascade R-CNN', 'DETR'}
+NOT_TRAINED = {'DETR'}
 
 
 def cells(line):
