@@ -1,6 +1,6 @@
 _base_ = './faster-rcnn_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py'
 
-bbox_head = dict(
+rank_based_bbox_head = dict(
     type='RankBasedShared2FCBBoxHead',
     in_channels=96,
     fc_out_channels=256,
@@ -17,7 +17,7 @@ model = dict(
         type='RankBasedCascadeRoIHead',
         num_stages=3,
         stage_loss_weights=[1, 1, 1],
-        bbox_head=[bbox_head, bbox_head, bbox_head],
+        bbox_head=[rank_based_bbox_head] * 3,
     ),
     train_cfg=dict(rcnn=_base_.rank_based_cascade_stages),
 )
