@@ -1,6 +1,6 @@
-"""A CPU-sized Hybrid Task Cascade without its semantic branch, on the RPN of the CPU-sized Faster R-CNN."""
+"""A CPU-sized Hybrid Task Cascade without its semantic branch: the CPU-sized Cascade R-CNN with masks."""
 
-_base_ = './faster-rcnn_efficientnet-lite0_fpn.py'
+_base_ = './cascade-rcnn_efficientnet-lite0_fpn.py'
 
 model = dict(
     type='HybridTaskCascade',
@@ -9,24 +9,6 @@ model = dict(
         type='HybridTaskCascadeRoIHead',
         interleaved=True,
         mask_info_flow=True,
-        num_stages=3,
-        stage_loss_weights=[1, 0.5, 0.25],
-        bbox_head=[
-            dict(
-                type='Shared2FCBBoxHead',
-                in_channels=96,
-                fc_out_channels=256,
-                roi_feat_size=5,
-                num_classes=80,
-                bbox_coder=dict(
-                    type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[centre, centre, size, size]
-                ),
-                reg_class_agnostic=True,
-                loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-                loss_bbox=dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0),
-            )
-            for centre, size in ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
-        ],
         mask_roi_extractor=dict(
             type='SingleRoIExtractor',
             roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0),

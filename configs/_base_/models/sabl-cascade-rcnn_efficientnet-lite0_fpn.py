@@ -1,13 +1,9 @@
-"""A CPU-sized Cascade R-CNN with side-aware boxes (SABL): three heads on the RPN of the CPU-sized Faster R-CNN."""
+"""A CPU-sized Cascade R-CNN with side-aware boxes (SABL): the CPU-sized Cascade R-CNN with other heads."""
 
-_base_ = './faster-rcnn_efficientnet-lite0_fpn.py'
+_base_ = './cascade-rcnn_efficientnet-lite0_fpn.py'
 
 model = dict(
-    type='CascadeRCNN',
     roi_head=dict(
-        type='CascadeRoIHead',
-        num_stages=3,
-        stage_loss_weights=[1, 0.5, 0.25],
         bbox_head=[
             dict(
                 type='SABLHead',
@@ -34,24 +30,6 @@ model = dict(
                 loss_bbox_reg=dict(type='SmoothL1Loss', beta=0.1, loss_weight=1.0),
             )
             for scale_factor in (1.7, 1.5, 1.3)
-        ],
-    ),
-    train_cfg=dict(
-        rcnn=[
-            dict(
-                assigner=dict(
-                    type='MaxIoUAssigner',
-                    pos_iou_thr=iou_thr,
-                    neg_iou_thr=iou_thr,
-                    min_pos_iou=iou_thr,
-                    match_low_quality=False,
-                    ignore_iof_thr=-1,
-                ),
-                sampler=dict(type='RandomSampler', num=128, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True),
-                pos_weight=-1,
-                debug=False,
-            )
-            for iou_thr in (0.5, 0.6, 0.7)
         ],
     ),
 )
