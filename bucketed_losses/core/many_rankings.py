@@ -83,7 +83,7 @@ def rank_each_group(
         return FullUpdate((ranking,), grad, entries.indices, None, groups.of_entries)
     ious = targets.index_select(0, entries.indices) if ious is None else ious.index_select(0, entries.order)
     pairs = pair_sums(entries.positives, ious.nan_to_num(0, 0, 0), entries.constants, delta, own)
-    sorting, sorting_grad = sorting_update(pairs, entries.constants[1])  # 0
+    sorting, sorting_grad = sorting_update(pairs, nonfinite=entries.constants[1])  # 0: nothing in pairs is NaN
     return FullUpdate(
         (ranking, nonfinite.index_add(0, own, sorting / num_positives)),
         grad,

@@ -135,7 +135,7 @@ def differences_section(differences: pd.DataFrame) -> list[str]:
         + (
             ''
             if len(shown) == len(differences)
-            else ' The pairs without the stock loss and BRS Loss are in differences.csv.'
+            else ' The pairs of two other losses than stock and BRS are in differences.csv.'
         ),
         '![For each detector, the difference of AP of each pair of losses with its interval](differences.png)',
         '*A pair whose interval does not reach the dashed line at 0 differs. Made by `bucketed-losses compare`.*',

@@ -403,11 +403,11 @@ def _refuse_placeholder(path: Path, value: Any) -> None:
     Raises:
         SwapError: ``value`` is such a placeholder.
     """
-    found = re.fullmatch(r'_(_base_\.)?([\w.]+)_[0-9a-f]{6}', value) if isinstance(value, str) else None
+    found = re.fullmatch(r'_([\w.]+)_[0-9a-f]{6}', value) if isinstance(value, str) else None
     if found:
         raise SwapError(
-            f'{dotted(path)} is {{{{_base_.{found[2]}}}}}, which MMEngine replaces after the last line of the config; '
-            f'write _base_.{found[2]} without braces'
+            f'{dotted(path)} is {{{{_base_.{found[1]}}}}}, which MMEngine replaces after the last line of the config; '
+            f'write _base_.{found[1]} without braces'
         )
 
 

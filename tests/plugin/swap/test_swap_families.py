@@ -186,6 +186,14 @@ def test_soft_teacher_ignores_rois_that_may_be_objects():
         assert (weights[~background] == 1).all()
 
 
+def test_soft_teacher_in_bfloat16():
+    teacher = Teacher()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = teacher.losses()
+    assert {'sup_loss_rank', 'unsup_loss_rank', 'unsup_loss_bbox'} <= losses.keys()
+    assert all(torch.as_tensor(value).isfinite().all() for value in losses.values())
+
+
 def test_soft_teacher_predicts():
     teacher = Teacher()
     teacher.model.eval()

@@ -12,6 +12,8 @@ from mmengine.config import Config
 
 from bucketed_losses.mmdet.swap import SwapError
 
+pytestmark = pytest.mark.stack
+
 RETINA = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 LINE = "__import__('bucketed_losses').swap_here(globals(), 'brs')\n"
 

@@ -13,7 +13,7 @@ import torch
 from mmdet.utils import InstanceList
 from torch import Tensor
 
-from ..losses.box_weighting import balance_factor, mean_by_score, score_weights
+from ..losses.box_weighting import balance_factor, box_weights, mean_by_score
 from ..roi_heads.rank_based_roi_heads import unused
 from .ranking_mixin import RankingHeadMixin, maps_by_image
 
@@ -60,7 +60,7 @@ class PositivesForMasksMixin(RankingHeadMixin):
         logits = maps_by_image(self._raw_positive_infos['cls_scores'], self.cls_out_channels)
         for info, image_logits in zip(infos, logits, strict=True):
             positive = image_logits[info.pos_inds]
-            info.weights, _ = score_weights(positive, shared=False, equally=self.loss_cls.equal_box_weights)
+            info.weights = box_weights(positive, self.loss_cls.equal_box_weights)
             info.set_metainfo(dict(ranking_losses=ranking, shared=self.loss_cls.shared))
         return infos
 

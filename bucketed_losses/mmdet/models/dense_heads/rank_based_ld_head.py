@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
-from ..losses import highest_probability
+from ..losses.box_weighting import box_weights
 from ..recipes import Role, ranking_head
 from ..rules import POINT_HEAD
 from .rank_based_gfl_head import RankBasedGFLHead
@@ -60,9 +60,7 @@ class RankBasedLDHead(RankBasedGFLHead, LDHead):
         losses = super().other_box_losses(priors, student, targets, logits)
         if len(priors) == 0:
             return {**losses, 'loss_ld': student.sum() * 0}
-        weights = highest_probability(logits)
-        if self.loss_cls.equal_box_weights:
-            weights = torch.ones_like(weights)
+        weights = box_weights(logits, self.loss_cls.equal_box_weights)
         distributions, soft = (part.reshape(-1, self.reg_max + 1) for part in (student, teacher.detach()))
         return {
             **losses,

@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
-from ..losses.box_weighting import at_least_float32, mean_by_score, score_weights, self_balance
+from ..losses.box_weighting import at_least_float32, box_weights, mean_by_score, self_balance
 from ..recipes import Role, ranking_head
 from .instance_masks import by_image
 from .rank_based_rtmdet_head import RTMDET_RULES, RankingRTMDetHeadMixin
@@ -101,7 +101,7 @@ class RankingRTMDetInsHeadMixin(RankingRTMDetHeadMixin, _Host):
             sample.pos_inds = (image_labels < self.num_classes).nonzero().squeeze(1)
         losses = self.loss_mask_by_feat(mask_feat, kernels, assigned.samples, batch_gt_instances)
         positive = torch.cat([image[sample.pos_inds] for image, sample in zip(logits, assigned.samples, strict=True)])
-        weights, _ = score_weights(positive, shared=False, equally=self.loss_cls.equal_box_weights)
+        weights = box_weights(positive, self.loss_cls.equal_box_weights)
         if len(positive) == 0:
             losses = losses + kernels.sum() * 0
         elif losses.dim() > 1:

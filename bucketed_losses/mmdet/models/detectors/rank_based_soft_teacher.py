@@ -16,7 +16,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..losses import ImageRows
-from ..losses.box_weighting import without_bfloat16
+from ..losses.box_weighting import maps_without_bfloat16
 from ..recipes import Note, Part, Role, Rule, ranking_head
 
 
@@ -75,7 +75,7 @@ class RankBasedSoftTeacher(SoftTeacher):
             assigned = roi_head.bbox_assigner.assign(proposals, instances[index], ignored[index])
             sampling_results.append(roi_head.bbox_sampler.sample(assigned, proposals, instances[index]))
         rois = bbox2roi([result.priors for result in sampling_results])
-        predicted = roi_head._bbox_forward(tuple(without_bfloat16(level) for level in x), rois)
+        predicted = roi_head._bbox_forward(maps_without_bfloat16(x), rois)
         labels, weights, *targets = roi_head.bbox_head.get_targets(sampling_results, self.student.train_cfg.rcnn)
         scores = self._teacher_scores([result.priors for result in sampling_results], batch_data_samples, batch_info)
         uncertain = scores >= self.semi_train_cfg.pseudo_label_initial_score_thr
@@ -99,7 +99,7 @@ class RankBasedSoftTeacher(SoftTeacher):
         ):
             to_teacher = matrix @ torch.as_tensor(sample.homography_matrix, device=matrix.device).inverse()
             projected.append(InstanceData(bboxes=bbox_project(own, to_teacher, shape)))
-        features = tuple(without_bfloat16(level) for level in batch_info['feat'])
+        features = maps_without_bfloat16(batch_info['feat'])
         results = self.teacher.roi_head.predict_bbox(
             features, batch_info['metainfo'], projected, rcnn_test_cfg=None, rescale=False
         )

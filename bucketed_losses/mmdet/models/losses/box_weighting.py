@@ -160,15 +160,14 @@ def score_weights(
     With ``shared`` the sum is averaged over processes, by one collective. ``weights`` replace the probabilities. With
     ``equally`` all weights are 1.
     """
-    own = None if weights is None or equally else at_least_float32(weights.detach())
-    weights = box_weights(class_logits, equally) if own is None else own
+    weights = box_weights(class_logits, equally, weights)
     return weights, mean_over_processes(weights.sum(), shared)
 
 
-def box_weights(class_logits: Tensor, equally: bool) -> Tensor:
-    """``(n,)`` the :func:`highest_probability` of every prediction, or 1 if all have the same weight."""
-    scores = highest_probability(class_logits)
-    return torch.ones_like(scores) if equally else scores
+def box_weights(class_logits: Tensor, equally: bool, weights: Tensor | None = None) -> Tensor:
+    """``(n,)`` the :func:`highest_probability` of every positive, or ``weights`` in its place; 1 with ``equally``."""
+    weights = highest_probability(class_logits) if weights is None else at_least_float32(weights.detach())
+    return torch.ones_like(weights) if equally else weights
 
 
 def mean_by_score(losses: Tensor, scores: Tensor, shared: bool) -> Tensor:
@@ -259,3 +258,8 @@ def nan_if_not_finite(losses: Mapping[str, Tensor], predictions: Tensor) -> dict
 def without_bfloat16(x: Tensor) -> Tensor:
     """Convert bfloat16 to float32: MMCV's RoIAlign and deformable convolutions support float16, but not bfloat16."""
     return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def maps_without_bfloat16(x: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """:func:`without_bfloat16` of each level of feature maps."""
+    return tuple(without_bfloat16(level) for level in x)

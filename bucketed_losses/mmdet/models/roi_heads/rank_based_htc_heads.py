@@ -11,7 +11,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList
 from torch import Tensor
 
-from ..losses.box_weighting import box_weights, without_bfloat16
+from ..losses.box_weighting import without_bfloat16
 from ..recipes import Role, ranking_head
 from ..rules import kept_branch
 from .rank_based_mask_head import MASK_HEAD, WEIGHTED_MASKS, RankingMaskHeadMixin
@@ -42,11 +42,7 @@ class RankBasedHTCRoIHead(RankingRoIHeadMixin, HybridTaskCascadeRoIHead):
         """Losses of the boxes of a stage; arguments as for :class:`mmdet.models.HybridTaskCascadeRoIHead`."""
         results = super().bbox_loss(stage, x, sampling_results, _for_pooling(semantic_feat))
         if self.with_mask:
-            self.attach_scores(sampling_results, results['cls_score'], self.bbox_head[stage])
-            equally = self.bbox_head[stage].loss_cls.equal_box_weights
-            scores = box_weights(results['cls_score'], equally).split(
-                [len(result.priors) for result in sampling_results]
-            )
+            scores = self.attach_scores(sampling_results, results['cls_score'], self.bbox_head[stage])
             self._scores = [
                 _ground_truth_first(image_scores, result.pos_is_gt)
                 for image_scores, result in zip(scores, sampling_results, strict=True)

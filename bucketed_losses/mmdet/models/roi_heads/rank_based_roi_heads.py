@@ -13,7 +13,7 @@ from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..losses.box_weighting import balance_factor, box_weights, without_bfloat16
+from ..losses.box_weighting import balance_factor, box_weights, maps_without_bfloat16
 from ..recipes import Inner, Part, Role, Rule, Setting, ranking_head
 from ..rules import at, each, inner_heads
 from .rank_based_bbox_heads import RankedRoIsMixin
@@ -97,7 +97,7 @@ class RankingRoIHeadMixin(_Host):
         self, x: tuple[Tensor, ...], rpn_results_list: InstanceList, batch_data_samples: list, **kwargs: Any
     ) -> dict:
         """Losses of the boxes and masks; arguments as for the RoI head."""
-        x = tuple(without_bfloat16(level) for level in x)
+        x = maps_without_bfloat16(x)
         bbox_heads, mask_heads = _as_list(self.bbox_head), _as_list(self.mask_head) if self.with_mask else []
         for bbox_head, mask_head in zip(bbox_heads[-len(mask_heads) :], mask_heads, strict=False):
             mask_head.shared = bbox_head.loss_cls.shared
@@ -114,19 +114,24 @@ class RankingRoIHeadMixin(_Host):
 
     def predict(self, x: tuple[Tensor, ...], *args: Any, **kwargs: Any) -> InstanceList:
         """Detections; arguments as for the RoI head."""
-        return super().predict(tuple(without_bfloat16(level) for level in x), *args, **kwargs)
+        return super().predict(maps_without_bfloat16(x), *args, **kwargs)
 
     def ranking_losses_of(self, stage: str, losses: dict[str, Tensor]) -> list[Tensor]:
         """The ranking losses that the losses of masks of a stage are scaled to; ``stage`` is a prefix of log names."""
         head = _as_list(self.bbox_head)[int(stage[1:-1]) if stage else -1]
         return [losses[stage + part] for part in head.loss_cls.LOG_NAMES]
 
-    def attach_scores(self, sampling_results: list, cls_score: Tensor, bbox_head: Any) -> None:
-        """Set ``pos_scores (num_pos,)`` of each sampling result: the weights of its positives in losses of masks."""
+    def attach_scores(self, sampling_results: list, cls_score: Tensor, bbox_head: Any) -> tuple[Tensor, ...]:
+        """Set ``pos_scores (num_pos,)`` of each sampling result: the weights of its positives in losses of masks.
+
+        Returns:
+            The weights ``(num_rois,)`` of all RoIs of each image.
+        """
         weights = box_weights(cls_score, bbox_head.loss_cls.equal_box_weights)
         scores = weights.split([len(result.priors) for result in sampling_results])
         for result, image_scores in zip(sampling_results, scores, strict=True):
             result.pos_scores = image_scores[: len(result.pos_priors)]
+        return scores
 
     def mask_positives(self, sampling_results: list) -> list[InstanceData]:
         """The positives that masks are trained on, one ``InstanceData`` per image."""
