@@ -205,7 +205,7 @@ def test_export(name):
     'loss',
     [
         *LOSSES.values(),
-        lambda *args, **kw: F.alrp_loss(*args, torch.zeros(3), **kw),
+        lambda logits, *args, **kw: F.alrp_loss(logits, *args, torch.zeros(3, device=logits.device), **kw),
         lambda *args, **kw: F.ap_loss(*args, interpolated=True, **kw),
     ],
 )
