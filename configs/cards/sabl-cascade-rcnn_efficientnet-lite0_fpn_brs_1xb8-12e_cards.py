@@ -6,7 +6,7 @@ model = dict(
         type='RankBasedCascadeRoIHead',
         stage_loss_weights=[1, 1, 1],
         bbox_head=[
-            dict(head, type='RankBasedSABLHead', loss_cls=dict(type='BucketedRSLoss'))
+            dict(head, type='RankBasedSABLHead', loss_cls=dict(type='BucketedRSLoss', self_balancing=False))
             for head in _base_.model.roi_head.bbox_head
         ],
     ),

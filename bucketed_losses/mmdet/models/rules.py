@@ -18,21 +18,27 @@ STDS = [0.1, 0.1, 0.2, 0.2]
 MATCHING_WEIGHT = 4.0
 
 
-def ranking_loss(weight: float | None = None) -> Rule:
+def ranking_loss(weight: float | None = None, *, not_balanced: str = '') -> Rule:
     """``loss_cls`` becomes the ranking loss. An initialisation that sets a bias becomes the head's default.
 
     Args:
         weight: ``loss_weight`` if the detector gives none; None for the loss's default.
+        not_balanced: Why a loss that balances itself does not in this head; '' if it does.
     """
 
     def apply(part: Part) -> Iterator[Setting]:
         own_weight = weight if part.loss_weight is None else part.loss_weight
         loss = dict(type=part.loss_name) if own_weight is None else dict(type=part.loss_name, loss_weight=own_weight)
+        unbalanced = part.loss.balances_itself and bool(not_balanced)
+        if unbalanced:
+            loss['self_balancing'] = False
         reason = 'the ranking loss: one sigmoid per class, no background column'
         old = part.config.get('loss_cls')
         softmaxes = (CrossEntropyLoss, CrossEntropyCustomLoss, SeesawLoss)
         if isinstance(old, dict) and part.type_of(old) in softmaxes and not old.get('use_sigmoid', False):
             reason += '; it was a softmax'
+        if unbalanced:
+            reason += f'; {not_balanced}'
         if isinstance(old, dict) and own_weight is not None and old.get('loss_weight', 1) != own_weight:
             reason += f'; its weight is {own_weight:g}, as in BRS-DETR, instead of {old.get("loss_weight", 1):g}'
         yield Setting(('loss_cls',), loss, reason)
@@ -162,6 +168,11 @@ def matching_costs() -> Rule:
                     yield Setting(path, focal, reason, of)
 
     return Rule(('train_cfg.assigner.match_costs',), apply)
+
+
+OWN_WEIGHTS_OF_SIDES = (
+    'the losses of side-aware boxes keep their weights: balanced, they were too small in SABL Cascade R-CNN'
+)
 
 
 def no_rescoring() -> Rule:

@@ -95,6 +95,16 @@ def test_what_is_kept_or_dropped_is_said(name, words):
     assert any(words in note for note in notes), notes
 
 
+@pytest.mark.parametrize('loss', ['brs', 'ap'])
+def test_side_aware_boxes_are_not_balanced(loss):
+    cascade = swap_loss(config(f'{SABL}/sabl-cascade-rcnn_r50_fpn_1x_coco.py'), loss).cfg.model
+    retina = swap_loss(config(f'{SABL}/sabl-retinanet_r50_fpn_1x_coco.py'), loss).cfg.model
+    for head in [*cascade.roi_head.bbox_head, retina.bbox_head]:
+        assert not MODELS.build(head.loss_cls).self_balancing
+    if loss == 'brs':
+        assert MODELS.build(cascade.rpn_head.loss_cls).self_balancing, 'it has a box loss on decoded boxes'
+
+
 def test_only_the_detector_of_a_tracker_changes():
     original = config(QDTRACK)
     swap = swap_loss(original)

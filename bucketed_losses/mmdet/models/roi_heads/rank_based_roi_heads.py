@@ -200,7 +200,7 @@ def _equal_stages() -> Rule:
     def apply(part: Part) -> Iterator[Setting]:
         weights = part.config.get('stage_loss_weights')
         if part.loss.balances_itself and isinstance(weights, (list, tuple)) and any(weight != 1 for weight in weights):
-            reason = 'the losses of every stage are balanced separately'
+            reason = 'every stage counts equally, as published'
             yield Setting(('stage_loss_weights',), [1] * len(weights), reason)
 
     return Rule(('stage_loss_weights',), apply)
