@@ -28,7 +28,9 @@ def ranking_loss(weight: float | None = None, *, not_balanced: str = '') -> Rule
 
     def apply(part: Part) -> Iterator[Setting]:
         own_weight = weight if part.loss_weight is None else part.loss_weight
-        loss = dict(type=part.loss_name) if own_weight is None else dict(type=part.loss_name, loss_weight=own_weight)
+        loss: dict[str, Any] = dict(type=part.loss_name)
+        if own_weight is not None:
+            loss['loss_weight'] = own_weight
         unbalanced = part.loss.balances_itself and bool(not_balanced)
         if unbalanced:
             loss['self_balancing'] = False
