@@ -31,15 +31,13 @@ def ranking_loss(weight: float | None = None, *, not_balanced: str = '') -> Rule
         loss: dict[str, Any] = dict(type=part.loss_name)
         if own_weight is not None:
             loss['loss_weight'] = own_weight
-        unbalanced = part.loss.balances_itself and bool(not_balanced)
-        if unbalanced:
-            loss['self_balancing'] = False
         reason = 'the ranking loss: one sigmoid per class, no background column'
         old = part.config.get('loss_cls')
         softmaxes = (CrossEntropyLoss, CrossEntropyCustomLoss, SeesawLoss)
         if isinstance(old, dict) and part.type_of(old) in softmaxes and not old.get('use_sigmoid', False):
             reason += '; it was a softmax'
-        if unbalanced:
+        if not_balanced and part.loss.balances_itself:
+            loss['self_balancing'] = False
             reason += f'; {not_balanced}'
         if isinstance(old, dict) and own_weight is not None and old.get('loss_weight', 1) != own_weight:
             reason += f'; its weight is {own_weight:g}, as in BRS-DETR, instead of {old.get("loss_weight", 1):g}'
@@ -172,11 +170,6 @@ def matching_costs() -> Rule:
     return Rule(('train_cfg.assigner.match_costs',), apply)
 
 
-OWN_WEIGHTS_OF_SIDES = (
-    'the losses of side-aware boxes keep their weights: balanced, they were too small in SABL Cascade R-CNN'
-)
-
-
 def no_rescoring() -> Rule:
     """A note for side-aware boxes: the confidences of their buckets do not change scores."""
 
@@ -242,6 +235,14 @@ def inner_heads(key: str, role: Role) -> Rule:
 
 ANCHOR_HEAD = (ranking_loss(), coder_stds(), decoded_box_loss(2.0), decoded_boxes(), nothing_sampled())
 """Rules of a head with anchors that encodes boxes as deltas."""
+
+SIDE_AWARE_HEAD = (
+    ranking_loss(
+        not_balanced='the losses of side-aware boxes keep their weights, with which AP was higher on small data'
+    ),
+    no_rescoring(),
+)
+"""Rules of a head of SABL."""
 
 QUERY_HEAD = (without_second_box_loss(), ranking_loss(weight=2.0), matching_costs())
 """Rules of a head with queries."""

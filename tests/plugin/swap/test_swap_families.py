@@ -101,6 +101,7 @@ def test_side_aware_boxes_are_not_balanced(loss):
     retina = swap_loss(config(f'{SABL}/sabl-retinanet_r50_fpn_1x_coco.py'), loss).cfg.model
     for head in [*cascade.roi_head.bbox_head, retina.bbox_head]:
         assert not MODELS.build(head.loss_cls).self_balancing
+        assert ('self_balancing' in head.loss_cls) == (loss == 'brs'), 'AP Loss does not balance itself anyway'
     if loss == 'brs':
         assert MODELS.build(cascade.rpn_head.loss_cls).self_balancing, 'it has a box loss on decoded boxes'
 

@@ -16,20 +16,20 @@ from ..losses.box_weighting import at_least_float32
 from ..losses.ranking_losses import accuracy_of_positives
 from ..losses.side_aware_boxes import Sides, side_aware_boxes
 from ..recipes import Role, ranking_head
-from ..rules import OWN_WEIGHTS_OF_SIDES, no_rescoring, ranking_loss
+from ..rules import SIDE_AWARE_HEAD
 from .rank_based_bbox_heads import RankedRoIsMixin
 
 
-@ranking_head(SABLHead, role=Role.BOX, rules=(ranking_loss(not_balanced=OWN_WEIGHTS_OF_SIDES), no_rescoring()))
+@ranking_head(SABLHead, role=Role.BOX, rules=SIDE_AWARE_HEAD)
 @MODELS.register_module()
 class RankBasedSABLHead(RankedRoIsMixin, SABLHead):
     """``SABLHead`` trained with a ranking loss.
 
     The RoIs of all images are ranked together. The label of a positive is the IoU of the box that its buckets and
     offsets decode to. The losses of buckets and offsets stay in place of a box loss: each positive is weighted by its
-    score. A loss that balances itself balances both together, so the ratio of their weights does not change; with
-    ``self_balancing=False``, which swapped configs have, they keep their weights. In inference, scores are not
-    multiplied by the confidences of the buckets.
+    score. With a loss that balances itself, both are scaled by one factor, so their ratio does not change; swapped
+    configs set ``self_balancing=False``, and both keep their weights. In inference, scores are not multiplied by the
+    confidences of the buckets.
 
     Args:
         loss_cls: Config of one of this package's ranking losses.
