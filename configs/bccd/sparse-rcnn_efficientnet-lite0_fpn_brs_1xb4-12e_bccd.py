@@ -1,23 +1,9 @@
-_base_ = './sparse-rcnn_efficientnet-lite0_fpn_focal_1xb4-12e_bccd.py'
+_base_ = [
+    '../_base_/models/sparse-rcnn_efficientnet-lite0_fpn_brs.py',
+    '../_base_/datasets/bccd_detection.py',
+    '../_base_/schedules/detr_adamw_12e.py',
+    '../_base_/runtime_cpu.py',
+]
 
-model = dict(
-    roi_head=dict(
-        type='RankBasedSparseRoIHead',
-        bbox_head=[
-            dict(head, type='RankBasedDIIHead', loss_cls=dict(type='BucketedRSLoss', loss_weight=2.0))
-            for head in _base_.model.roi_head.bbox_head
-        ],
-    ),
-    train_cfg=dict(
-        rcnn=[
-            dict(
-                stage,
-                assigner=dict(
-                    stage.assigner,
-                    match_costs=[dict(type='FocalLossCost', weight=4.0), *stage.assigner.match_costs[1:]],
-                ),
-            )
-            for stage in _base_.model.train_cfg.rcnn
-        ],
-    ),
-)
+model = dict(roi_head=dict(bbox_head=[dict(head, num_classes=3) for head in _base_.model.roi_head.bbox_head]))
+train_dataloader = dict(batch_size=4)

@@ -27,8 +27,12 @@ CONFIGS = sorted(
 # Large backbones, and configs whose model is another one's: longer schedules, and exact losses beside bucketed ones.
 SLOW = ('r101', 'swin', '900q', '-36e', '-27e', 'lvis/', '/rs-detr', '/co-dino-5scale')
 SLOW += ('cascade-rcnn_r50_fpn_rs', 'mask-rcnn_r50_fpn_rs')
-CARDS = {config: twin for config in CONFIGS if (twin := config.replace('cards', 'bccd')) != config and twin in CONFIGS}
-"""Configs of the cards, and those of BCCD with the same model."""
+TWINS = {
+    config: twin
+    for config in CONFIGS
+    if (twin := config.replace('cards', 'bccd').replace('shapes', 'bccd')) != config and twin in CONFIGS
+}
+"""Configs of the cards and of the shapes, and those of BCCD with the same model."""
 
 
 # The small configs of detectors that are compared on boxes, on masks, and with queries: name and stock loss.
@@ -66,7 +70,7 @@ def marks_of(config):
     """The small BRS configs, one of each detector, are tested on every stack."""
     detector = Path(config).name.split('_')[0]
     of_mmdetection = detector in STOCK_IS_SLOW and '_brs' not in config
-    if config in CARDS or of_mmdetection or any(part in config for part in SLOW):
+    if config in TWINS or of_mmdetection or any(part in config for part in SLOW):
         return [pytest.mark.slow]
     return [pytest.mark.stack] if 'lite0' in config and '_brs_' in config else []
 
@@ -93,14 +97,14 @@ def test_config_trains_and_predicts(config):
     assert all(torch.isfinite(result.pred_instances.scores).all() for result in results)
 
 
-@pytest.mark.parametrize('config', CARDS)
-def test_the_model_for_the_cards_is_that_for_bccd_with_more_classes(config):
+@pytest.mark.parametrize('config', TWINS)
+def test_the_models_for_the_cards_and_for_the_shapes_are_those_for_bccd_with_other_classes(config):
     def with_classes(part):
         if isinstance(part, dict):
             return {key: 6 if key == 'num_classes' else with_classes(value) for key, value in part.items()}
         return [with_classes(value) for value in part] if isinstance(part, (list, tuple)) else part
 
-    model, twin = (config_of(name).model.to_dict() for name in (config, CARDS[config]))
+    model, twin = (config_of(name).model.to_dict() for name in (config, TWINS[config]))
     assert model != twin and with_classes(model) == with_classes(twin)
 
 
@@ -435,10 +439,16 @@ def test_comparators_differ_from_focal_loss_in_the_loss_and_from_each_other_in_i
 
 QUERY_PAIRS = [
     (f'{data}/{name}_{stock}_{end}', f'{data}/{name}_brs_{end}')
-    for data in ('bccd', 'cards')
+    for data in ('bccd', 'cards', 'shapes')
     for end in (f'1xb4-12e_{data}',)
     for name, stock in QUERIES
+    if Path(ROOT, f'configs/{data}/{name}_{stock}_{end}.py').exists()
 ]
+
+
+def test_query_detectors_have_configs_for_every_set():
+    counts = {data: sum(pair[0].startswith(data) for pair in QUERY_PAIRS) for data in ('bccd', 'cards', 'shapes')}
+    assert counts == {'bccd': 7, 'cards': 7, 'shapes': 4}  # DETR, Conditional DETR and DAB-DETR have none for the shapes
 
 
 @pytest.mark.parametrize(('stock', 'ranking'), [pair for pair in QUERY_PAIRS if 'cards/' not in pair[0]])
@@ -588,7 +598,7 @@ def test_ranking_configs_have_the_model_of_a_swap(stock, ranking):
             f'{data}/co-dino_efficientnet-lite0_qfl_1xb4-12e_{data}',
             f'{data}/co-dino_efficientnet-lite0_brs_1xb4-12e_{data}',
         )
-        for data in ('bccd', 'cards')
+        for data in ('bccd', 'cards', 'shapes')
     ]
     + QUERY_PAIRS
     + [

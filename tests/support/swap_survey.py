@@ -44,6 +44,7 @@ CONFIGS = Path(get_installed_path('mmdet'), '.mim', 'configs')
 SEVEN = ('FasterRCNN', 'CascadeRCNN', 'MaskRCNN', 'ATSS', 'PAA', 'RetinaNet', 'CoDETR')
 TRAINED, REFUSED, FAILED = 'trained', 'refused', 'failed'
 STEPS = 3
+RANKING_LOSSES = ('_rank', '_sort', 'loss_cls', 'rpn_cls')
 COUNTED = 'yes'
 COLUMNS = ('config', 'detector', 'family', 'counted', 'outcome', 'detail', 'falls', 'ap_outcome', 'ap_falls')
 
@@ -54,6 +55,13 @@ def configs(*families: str) -> list[Path]:
     return [file for folder in folders if folder.name != '_base_' for file in sorted(folder.glob('*.py'))]
 
 
+class Sums(NamedTuple):
+    """The sum of all losses of a step, and that of its ranking losses."""
+
+    total: float
+    ranking: float
+
+
 class Outcome(NamedTuple):
     """What became of a config.
 
@@ -61,19 +69,26 @@ class Outcome(NamedTuple):
         detector: The detector's type.
         what: ``TRAINED``, ``REFUSED`` or ``FAILED``.
         detail: The names of its losses, or why it does not train.
-        totals: The sum of its losses before each step on the same batch, and after the last one if there are several.
+        steps: The sums of its losses before each step on the same batch, and after the last one if there are several.
     """
 
     detector: str
     what: str
     detail: str
-    totals: tuple[float, ...] = ()
+    steps: tuple[Sums, ...] = ()
 
     def falls(self) -> str:
-        """Whether the sum of the losses is lower after the steps than before: 'yes', 'no', or nothing."""
-        if len(self.totals) < 2:
+        """What is lower after the steps than before.
+
+        'yes': the sum of all losses; 'ranking': only that of the ranking losses, for example because the boxes that a
+        stage gets from the one before have changed; 'no': neither. Nothing if there was one step.
+        """
+        if len(self.steps) < 2:
             return ''
-        return 'yes' if self.totals[-1] < self.totals[0] else 'no'
+        before, after = self.steps[0], self.steps[-1]
+        if after.total < before.total:
+            return 'yes'
+        return 'ranking' if after.ranking < before.ranking else 'no'
 
 
 def outcome(file: Path, loss: str = 'brs', steps: int = 1) -> Outcome:
@@ -88,17 +103,17 @@ def outcome(file: Path, loss: str = 'brs', steps: int = 1) -> Outcome:
     except SwapError as error:
         return Outcome(kind, REFUSED, str(error))
     try:
-        names, totals = _trained(swapped, steps)
+        names, sums = _trained(swapped, steps)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is the outcome)
         return Outcome(kind, FAILED, f'{type(error).__name__}: {_first_line(error)}')
-    return Outcome(kind, TRAINED, ' '.join(names), tuple(totals))
+    return Outcome(kind, TRAINED, ' '.join(names), tuple(sums))
 
 
 # Configs that differ in schedule or data only have the same model, the same batch and so the same outcome.
-_OUTCOMES: dict[tuple[str, int], tuple[list[str], list[float]]] = {}
+_OUTCOMES: dict[tuple[str, int], tuple[list[str], list[Sums]]] = {}
 
 
-def _trained(cfg: Config, steps: int) -> tuple[list[str], list[float]]:
+def _trained(cfg: Config, steps: int) -> tuple[list[str], list[Sums]]:
     what_train_reads = ('model', 'optim_wrapper', 'val_evaluator')
     key = str([cfg.get(part) for part in what_train_reads] + [cfg.get('train_dataloader') is None]), steps
     if key not in _OUTCOMES:
@@ -163,8 +178,8 @@ def train_one_step(cfg: Config) -> list[str]:
     return train(cfg)[0]
 
 
-def train(cfg: Config, steps: int = 1) -> tuple[list[str], list[float]]:
-    """The names of the losses, and their sum before each step on one batch, and after several."""
+def train(cfg: Config, steps: int = 1) -> tuple[list[str], list[Sums]]:
+    """The names of the losses, and their sums before each step on one batch, and after several."""
     init_default_scope('mmdet')
     with group_of_one():
         return _train(cfg, steps)
@@ -181,7 +196,7 @@ def group_of_one() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _train(cfg: Config, steps: int) -> tuple[list[str], list[float]]:
+def _train(cfg: Config, steps: int) -> tuple[list[str], list[Sums]]:
     model_cfg = cfg.model
     without_downloads(model_cfg)
     if 'detector' in model_cfg and cfg.get('train_dataloader') is None:
@@ -214,16 +229,17 @@ def _train(cfg: Config, steps: int) -> tuple[list[str], list[float]]:
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     for group in optim_wrapper.param_groups:
         group['lr'] *= _WARM_UP
-    totals = []
+    sums = []
     for _ in range(steps + 1 if steps > 1 else 1):  # the last one shows the losses after the steps
         torch.manual_seed(0)  # what a detector draws is the same in every step
         logged = model.train_step(demo_batch(cfg), optim_wrapper)
         losses = {name: value for name, value in logged.items() if 'loss' in name}
         assert all(torch.isfinite(value).all() for value in losses.values()), losses
-        totals.append(float(logged['loss']))
-    assert any(name.endswith(('_rank', 'loss_cls', 'rpn_cls')) for name in losses), losses
+        ranking = [float(value) for name, value in losses.items() if name.endswith(RANKING_LOSSES)]
+        assert ranking, losses
+        sums.append(Sums(float(logged['loss']), sum(ranking)))
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    return sorted(losses), totals
+    return sorted(losses), sums
 
 
 # The first steps of a training have a lower learning rate.

@@ -1,0 +1,9 @@
+_base_ = [
+    '../_base_/models/sparse-rcnn_efficientnet-lite0_fpn_brs.py',
+    '../_base_/datasets/shapes_detection.py',
+    '../_base_/schedules/detr_adamw_12e.py',
+    '../_base_/runtime_cpu.py',
+]
+
+model = dict(roi_head=dict(bbox_head=[dict(head, num_classes=4) for head in _base_.model.roi_head.bbox_head]))
+train_dataloader = dict(batch_size=4)
