@@ -448,7 +448,7 @@ QUERY_PAIRS = [
 
 def test_query_detectors_have_configs_for_every_set():
     counts = {data: sum(pair[0].startswith(data) for pair in QUERY_PAIRS) for data in ('bccd', 'cards', 'shapes')}
-    assert counts == {'bccd': 7, 'cards': 7, 'shapes': 4}  # DETR, Conditional DETR and DAB-DETR have none for the shapes
+    assert counts == {'bccd': 7, 'cards': 7, 'shapes': 4}  # three have none for the shapes
 
 
 @pytest.mark.parametrize(('stock', 'ranking'), [pair for pair in QUERY_PAIRS if 'cards/' not in pair[0]])
