@@ -1,7 +1,7 @@
 """What becomes of MMDetection's own configs when a ranking loss is put into them: three training steps, or a refusal.
 
 python tests/support/swap_survey.py OUT.csv [FAMILY ...]      train with BRS and AP Loss; replaces their rows in OUT.csv
-python tests/support/swap_survey.py OUT.csv --table           print the table of outcomes for the docs
+python tests/support/swap_survey.py OUT.csv --table           print the tables of outcomes for the docs
 python tests/support/swap_survey.py OUT.csv --heads           print the table of heads for the docs
 python tests/support/swap_survey.py OUT.csv --left-out        print the configs that are not counted, for the docs
 python tests/support/swap_survey.py OUT.csv --converted       swap all configs and train none; print what is refused
@@ -10,6 +10,7 @@ python tests/support/swap_survey.py OUT.csv --converted       swap all configs a
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import gc
 import logging
@@ -44,7 +45,10 @@ CONFIGS = Path(get_installed_path('mmdet'), '.mim', 'configs')
 SEVEN = ('FasterRCNN', 'CascadeRCNN', 'MaskRCNN', 'ATSS', 'PAA', 'RetinaNet', 'CoDETR')
 TRAINED, REFUSED, FAILED = 'trained', 'refused', 'failed'
 STEPS = 3
-RANKING_LOSSES = ('_rank', '_sort', 'loss_cls', 'rpn_cls')
+MORE_STEPS = 10
+RANKING_LOSSES = ('_rank', 'loss_cls', 'rpn_cls')
+# The first steps of a training have a lower learning rate; MMDetection's schedules start with a thousandth.
+_WARM_UP, _START_OF_WARM_UP = 0.1, 0.001
 COUNTED = 'yes'
 COLUMNS = ('config', 'detector', 'family', 'counted', 'outcome', 'detail', 'falls', 'ap_outcome', 'ap_falls')
 
@@ -56,7 +60,7 @@ def configs(*families: str) -> list[Path]:
 
 
 class Sums(NamedTuple):
-    """The sum of all losses of a step, and that of its ranking losses."""
+    """The sum of all losses of a step, and that of its ranking losses without the sorting losses of RS losses."""
 
     total: float
     ranking: float
@@ -91,8 +95,8 @@ class Outcome(NamedTuple):
         return 'ranking' if after.ranking < before.ranking else 'no'
 
 
-def outcome(file: Path, loss: str = 'brs', steps: int = 1) -> Outcome:
-    """Put a loss into a config and train it on one batch."""
+def outcome(file: Path, loss: str = 'brs', steps: int = 1, warm_up: float = _WARM_UP) -> Outcome:
+    """Put a loss into a config and train it on one batch, its learning rate multiplied by ``warm_up``."""
     try:
         cfg = Config.fromfile(file, import_custom_modules=False)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is the outcome)
@@ -103,21 +107,24 @@ def outcome(file: Path, loss: str = 'brs', steps: int = 1) -> Outcome:
     except SwapError as error:
         return Outcome(kind, REFUSED, str(error))
     try:
-        names, sums = _trained(swapped, steps)
+        names, sums = _trained(swapped, steps, warm_up)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is the outcome)
         return Outcome(kind, FAILED, f'{type(error).__name__}: {_first_line(error)}')
     return Outcome(kind, TRAINED, ' '.join(names), tuple(sums))
 
 
 # Configs that differ in schedule or data only have the same model, the same batch and so the same outcome.
-_OUTCOMES: dict[tuple[str, int], tuple[list[str], list[Sums]]] = {}
+_OUTCOMES: dict[tuple[str, int, float], tuple[list[str], list[Sums]]] = {}
 
 
-def _trained(cfg: Config, steps: int) -> tuple[list[str], list[Sums]]:
+def _trained(cfg: Config, steps: int, warm_up: float) -> tuple[list[str], list[Sums]]:
     what_train_reads = ('model', 'optim_wrapper', 'val_evaluator')
-    key = str([cfg.get(part) for part in what_train_reads] + [cfg.get('train_dataloader') is None]), steps
+    key = str([cfg.get(part) for part in what_train_reads] + [cfg.get('train_dataloader') is None]), steps, warm_up
     if key not in _OUTCOMES:
-        _OUTCOMES[key] = train(cfg, steps)
+        try:
+            _OUTCOMES[key] = train(copy.deepcopy(cfg), steps, warm_up)
+        except FloatingPointError:  # random weights and frozen norms: TridentNet's own loss diverges, too
+            _OUTCOMES[key] = train(cfg, steps, _START_OF_WARM_UP)
     return _OUTCOMES[key]
 
 
@@ -178,11 +185,20 @@ def train_one_step(cfg: Config) -> list[str]:
     return train(cfg)[0]
 
 
-def train(cfg: Config, steps: int = 1) -> tuple[list[str], list[Sums]]:
-    """The names of the losses, and their sums before each step on one batch, and after several."""
+def train(cfg: Config, steps: int = 1, warm_up: float = _WARM_UP) -> tuple[list[str], list[Sums]]:
+    """The names of the losses, and their sums before each step on one batch, and after several.
+
+    Args:
+        cfg: A config of a detector; it is changed.
+        steps: Number of steps.
+        warm_up: Factor of its learning rate.
+
+    Raises:
+        FloatingPointError: A loss is not finite.
+    """
     init_default_scope('mmdet')
     with group_of_one():
-        return _train(cfg, steps)
+        return _train(cfg, steps, warm_up)
 
 
 @contextmanager
@@ -196,7 +212,7 @@ def group_of_one() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _train(cfg: Config, steps: int) -> tuple[list[str], list[Sums]]:
+def _train(cfg: Config, steps: int, warm_up: float) -> tuple[list[str], list[Sums]]:
     model_cfg = cfg.model
     without_downloads(model_cfg)
     if 'detector' in model_cfg and cfg.get('train_dataloader') is None:
@@ -228,13 +244,14 @@ def _train(cfg: Config, steps: int) -> tuple[list[str], list[Sums]]:
         cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer)
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     for group in optim_wrapper.param_groups:
-        group['lr'] *= _WARM_UP
+        group['lr'] *= warm_up
     sums = []
     for _ in range(steps + 1 if steps > 1 else 1):  # the last one shows the losses after the steps
         torch.manual_seed(0)  # what a detector draws is the same in every step
         logged = model.train_step(demo_batch(cfg), optim_wrapper)
         losses = {name: value for name, value in logged.items() if 'loss' in name}
-        assert all(torch.isfinite(value).all() for value in losses.values()), losses
+        if not all(torch.isfinite(value).all() for value in losses.values()):
+            raise FloatingPointError(f'losses are not finite: {losses}')
         ranking = [float(value) for name, value in losses.items() if name.endswith(RANKING_LOSSES)]
         assert ranking, losses
         sums.append(Sums(float(logged['loss']), sum(ranking)))
@@ -242,8 +259,6 @@ def _train(cfg: Config, steps: int) -> tuple[list[str], list[Sums]]:
     return sorted(losses), sums
 
 
-# The first steps of a training have a lower learning rate.
-_WARM_UP = 0.1
 _SGD = dict(type='SGD', lr=0.012, momentum=0.9)
 
 
@@ -283,6 +298,26 @@ def summary(rows: list[dict[str, str]]) -> str:
         f'Of the {len(rows)} configs, {len(counted)} describe a model with a class score for each box or mask. Of '
         f'these, **{trained} of {len(counted)}** train, {refused} are refused, and {failed} cannot run on this machine'
     )
+
+
+def table_of_falls(rows: list[dict[str, str]]) -> str:
+    """How many of the configs that train have falling losses, as a table of a page."""
+    meanings = {
+        'yes': 'the sum of all losses is lower',
+        'ranking': 'only the ranking losses are lower',
+        'later': 'one of these after ten steps at the full learning rate',
+        'no': 'neither',
+        '': 'not run',
+    }
+    lines = ['| after three steps on one batch | BRS Loss | AP Loss |', '|---|---|---|']
+    for value, meaning in meanings.items():
+        counts = [
+            sum(row['counted'] == COUNTED and row['outcome'] == TRAINED and row[falls] == value for row in rows)
+            for falls in ('falls', 'ap_falls')
+        ]
+        if any(counts):
+            lines.append(f'| {meaning} | {counts[0]} | {counts[1]} |')
+    return '\n'.join(lines)
 
 
 def convert_all() -> Iterator[str]:
@@ -336,7 +371,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', type=Path)
     parser.add_argument('families', nargs='*')
-    parser.add_argument('--table', action='store_true', help='print the table of a CSV that is there')
+    parser.add_argument('--table', action='store_true', help='print the tables of a CSV that is there')
     parser.add_argument('--heads', action='store_true', help='print the table of the heads that can be converted')
     parser.add_argument('--left-out', action='store_true', help='print the table of the configs that are not counted')
     parser.add_argument('--converted', action='store_true', help='swap all configs without a training')
@@ -350,7 +385,8 @@ def main() -> None:
         return
     if args.table or args.left_out:
         rows = read(args.out)
-        sys.stdout.write(f'{left_out(rows) if args.left_out else summary(rows) + chr(10) * 2 + table(rows)}\n')
+        parts = [left_out(rows)] if args.left_out else [summary(rows), table(rows), table_of_falls(rows)]
+        sys.stdout.write('\n\n'.join(parts) + '\n')
         return
     warnings.simplefilter('ignore')
     logging.disable(logging.WARNING)
@@ -365,11 +401,23 @@ def main() -> None:
 
 def survey(file: Path) -> dict[str, str]:
     """The row of a config: three steps with BRS and three with AP Loss."""
-    brs = outcome(file, 'brs', STEPS)
-    ap = outcome(file, 'ap', STEPS)
+    brs, falls = trained_and_falls(file, 'brs')
+    ap, ap_falls = trained_and_falls(file, 'ap')
     about = (brs.detector, family_of(file), why_not_counted(file))
-    values = (*about, brs.what, brs.detail, brs.falls(), ap.what, ap.falls())
+    values = (*about, brs.what, brs.detail, falls, ap.what, ap_falls)
     return dict(zip(COLUMNS, (str(file.relative_to(CONFIGS)), *values), strict=True))
+
+
+def trained_and_falls(file: Path, loss: str) -> tuple[Outcome, str]:
+    """What becomes of a config, and what falls: see :meth:`Outcome.falls`.
+
+    If nothing falls in three steps, it is 'later' if something falls in ten at the full learning rate.
+    """
+    result = outcome(file, loss, STEPS)
+    falls = result.falls()
+    if falls == 'no' and outcome(file, loss, MORE_STEPS, warm_up=1.0).falls() in ('yes', 'ranking'):
+        falls = 'later'
+    return result, falls
 
 
 def read(table: Path) -> list[dict[str, str]]:

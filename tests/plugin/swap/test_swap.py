@@ -417,6 +417,16 @@ def test_every_config_of_mmdetection(tmp_path, quiet):
     assert not different
 
 
+@pytest.mark.parametrize(
+    ('before', 'after', 'falls'),
+    [((2.0, 1.0), (1.9, 1.1), 'yes'), ((2.0, 1.0), (2.1, 0.9), 'ranking'), ((2.0, 1.0), (2.0, 1.0), 'no')],
+)
+def test_a_survey_tells_what_falls(before, after, falls):
+    sums = [swap_survey.Sums(*values) for values in (before, (0.0, 0.0), after)]
+    assert swap_survey.Outcome('ATSS', swap_survey.TRAINED, '', tuple(sums)).falls() == falls
+    assert not swap_survey.Outcome('ATSS', swap_survey.TRAINED, '', tuple(sums[:1])).falls()
+
+
 def test_the_table_of_outcomes():
     """The page shows the numbers of the CSV, and what is refused says why."""
     rows = swap_survey.read(TABLE)
@@ -425,6 +435,7 @@ def test_the_table_of_outcomes():
     page = (ROOT / 'docs/swap.md').read_text()
     how = 'python tests/support/swap_survey.py docs/swapped_configs.csv'
     assert swap_survey.table(rows) in page, f'{how} --table'
+    assert swap_survey.table_of_falls(rows) in page, f'{how} --table'
     assert swap_survey.summary(rows) in page.replace('\n', ' '), f'{how} --table'
     assert swap_survey.left_out(rows) in page, f'{how} --left-out'
 
