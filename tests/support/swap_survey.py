@@ -121,11 +121,21 @@ def _trained(cfg: Config, steps: int, warm_up: float) -> tuple[list[str], list[S
     what_train_reads = ('model', 'optim_wrapper', 'val_evaluator')
     key = str([cfg.get(part) for part in what_train_reads] + [cfg.get('train_dataloader') is None]), steps, warm_up
     if key not in _OUTCOMES:
-        try:
-            _OUTCOMES[key] = train(copy.deepcopy(cfg), steps, warm_up)
-        except FloatingPointError:  # random weights and frozen norms: TridentNet's own loss diverges, too
-            _OUTCOMES[key] = train(cfg, steps, _START_OF_WARM_UP)
+        _OUTCOMES[key] = _train_gently(cfg, steps, warm_up)
     return _OUTCOMES[key]
+
+
+def _train_gently(cfg: Config, steps: int, warm_up: float) -> tuple[list[str], list[Sums]]:
+    """Train a config; if it diverges, with a lower learning rate, and then for one step.
+
+    With random weights and frozen norms, TridentNet and Res2Net diverge with their own losses, too.
+    """
+    for number, factor in ((steps, warm_up), (steps, _START_OF_WARM_UP)):
+        try:
+            return train(copy.deepcopy(cfg), number, factor)
+        except FloatingPointError:
+            continue
+    return train(cfg, 1, _START_OF_WARM_UP)
 
 
 def family_of(file: Path) -> str:
