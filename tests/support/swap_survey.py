@@ -10,7 +10,6 @@ python tests/support/swap_survey.py OUT.csv --converted       swap all configs a
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
 import gc
 import logging
@@ -81,6 +80,11 @@ class Outcome(NamedTuple):
     detail: str
     steps: tuple[Sums, ...] = ()
 
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss was not finite."""
+        return self.what == FAILED and self.detail.startswith(FloatingPointError.__name__)
+
     def falls(self) -> str:
         """What is lower after the steps than before.
 
@@ -121,21 +125,8 @@ def _trained(cfg: Config, steps: int, warm_up: float) -> tuple[list[str], list[S
     what_train_reads = ('model', 'optim_wrapper', 'val_evaluator')
     key = str([cfg.get(part) for part in what_train_reads] + [cfg.get('train_dataloader') is None]), steps, warm_up
     if key not in _OUTCOMES:
-        _OUTCOMES[key] = _train_gently(cfg, steps, warm_up)
+        _OUTCOMES[key] = train(cfg, steps, warm_up)
     return _OUTCOMES[key]
-
-
-def _train_gently(cfg: Config, steps: int, warm_up: float) -> tuple[list[str], list[Sums]]:
-    """Train a config; if it diverges, with a lower learning rate, and then for one step.
-
-    With random weights and frozen norms, TridentNet and Res2Net diverge with their own losses, too.
-    """
-    for number, factor in ((steps, warm_up), (steps, _START_OF_WARM_UP)):
-        try:
-            return train(copy.deepcopy(cfg), number, factor)
-        except FloatingPointError:
-            continue
-    return train(cfg, 1, _START_OF_WARM_UP)
 
 
 def family_of(file: Path) -> str:
@@ -317,6 +308,7 @@ def table_of_falls(rows: list[dict[str, str]]) -> str:
         'ranking': 'only the ranking losses are lower',
         'later': 'one of these after ten steps at the full learning rate',
         'no': 'neither',
+        'diverges': 'diverges with random weights; trained for one step',
         '': 'not run',
     }
     lines = ['| after three steps on one batch | BRS Loss | AP Loss |', '|---|---|---|']
@@ -421,9 +413,17 @@ def survey(file: Path) -> dict[str, str]:
 def trained_and_falls(file: Path, loss: str) -> tuple[Outcome, str]:
     """What becomes of a config, and what falls: see :meth:`Outcome.falls`.
 
-    If nothing falls in three steps, it is 'later' if something falls in ten at the full learning rate.
+    If nothing falls in three steps, it is 'later' if something falls in ten at the full learning rate. A config that
+    diverges is trained at the start of the warm-up. If it diverges there, too, it is trained for one step, and what
+    falls is 'diverges'.
     """
-    result = outcome(file, loss, STEPS)
+    for warm_up in (_WARM_UP, _START_OF_WARM_UP):
+        result = outcome(file, loss, STEPS, warm_up)
+        if not result.diverged:
+            break
+    else:
+        result = outcome(file, loss, 1)
+        return result, 'diverges' if result.what == TRAINED else ''
     falls = result.falls()
     if falls == 'no' and outcome(file, loss, MORE_STEPS, warm_up=1.0).falls() in ('yes', 'ranking'):
         falls = 'later'

@@ -54,7 +54,7 @@ COST_LOSSES = {
 }
 Pair = dict[str, str]
 # Of AP: about the length of an arrow's head. A smaller difference is a dot of the colour of BRS Loss.
-_SHORTEST_ARROW = 0.005
+_SHORTEST_ARROW = 0.01
 
 
 def read_pairs(path: Path) -> list[Pair]:

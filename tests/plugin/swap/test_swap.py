@@ -427,6 +427,34 @@ def test_a_survey_tells_what_falls(before, after, falls):
     assert not swap_survey.Outcome('ATSS', swap_survey.TRAINED, '', tuple(sums[:1])).falls()
 
 
+@pytest.mark.parametrize(
+    ('results', 'falls'),
+    [
+        ({(3, 0.1): 'yes'}, 'yes'),
+        ({(3, 0.1): 'no', (10, 1.0): 'ranking'}, 'later'),
+        ({(3, 0.1): 'no', (10, 1.0): 'diverges'}, 'no'),
+        ({(3, 0.1): 'diverges', (3, 0.001): 'yes'}, 'yes'),
+        ({(3, 0.1): 'diverges', (3, 0.001): 'diverges', (1, 0.1): 'one step'}, 'diverges'),
+        ({(3, 0.1): 'diverges', (3, 0.001): 'diverges', (1, 0.1): 'diverges'}, ''),
+    ],
+)
+def test_a_survey_tries_again_what_does_not_fall_or_diverges(results, falls, monkeypatch):
+    after = {'yes': (1.0, 1.0), 'ranking': (3.0, 0.5), 'no': (2.0, 1.0), 'one step': ()}
+    runs = []
+
+    def outcome(file, loss, steps, warm_up=0.1):
+        runs.append((steps, warm_up))
+        result = results[steps, warm_up]
+        if result == 'diverges':
+            return swap_survey.Outcome('ATSS', swap_survey.FAILED, 'FloatingPointError: losses are not finite')
+        sums = [swap_survey.Sums(*values) for values in ((2.0, 1.0), after[result]) if values]
+        return swap_survey.Outcome('ATSS', swap_survey.TRAINED, 'loss', tuple(sums))
+
+    monkeypatch.setattr(swap_survey, 'outcome', outcome)
+    assert swap_survey.trained_and_falls(ROOT, 'brs')[1] == falls
+    assert runs == list(results)
+
+
 def test_the_table_of_outcomes():
     """The page shows the numbers of the CSV, and what is refused says why."""
     rows = swap_survey.read(TABLE)
