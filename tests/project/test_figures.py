@@ -254,7 +254,7 @@ def test_arrows_go_from_the_own_loss_to_brs():
     texts = [text.get_text() for text in axes[0, 0].texts if text.get_text()]
     assert texts == [f'{draw_figures.gain_of(pair):+.3f}'.replace('-', '\N{MINUS SIGN}') for pair in pairs]
     arrows = [text for text in axes[0, 0].texts if text.arrow_patch]
-    drawn = [pair for pair in pairs if abs(draw_figures.gain_of(pair)) >= 0.005]
+    drawn = [pair for pair in pairs if abs(draw_figures.gain_of(pair)) >= draw_figures._SHORTEST_ARROW]
     assert [(arrow.xyann[0], arrow.xy[0]) for arrow in arrows] == [
         (float(pair['stock_AP']), float(pair['BRS_AP'])) for pair in drawn
     ]
