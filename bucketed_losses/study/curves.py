@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..figure_style import figure_style, label_lines, looks_of, new_figure, save
-from .logs import read_metrics, read_scalars
+from .logs import read_metrics, read_scalars, with_ap
 
 LOSSES = {
     'loss_rank': 'ranking',
@@ -49,8 +49,7 @@ def plot_curves(runs: Mapping[str, Sequence[str | Path]], out: str | Path, ap_on
     ap_axis, looks = axes[-1], looks_of(runs)
     last: dict[str, tuple[float, float]] = {}
     for name, work_dirs in runs.items():
-        # MMDetection logs no AP where nothing at all was detected.
-        records = [(step, metrics.get('AP', 0.0)) for folder in work_dirs for step, metrics in read_metrics(folder)]
+        records = [(step, with_ap(metrics)['AP']) for folder in work_dirs for step, metrics in read_metrics(folder)]
         if records:
             ap = pd.DataFrame(records, columns=['epoch', 'AP']).groupby('epoch').AP.agg(['mean', 'min', 'max'])
             ap_axis.plot(ap.index, ap['mean'], marker='o', markersize=4, **looks[name].line)

@@ -28,11 +28,13 @@ def save_detections(cfg: Config, folder: Path) -> None:
 
 
 def coco_evaluator(cfg: Config) -> ConfigDict | None:
-    """The ``CocoMetric`` among the validation metrics of a config, or None."""
+    """The ``CocoMetric`` of boxes among the validation metrics of a config, or None."""
     evaluators = cfg.get('val_evaluator') or []
     for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
         kind = evaluator.get('type')
-        if getattr(kind, '__name__', str(kind).rpartition('.')[2]) == 'CocoMetric':
+        is_coco = getattr(kind, '__name__', str(kind).rpartition('.')[2]) == 'CocoMetric'
+        metric = evaluator.get('metric', 'bbox')
+        if is_coco and 'bbox' in ([metric] if isinstance(metric, str) else metric):
             return evaluator
     return None
 

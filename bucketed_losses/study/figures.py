@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..figure_style import GUIDE, Look, figure_style, label_lines, look_of, looks_of, new_figure, save
 from .differences import main_pairs
-from .logs import read_metrics
+from .logs import read_metrics, with_ap
 from .outcomes import FINISHED
 from .plan import EQUAL_TIME, STOCK
 from .store import Study
@@ -20,7 +20,7 @@ from .store import Study
 def draw_ap_over_epochs(study: Study, out: Path) -> None:
     """A panel for each detector; lines are means over seeds, shades their range."""
     rows = [
-        dict(detector=result['detector'], label=result['loss'], step=step, AP=metrics.get('AP', 0.0))
+        dict(detector=result['detector'], label=result['loss'], step=step, AP=with_ap(metrics)['AP'])
         for result in study.results()
         if result['outcome'] == FINISHED
         for step, metrics in read_metrics(study.folder(result['detector'], result['loss'], result['seed']))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from math import nan
 from pathlib import Path
 
@@ -77,3 +78,13 @@ def read_metrics(work_dir: str | Path) -> list[tuple[int, dict[str, float]]]:
                 metrics[('mask ' if kind == 'segm' else '') + 'AP' + (which or '')] = value if value >= 0 else nan
         found.append((record['step'], metrics))
     return found
+
+
+def with_ap(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics with an AP: that of the boxes or, for detectors without boxes (SOLO), that of the masks.
+
+    MMDetection logs no AP if nothing at all was detected: it is 0.
+    """
+    if 'AP' in metrics:
+        return dict(metrics)
+    return {'AP': 0.0, **{name.removeprefix('mask '): value for name, value in metrics.items()}}

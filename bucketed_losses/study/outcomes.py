@@ -31,9 +31,9 @@ def outcome_of(code: int, output: str, work_dir: Path, budget: int) -> dict[str,
         return dict(outcome=FAILED, detail='no validation in its log')
     if step < budget:
         return dict(outcome=FAILED, detail=f'stopped by a signal after step {step}; the same command resumes it')
-    if 'AP' not in metrics and NOTHING_DETECTED in output:
-        return dict(outcome=FINISHED, detail='AP 0: nothing was detected')
-    if 'AP' not in metrics:
+    if metrics.keys().isdisjoint(('AP', 'mask AP')):
+        if NOTHING_DETECTED in output:
+            return dict(outcome=FINISHED, detail='AP 0: nothing was detected')
         return dict(outcome=FAILED, detail=f'no AP among what was evaluated: {", ".join(metrics) or "nothing"}')
     return dict(outcome=FINISHED, detail='')
 

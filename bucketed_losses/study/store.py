@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from .logs import read_metrics, read_scalars
+from .logs import read_metrics, read_scalars, with_ap
 from .names import NAMES, ORDER, hyper_parameters, place_of
 from .outcomes import DIVERGED, FINISHED
 from .plan import Run
@@ -188,8 +188,8 @@ def _row(study: Study, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def last_metrics(work_dir: Path) -> dict[str, float]:
-    """The metrics of the last validation of a run. MMDetection logs no AP if nothing at all was detected: it is 0."""
-    return {'AP': 0.0, **read_metrics(work_dir)[-1][1]}
+    """The metrics of the last validation of a run, see :func:`with_ap`."""
+    return with_ap(read_metrics(work_dir)[-1][1])
 
 
 def _four_digits(value: float | None) -> float | None:

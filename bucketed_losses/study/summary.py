@@ -10,7 +10,7 @@ import pandas as pd
 
 from bucketed_losses.errors import UserError
 
-from .logs import read_metrics
+from .logs import read_metrics, with_ap
 
 AP_COLUMNS = ['AP', 'AP50', 'AP75']
 MASK_COLUMNS = [f'mask {column}' for column in AP_COLUMNS]
@@ -48,8 +48,10 @@ def _last_metrics(work_dir: str | Path) -> dict[str, float]:
     validations = read_metrics(work_dir)
     if not validations:
         raise UserError(f'{work_dir} has no validation in its logs')
-    metrics = {'AP': 0.0, **validations[-1][1]}  # MMDetection logs no AP where nothing at all was detected
+    metrics = validations[-1][1]
     has_masks = 'mask AP' in metrics
+    if not has_masks:
+        metrics = with_ap(metrics)
     return {
         f'mask {name}' if has_masks and name not in AP_COLUMNS and name not in MASK_COLUMNS else name: value
         for name, value in metrics.items()

@@ -148,6 +148,19 @@ def test_the_page_shows_the_pairs_with_the_stock_loss_or_brs(made_up):
     assert '| RS against AP |' in '\n'.join(differences_section(others))
 
 
+@pytest.mark.parametrize(
+    ('metric', 'of_boxes'), [('bbox', True), (['bbox', 'segm'], True), ('segm', False), (['segm'], False), (None, True)]
+)
+def test_intervals_are_those_of_boxes(metric, of_boxes):
+    """The detections of SOLO have empty boxes: their differences would be 0."""
+    config = pytest.importorskip('mmengine.config').Config
+    from bucketed_losses.study.detections import coco_evaluator
+
+    coco = dict(type='CocoMetric', **({'metric': metric} if metric else {}))
+    found = coco_evaluator(config(dict(val_evaluator=[dict(type='DumpDetResults'), coco])))
+    assert found == (coco if of_boxes else None)
+
+
 def test_equal_time_is_not_among_them(made_up):
     resampled(made_up, 'A', 'brs in equal time', 0, 0.6)
     assert len(differences_table(made_up)) == 3

@@ -87,6 +87,19 @@ def test_metrics_of_other_data_sets(logged, expected, tmp_path):
     assert read_metrics(tmp_path) == [(7, expected)]
 
 
+def test_a_detector_without_boxes_is_compared_by_its_masks(made_up):
+    made_up.remember('SOLO', 'brs', 'BRS', '', 'SOLOv2', (True, 12))
+    folder = made_up.folder('SOLO', 'brs', 0)
+    finished(made_up, 'SOLO', 'brs', 0, [(12, 0.0)])
+    for log in folder.glob('**/scalars.json'):
+        log.write_text('{"coco/segm_mAP": 0.5, "coco/segm_mAP_75": 0.25, "coco/disc_precision": 0.4, "step": 12}')
+    assert outcome_of(0, '', folder, 12) == dict(outcome='finished', detail='')
+    (row,) = results_table(made_up).query("detector == 'SOLO'").to_dict('records')
+    assert (row['AP'], row['AP75'], row['disc']) == (0.5, 0.25, 0.4)
+    write_report(made_up)
+    assert '| SOLO | BRS |  |  | 0.500 |' in (made_up.root / 'study.md').read_text()
+
+
 def test_the_line_that_a_killed_run_was_writing_is_passed_over(tmp_path):
     (tmp_path / 'vis_data').mkdir()
     file = tmp_path / 'vis_data/scalars.json'

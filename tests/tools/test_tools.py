@@ -254,6 +254,16 @@ def test_summarize_runs_with_masks(tmp_path, capsys):
     assert row == '| BRS | 2 | 0.500 ± 0.141 | 0.500 | 0.500 | 0.250 ± 0.071 | 0.250 | 0.250 | 0.250 |'
 
 
+def test_summarize_runs_without_boxes(tmp_path, capsys):
+    """A detector without boxes (SOLO) has no AP of boxes, not one of 0."""
+    (tmp_path / 'vis_data').mkdir()
+    (tmp_path / 'vis_data/scalars.json').write_text('{"coco/segm_mAP": 0.5, "coco/disc_precision": 0.4, "step": 1}\n')
+    run_verb('summarize', f'SOLO={tmp_path}')
+    header, _, row = capsys.readouterr().out.strip().splitlines()
+    assert header == '| loss | seeds | mask AP | mask disc |'
+    assert row == '| SOLO | 1 | 0.500 | 0.400 |'
+
+
 def test_measure_loss_time(shapes_root):
     arguments = command(
         'benchmarks/measure_loss_time', CONFIG, '--iterations', 1, '--cfg-options', 'train_dataloader.batch_size=2'
