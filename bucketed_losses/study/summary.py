@@ -50,8 +50,7 @@ def _last_metrics(work_dir: str | Path) -> dict[str, float]:
         raise UserError(f'{work_dir} has no validation in its logs')
     metrics = validations[-1][1]
     has_masks = 'mask AP' in metrics
-    if not has_masks:
-        metrics = with_ap(metrics)
+    metrics = metrics if has_masks else with_ap(metrics)
     return {
         f'mask {name}' if has_masks and name not in AP_COLUMNS and name not in MASK_COLUMNS else name: value
         for name, value in metrics.items()

@@ -56,7 +56,7 @@ COST_LOSSES = {
 Pair = dict[str, str]
 CARDS = 'playing cards'
 # Of AP: about the length of an arrow's head. A smaller difference is a dot of the colour of BRS Loss.
-_SHORTEST_ARROW = 0.01
+SHORTEST_ARROW = 0.01
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -102,7 +102,7 @@ def draw_pairs(axis: Any, pairs: Sequence[Pair]) -> None:
         before, after = float(pair['stock_AP']), float(pair['BRS_AP'])
         axis.plot(before, height, marker='o', markersize=6, color=stock.color, zorder=3)
         gain = gain_of(pair)
-        if abs(gain) < _SHORTEST_ARROW:
+        if abs(gain) < SHORTEST_ARROW:
             axis.plot(after, height, marker='o', markersize=4, color=brs.color, zorder=4)
         else:
             axis.annotate(
@@ -131,8 +131,8 @@ def draw_pairs(axis: Any, pairs: Sequence[Pair]) -> None:
 def draw_headline(docs: Path, out: Path) -> None:
     """Cost on the left, AP on the right.
 
-    Gains on the cards are up to ten times those elsewhere, and may be those of the learning rate, which was not tuned;
-    a figure without a text next to it does not show them.
+    The cards are left out: the large gains there may come from the learning rate, which was not tuned, and README,
+    which shows this figure, does not say so.
     """
     rows, share = _cost_rows(docs)
     pairs = [pair for pair in read_pairs(docs / 'figures/small_data_ap.csv') if pair['data'] != CARDS]
@@ -157,7 +157,7 @@ def draw_headline(docs: Path, out: Path) -> None:
 
 @figure_style()
 def draw_small_data_ap(docs: Path, out: Path) -> None:
-    """AP alone."""
+    """AP on all sets, the cards included."""
     pairs = read_pairs(docs / 'figures/small_data_ap.csv')
     figure, axes = new_figure(1, 1, (7.2, 1.2 + 0.2 * len(pairs)))
     draw_pairs(axes[0, 0], pairs)
