@@ -1,21 +1,8 @@
-_base_ = ['./sabl-cascade-rcnn_efficientnet-lite0_fpn_ce_1xb8-12e_bccd.py', '../_base_/models/rank_based_rcnn.py']
+_base_ = [
+    '../_base_/models/sabl-cascade-rcnn_efficientnet-lite0_fpn_brs.py',
+    '../_base_/datasets/bccd_detection.py',
+    '../_base_/schedules/adamw_12e.py',
+    '../_base_/runtime_cpu.py',
+]
 
-model = dict(
-    rpn_head=_base_.rank_based_rpn_head,
-    roi_head=dict(
-        type='RankBasedCascadeRoIHead',
-        stage_loss_weights=[1, 1, 1],
-        bbox_head=[
-            dict(head, type='RankBasedSABLHead', loss_cls=dict(type='BucketedRSLoss', self_balancing=False))
-            for head in _base_.model.roi_head.bbox_head
-        ],
-    ),
-    train_cfg=dict(
-        rpn=_base_.rank_based_rcnn['train_cfg']['rpn'],
-        rcnn=[
-            dict(stage, sampler=dict(stage.sampler, num=1000000, pos_fraction=1.0))
-            for stage in _base_.model.train_cfg.rcnn
-        ],
-    ),
-    test_cfg=_base_.rank_based_rcnn['test_cfg'],
-)
+model = dict(roi_head=dict(bbox_head=[dict(head, num_classes=3) for head in _base_.model.roi_head.bbox_head]))

@@ -1,14 +1,10 @@
-_base_ = '../bccd/deformable-detr_efficientnet-lite0_focal_1xb4-12e_bccd.py'
+_base_ = ['../bccd/deformable-detr_efficientnet-lite0_focal_1xb4-12e_bccd.py', '../_base_/models/rivals.py']
 
-# IoUs as targets; matching, the other losses and all weights are those of the base config.
+# IoUs as targets; matching, the other losses and all weights are those of the stock config.
 model = dict(
     bbox_head=dict(
         type='RankBasedDeformableDETRHead',
         classifier_prior=0.01,
-        loss_cls=dict(
-            _delete_=True,
-            type='PointwiseLoss',
-            loss=dict(type='VarifocalLoss', use_sigmoid=True, alpha=0.75, gamma=2.0, loss_weight=2.0),
-        ),
+        loss_cls=dict(_base_.varifocal, loss=dict(_base_.varifocal.loss, loss_weight=2.0)),
     )
 )

@@ -1,14 +1,10 @@
-_base_ = '../bccd/dino_efficientnet-lite0_focal_1xb4-12e_bccd.py'
+_base_ = ['../bccd/dino_efficientnet-lite0_focal_1xb4-12e_bccd.py', '../_base_/models/rivals.py']
 
-# IoUs as targets; matching, the other losses and all weights are those of the base config.
+# IoUs as targets; matching, the other losses and all weights are those of the stock config.
 model = dict(
     bbox_head=dict(
         type='RankBasedDINOHead',
         classifier_prior=0.01,
-        loss_cls=dict(
-            _delete_=True,
-            type='PointwiseLoss',
-            loss=dict(type='IABCELoss', alpha=0.25, gamma=2.0, loss_weight=1.0),
-        ),
+        loss_cls=_base_.ia_bce,
     )
 )
