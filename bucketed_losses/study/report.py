@@ -83,8 +83,9 @@ def accuracy_sections(table: pd.DataFrame) -> list[str]:
     budgets = sorted(set(main.detector + ': ' + main.budget))
     parts = [
         '# Comparison of losses',
-        f'All losses of a detector have the same data, schedule and seeds. Budget: {"; ".join(budgets)}. AP is that of '
-        'the last validation; for several seeds, it is the mean ± the sample standard deviation.',
+        'All losses of a detector have the same data and schedule; the column seeds names their seeds. Budget: '
+        f'{"; ".join(budgets)}. AP is that of the last validation; for several seeds, it is the mean ± the sample '
+        'standard deviation.',
         '## Accuracy, time and hyper-parameters',
         'T_iter is the time of one iteration. In the losses: the time of its classification losses, forward and '
         'backward. Both are medians; the losses of a detector take turns. #H is the number of hyper-parameters, where '
@@ -154,7 +155,8 @@ def _equal_time(study: Study, table: pd.DataFrame) -> list[str]:
     return [
         '## Equal time',
         'With the published loop over positives, timed on the same inputs, RS Loss would take this long per iteration. '
-        'BRS Loss is trained for as many epochs as fit into the time of RS.',
+        'BRS Loss is trained for as many epochs as fit into the time of RS. Both times are from a measurement of their '
+        'own, so they differ from those above, and only their ratio is used.',
         markdown_table(['Detector', 'Loss', 'budget', 'T_iter (s)', 'AP', 'AP50', 'AP75'], lines),
     ]
 

@@ -201,7 +201,7 @@ def test_the_table_of_small_data_is_what_the_page_says(pair):
             row for row in rows if [*row.values()][: len(start)] == start and pair['column'] in row
         )  # a row of exactly one table
         assert row[pair['column']].split(' ± ')[0] == pair[f'{which}_AP']
-        assert row['seeds'] == pair['seeds']
+        assert row['seeds'] == pair[f'{which}_seeds']
 
 
 def test_the_table_of_both_data_sets_is_that_of_the_sections():

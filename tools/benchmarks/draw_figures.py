@@ -148,7 +148,7 @@ def draw_headline(docs: Path, out: Path) -> None:
     note = f'Left: {report_benchmark.percent(share)} of the logits are positives; {rows[0]["device"]}, {threads}.'
     if any(report_benchmark.estimate_of(row, quantity) for row in rows for quantity in benchmark_figures.QUANTITIES):
         note += ' Hollow circles: estimated, not run.'
-    seeds = sorted({int(pair['seeds']) for pair in pairs})
+    seeds = sorted({int(pair[f'{which}_seeds']) for pair in pairs for which in ('stock', 'BRS')})
     figure.supxlabel(f'{note} Right: {seeds[0]} to {seeds[-1]} seeds for each detector.', fontsize=10)
     draw_cost(time, rows, 'milliseconds')
     draw_cost(memory, rows, 'peak_bytes')
