@@ -5,6 +5,6 @@ model = dict(
     bbox_head=dict(
         type='RankBasedDeformableDETRHead',
         classifier_prior=0.01,
-        loss_cls=dict(_base_.ia_bce, loss=dict(_base_.ia_bce.loss, loss_weight=2.0)),
+        loss_cls=dict(_base_.rival_ia_bce, loss=dict(_base_.rival_ia_bce.loss, loss_weight=2.0)),
     )
 )

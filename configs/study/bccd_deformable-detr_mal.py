@@ -5,6 +5,8 @@ model = dict(
     bbox_head=dict(
         type='RankBasedDeformableDETRHead',
         classifier_prior=0.01,
-        loss_cls=dict(_base_.matchability_aware, loss=dict(_base_.matchability_aware.loss, loss_weight=2.0)),
+        loss_cls=dict(
+            _base_.rival_matchability_aware, loss=dict(_base_.rival_matchability_aware.loss, loss_weight=2.0)
+        ),
     )
 )

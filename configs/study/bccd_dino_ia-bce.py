@@ -5,6 +5,6 @@ model = dict(
     bbox_head=dict(
         type='RankBasedDINOHead',
         classifier_prior=0.01,
-        loss_cls=_base_.ia_bce,
+        loss_cls=_base_.rival_ia_bce,
     )
 )

@@ -5,6 +5,6 @@ model = dict(
     bbox_head=dict(
         type='RankBasedDINOHead',
         classifier_prior=0.01,
-        loss_cls=_base_.varifocal,
+        loss_cls=_base_.rival_varifocal,
     )
 )

@@ -402,8 +402,8 @@ def test_baselines_of_table_7_are_mmdetections(stock, ranking):
     assert 'RankBased' not in str(stock.model) and stock.get('custom_imports') is None
 
 
-# Top-level names of the configs that ranking configs take their changes from.
-FRAGMENTS = ('rank_based_', 'brs_detr', 'brs_co_dino', 'decoder_loss', 'auxiliary_loss', 'box_loss')
+# Top-level names of the configs that other configs take their changes from.
+FRAGMENTS = ('rank_based_', 'rival_', 'brs_detr', 'brs_co_dino', 'decoder_loss', 'auxiliary_loss', 'box_loss')
 
 
 def differences(a, b, prefix=''):
@@ -431,7 +431,7 @@ def test_comparators_differ_from_focal_loss_in_the_loss_and_from_each_other_in_i
         load(f'{data}/atss_efficientnet-lite0_fpn_{loss}_1xb8-12e_{data}') for loss in ('focal', 'qfl', name)
     )
     changed = differences(focal.to_dict(), other.to_dict())
-    assert all(key.startswith((*LOSS_KEYS, 'model.bbox_head.classifier_prior')) for key in changed), changed
+    assert all(key.startswith((*LOSS_KEYS, 'model.bbox_head.classifier_prior', *FRAGMENTS)) for key in changed), changed
     assert other.model.bbox_head.classifier_prior == 0.01, 'the prior of ATSSHead'
     changed = differences(qfl.to_dict(), other.to_dict())
     assert all(key.startswith('model.bbox_head.loss_cls.loss.') for key in changed) and bool(changed) == (name != 'qfl')
@@ -527,7 +527,7 @@ QUERY_LOSS_KEYS = ('model.bbox_head.type', 'model.bbox_head.loss_cls')
 def test_configs_of_the_study_change_one_thing(base, name, keys):
     before, after = load(base), load(f'study/{name}')
     changed = differences(before.to_dict(), after.to_dict())
-    assert changed and all(key.startswith(keys) for key in changed), changed
+    assert changed and all(key.startswith((*keys, *FRAGMENTS)) for key in changed), changed
     if 'match2' in name:
         assert after.model.train_cfg == load(base.replace('_brs_', '_focal_')).model.train_cfg
     if '_batch' in name:
