@@ -4,6 +4,8 @@ A config that inherits this file and one of MMDetection's uses ``model = _base_.
 ``rank_based_mask_rcnn``; a config of Cascade R-CNN uses its parts.
 """
 
+# All proposals go through a box head: nothing is sampled.
+rank_based_sampling = dict(num=1000000, pos_fraction=1.0)
 rank_based_rpn_head = dict(
     type='RankBasedRPNHead',
     bbox_coder=dict(target_stds=[0.1, 0.1, 0.2, 0.2]),
@@ -20,10 +22,10 @@ rank_based_rcnn = dict(
             loss_bbox=dict(_delete_=True, type='GIoULoss'),
         ),
     ),
-    # Nothing is sampled: all anchors, all proposals.
+    # All anchors, all proposals.
     train_cfg=dict(
         rpn=dict(sampler=dict(_delete_=True, type='PseudoSampler')),
-        rcnn=dict(sampler=dict(num=1000000, pos_fraction=1.0)),
+        rcnn=dict(sampler=rank_based_sampling),
     ),
     # The published threshold. Ranking logits are no calibrated probabilities: choose your own on validation data.
     test_cfg=dict(rcnn=dict(score_thr=0.40)),
@@ -53,7 +55,7 @@ rank_based_cascade_stages = [
             match_low_quality=False,
             ignore_iof_thr=-1,
         ),
-        sampler=dict(type='RandomSampler', num=1000000, pos_fraction=1.0, add_gt_as_proposals=True),
+        sampler=dict(rank_based_sampling, type='RandomSampler', add_gt_as_proposals=True),
         pos_weight=-1,
         debug=False,
     )

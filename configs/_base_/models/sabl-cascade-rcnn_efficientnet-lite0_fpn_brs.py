@@ -15,7 +15,7 @@ model = dict(
     train_cfg=dict(
         rpn=_base_.rank_based_rcnn['train_cfg']['rpn'],
         rcnn=[
-            dict(stage, sampler=dict(stage.sampler, num=1000000, pos_fraction=1.0))
+            dict(stage, sampler=dict(stage.sampler, **_base_.rank_based_sampling))
             for stage in _base_.model.train_cfg.rcnn
         ],
     ),
