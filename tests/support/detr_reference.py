@@ -68,7 +68,7 @@ def best_assignment(
 def slow_query_losses(
     name: str, queries: list[Query], class_weight: float, l1_of_corners: bool = False
 ) -> tuple[dict[str, float], Tensor]:
-    """Values by log name (Eq. 16 for 'FocalLoss', else Eq. 17), and a total whose gradient is that of the losses.
+    """Values by log name (Eq. 16 for 'FocalLoss' and 'QualityFocalLoss', else Eq. 17), and a total whose gradient is that of the losses.
 
     The weights of L1 and GIoU are Co-DETR's, 5 and 2. Sparse R-CNN compares corners by L1.
     """
@@ -85,6 +85,16 @@ def slow_query_losses(
         hot = torch.tensor([[float(c == q.label) for c in range(num_classes)] for q in queries if not q.ignored])
         focal = hot * 0.25 * (1 - p) ** 2 * -p.log() + (1 - hot) * 0.75 * p**2 * -(1 - p).log()
         cls = class_weight * focal.sum() / num_pos
+        losses = {'loss_cls': float(cls), 'loss_bbox': float(bbox), 'loss_iou': float(iou)}
+        return losses, cls + bbox + iou
+    if name == 'QualityFocalLoss':
+        quality = {id(q): value.detach() for q, (_, value) in zip(positives, overlaps, strict=True)}
+        cls = zero
+        for q in queries:
+            for c, logit in enumerate([] if q.ignored else q.scores):
+                p, wanted = logit.sigmoid(), quality[id(q)] if c == q.label else torch.tensor(0.0)
+                entropy = -wanted * p.log() - (1 - wanted) * (1 - p).log()
+                cls = cls + class_weight * (wanted - p).abs() ** 2 * entropy / num_pos
         losses = {'loss_cls': float(cls), 'loss_bbox': float(bbox), 'loss_iou': float(iou)}
         return losses, cls + bbox + iou
     quality = {id(q): max(float(value.detach()), 1e-7) for q, (_, value) in zip(positives, overlaps, strict=True)}

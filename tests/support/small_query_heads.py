@@ -138,6 +138,25 @@ def case(head: Any, stock: str, objects: InstanceList | None = None, dn_padding_
     return Case(arguments, keywords, leaves, sets)
 
 
+def of_image(head: Any, given: Case, image: int) -> Case:
+    """The same predictions of one image, as new leaves; the masks of distinct queries that ``head`` has become its."""
+
+    def own(values: Any) -> Any:
+        if isinstance(values, Tensor):
+            values = values.detach()
+            return (values[:, image : image + 1] if values.dim() == 4 else values[image : image + 1]).requires_grad_()
+        return values[image : image + 1] if isinstance(values, list) else values
+
+    if given.keywords:  # DDQ's
+        num = head.cache_dict['num_heads']
+        masks = head.cache_dict['distinct_query_mask']
+        head.cache_dict['distinct_query_mask'] = [mask[image * num : (image + 1) * num] for mask in masks]
+    arguments = [own(value) for value in given.arguments]
+    keywords = {name: own(value) for name, value in given.keywords.items()}
+    leaves = [value for value in (*arguments, *keywords.values()) if isinstance(value, Tensor)]
+    return Case(arguments, keywords, leaves, {})
+
+
 def matched(
     logits: Tensor, boxes: Tensor, objects: InstanceList, valid: Tensor | None = None, first_class: bool = False
 ) -> list[Query]:

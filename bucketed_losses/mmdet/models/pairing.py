@@ -8,7 +8,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from .classifiers import ClassifierMixin
 from .losses import RankingLoss
-from .recipes import Role, recipe_of, recipes
+from .recipes import Role, no_ranking_form_of, recipe_of, recipes
 
 
 def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
@@ -25,6 +25,8 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
     if not isinstance(loss, RankingLoss):
         return
     head_name, loss_name = type(head).__name__, type(loss).__name__
+    if refusal := no_ranking_form_of(type(head)):
+        raise ValueError(f'{head_name} cannot train {loss_name}: {refusal.why({})}')
     recipe = recipe_of(type(head))
     # The heads of the Co-DETR baseline belong to this package, but they compute their losses as MMDetection does.
     stock = type(head).__module__.startswith('mmdet.') or recipe is not None

@@ -74,7 +74,10 @@ no_ranking_form(
     reason='it scores the centres of boxes in heat maps, and a ranking loss labels scores of boxes with their IoUs',
     instead=CenterNetUpdateHead,
 )
-_TEXT = 'it scores boxes against the words of a text, and a ranking loss needs a score for each class'
+_TEXT = (
+    'it scores boxes against the tokens of a text, with the rest of the tokens as padding, and a ranking loss needs a '
+    'score for each class'
+)
 no_ranking_form(ATSSVLFusionHead, reason=_TEXT, instead=ATSSHead)
 no_ranking_form(GroundingDINOHead, reason=_TEXT, instead=DINOHead)
 no_ranking_form(BaseReID, reason='it identifies objects in cut-out images and scores no boxes')

@@ -121,6 +121,11 @@ def test_box_head(name, dtype, ranked):
         'bccd/cascade-rcnn_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py',
         'shapes/mask-rcnn_efficientnet-lite0_fpn_brs_1xb8-12e_shapes.py',
         'shapes/co-deformable-detr_efficientnet-lite0_brs_1xb4-12e_shapes.py',
+        'bccd/deformable-detr_efficientnet-lite0_brs_1xb4-12e_bccd.py',
+        'bccd/dino_efficientnet-lite0_brs_1xb4-12e_bccd.py',
+        'bccd/ddq-detr_efficientnet-lite0_brs_1xb4-12e_bccd.py',
+        'bccd/co-dino_efficientnet-lite0_brs_1xb4-12e_bccd.py',
+        'bccd/sparse-rcnn_efficientnet-lite0_fpn_brs_1xb4-12e_bccd.py',
     ],
     ids=lambda config: Path(config).stem.partition('_')[0],
 )

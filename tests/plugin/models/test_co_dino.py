@@ -69,14 +69,15 @@ def test_losses_of_all_sets_equal_loops(loss, accelerator):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_the_stock_head_adds_the_losses_of_auxiliary_queries_to_those_of_dino():
-    focal = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0)
-    head, dino = (small_head(name, 'FocalLoss', ranking=False, loss_cls=focal) for name in ('CoDINOHead', 'DINOHead'))
+@pytest.mark.parametrize('loss', ['FocalLoss', 'QualityFocalLoss'])
+def test_the_stock_head_adds_the_losses_of_auxiliary_queries_to_those_of_dino(loss):
+    loss_cls = dict(type=loss, use_sigmoid=True, loss_weight=2.0)
+    head, dino = (small_head(name, loss, ranking=False, loss_cls=loss_cls) for name in ('CoDINOHead', 'DINOHead'))
     given, auxiliary = case(head, 'DINOHead'), auxiliary_sets(lambda_1=3.0)
     losses = head.loss_by_feat(*given.arguments, auxiliary=auxiliary)
     expected = dino.loss_by_feat(*given.arguments)
     for one in auxiliary:
-        values, _ = slow_query_losses('FocalLoss', as_queries(one), class_weight=2.0)
+        values, _ = slow_query_losses(loss, as_queries(one), class_weight=2.0)
         expected |= {one.prefix + name: torch.tensor(3 * value) for name, value in values.items()}
     assert set(losses) == set(expected)
     for name, value in expected.items():
@@ -284,10 +285,11 @@ def test_an_auxiliary_head_can_be_evaluated(head):
     assert all(len(result.pred_instances) > 0 for result in results)
 
 
-def test_co_dino_becomes_brs_co_dino():
+@pytest.mark.parametrize('data', ['bccd', 'cards', 'shapes'])
+def test_co_dino_becomes_brs_co_dino(data):
     init_default_scope('mmdet')
     stock, by_hand = (
-        Config.fromfile(ROOT / f'configs/bccd/co-dino_efficientnet-lite0_{loss}_1xb4-12e_bccd.py').model
+        Config.fromfile(ROOT / f'configs/{data}/co-dino_efficientnet-lite0_{loss}_1xb4-12e_{data}.py').model
         for loss in ('qfl', 'brs')
     )
     swapped = swap_loss(dict(model=stock)).cfg.model

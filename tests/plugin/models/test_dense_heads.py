@@ -272,8 +272,8 @@ def test_stock_dense_heads_are_refused_when_built(head_type, name):
         assert word in str(caught.value)
 
 
-def test_other_stock_dense_heads_are_refused_with_what_to_derive():
-    with pytest.raises(ValueError, match=r'FreeAnchorRetinaHead cannot train BucketedRSLoss.*RankingHeadMixin'):
+def test_stock_dense_heads_without_a_ranking_form_are_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r'FreeAnchorRetinaHead cannot train BucketedRSLoss: it weights.*RetinaHead'):
         MODELS.build(
             dict(type='FreeAnchorRetinaHead', num_classes=3, in_channels=8, loss_cls=dict(type='BucketedRSLoss'))
         )

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 
 pytest.importorskip('mmdet')
 
@@ -25,6 +26,7 @@ from small_query_heads import (
     batch,
     build,
     case,
+    of_image,
     random_predictions,
     small_config,
     small_head,
@@ -45,13 +47,18 @@ def nothing():
     return [InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64)) for _ in range(2)]
 
 
+def one_of_two():
+    return [truth()[0], nothing()[1]]
+
+
 @pytest.mark.parametrize('accelerator', [False, True])
 @pytest.mark.parametrize('loss', LOSSES)
+@pytest.mark.parametrize('objects', [truth, one_of_two])
 @EVERY_HEAD
-def test_losses_equal_loops(stock, loss, accelerator):
+def test_losses_equal_loops(stock, objects, loss, accelerator):
     """Matching too, by trying all assignments. Values, and the gradients of all predictions."""
     head = small_head(stock, loss)
-    given = case(head, stock)
+    given = case(head, stock, objects())
     with as_on_an_accelerator() if accelerator else torch.enable_grad():
         fast = head.loss_by_feat(*given.arguments, **given.keywords)
     slow, total = {}, 0
@@ -63,6 +70,64 @@ def test_losses_equal_loops(stock, loss, accelerator):
     expected = torch.autograd.grad(total, given.leaves, allow_unused=True, materialize_grads=True)
     for mine, theirs in zip(torch.autograd.grad(sum(fast.values()), given.leaves), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def losses_and_gradients(head, given):
+    losses = head.loss_by_feat(*given.arguments, **given.keywords)
+    return {name: value.detach() for name, value in losses.items()}, torch.autograd.grad(
+        sum(losses.values()), given.leaves, allow_unused=True, materialize_grads=True
+    )
+
+
+def scoped_case(stock, loss, scope, objects):
+    head = small_head(stock, loss, loss_cls=dict(type=loss, loss_weight=2.0, scope=scope))
+    return head, case(head, stock, objects())
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+@pytest.mark.parametrize('objects', [truth, one_of_two])
+@EVERY_HEAD
+def test_images_ranked_alone_have_the_mean_of_their_losses(stock, objects, loss):
+    losses, _ = losses_and_gradients(*scoped_case(stock, loss, 'image', objects))
+    alone = []
+    for image in range(2):
+        head, given = scoped_case(stock, loss, 'batch', objects)
+        alone.append(losses_and_gradients(head, of_image(head, given, image))[0])
+    ranking = [name for name in losses if 'rank' in name or 'sort' in name]
+    assert ranking
+    for name in ranking:
+        torch.testing.assert_close(losses[name], (alone[0][name] + alone[1][name]) / 2, msg=name)
+
+
+SCOPES = [
+    *((stock, loss, scope, objects) for stock in STOCK for loss, scope in (('APLoss', 'batch'), ('APLoss', 'global'))
+      for objects in (truth, one_of_two)),
+    *((stock, 'BucketedRSLoss', 'global', truth) for stock in STOCK),
+]  # fmt: skip
+
+
+def losses_of_own_image(runs):
+    found = []
+    for run in runs:
+        head, given = scoped_case(*run)
+        losses, gradients = losses_and_gradients(head, of_image(head, given, dist.get_rank()))
+        found.append((losses, list(gradients)))
+    return found
+
+
+def test_processes_with_an_image_each_have_the_losses_of_both_images():
+    """Their mean, and the gradients that DDP averages. Box losses with every scope, ranking losses with 'global'."""
+    for run, *own in zip(SCOPES, *on_processes(2, losses_of_own_image, SCOPES), strict=True):
+        head, given = scoped_case(*run)
+        losses, gradients = losses_and_gradients(head, given)
+        for name, value in losses.items():
+            if run[2] == 'global' or 'bbox' in name or 'iou' in name:
+                torch.testing.assert_close((own[0][0][name] + own[1][0][name]) / 2, value, msg=f'{run} {name}')
+        if run[2] == 'global':
+            for index, whole in enumerate(gradients):
+                parts = [process[1][index] for process in own]
+                joined = torch.cat(parts, dim=1 if whole.dim() == 4 else 0) / 2
+                torch.testing.assert_close(joined, whole, msg=f'{run} leaf {index}')
 
 
 @pytest.mark.parametrize('loss', LOSSES)
@@ -104,6 +169,38 @@ def test_denoising_queries_can_keep_the_losses_of_the_stock_head(stock):
     for name in set(losses) & set(others):
         if 'dn_' not in name:
             torch.testing.assert_close(losses[name], others[name])
+
+
+@pytest.mark.parametrize('loss', ['FocalLoss', 'QualityFocalLoss'])
+@pytest.mark.parametrize('objects', [truth, one_of_two, nothing])
+def test_losses_of_denoising_queries_without_ranking_equal_loops(loss, objects):
+    head = small_head('DINOHead', 'BucketedRSLoss', loss_dn_cls=dict(type=loss, use_sigmoid=True, loss_weight=1.0))
+    given = case(head, 'DINOHead', objects(), dn_padding_ignored=False)
+    losses, gradients = losses_and_gradients(head, given)
+    for prefix in ('d0.dn_', 'dn_'):
+        if objects is nothing:
+            assert not any(losses[prefix + part] for part in ('loss_cls', 'loss_bbox', 'loss_iou'))
+            continue
+        values, _ = slow_query_losses(loss, given.sets[prefix], class_weight=1.0)
+        assert {name: losses[prefix + name].item() for name in values} == pytest.approx(values, rel=1e-4)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize('stock', DENOISING)
+def test_losses_of_denoising_queries_that_do_not_fit_are_named(stock):
+    for wrong in (dict(type='BucketedRSLoss'), dict(type='CrossEntropyLoss')):
+        name = wrong['type']
+        with pytest.raises(ValueError, match=f'RankBased{stock}: loss_dn_cls must be.*use_sigmoid=True.*got {name}'):
+            small_head(stock, 'BucketedRSLoss', loss_dn_cls=wrong)
+
+
+@pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16])
+def test_dense_queries_are_matched_in_half_precision(dtype):
+    head = small_head('DDQDETRHead', 'BucketedRSLoss')
+    logits, boxes = (values.detach().to(dtype) for values in random_predictions(3, 2, 7))
+    half = head.dense_targets(logits, boxes, truth(), METAS)
+    full = head.dense_targets(logits.float(), boxes.float(), truth(), METAS)
+    assert len(full.positive) and all(torch.equal(one, other) for one, other in zip(half, full, strict=True))
 
 
 @EVERY_HEAD
@@ -195,8 +292,11 @@ def test_matching_in_float16_has_finite_costs(stock):
 @pytest.mark.medium
 def test_processes_stay_in_step_if_one_of_them_has_no_objects():
     """Every parameter gets a gradient on both; DDP does not look for unused ones."""
-    small = [*map(small_config, STOCK), small_sparse_roi_heads.small_config('QueryInst')]
+    small = [*map(small_config, STOCK), *map(small_sparse_roi_heads.small_config, small_sparse_roi_heads.STOCK)]
     models = [swap_loss(cfg).cfg.model for cfg in small]
+    plain = copy.deepcopy(models[list(STOCK).index('DINOHead')])
+    plain.bbox_head.loss_dn_cls = FOCAL
+    models.append(plain)
     for equal in on_processes(2, trained_in_step, build, batch, models):
         assert equal == [True] * len(models)
 

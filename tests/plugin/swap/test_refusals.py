@@ -62,7 +62,7 @@ REFUSED = {
     ),
     'glip/glip_atss_swin-t_a_fpn_dyhead_pretrain_obj365.py': (
         'model.bbox_head is a ATSSVLFusionHead',
-        'it scores boxes against the words of a text',
+        'it scores boxes against the tokens of a text',
         'the nearest head that has one is a ATSSHead',
     ),
     'reid/reid_r50_8xb32-6e_mot17train80_test-mot17val20.py': (

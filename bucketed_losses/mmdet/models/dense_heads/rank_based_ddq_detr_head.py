@@ -10,6 +10,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
+from ..losses.box_weighting import at_least_float32
 from ..recipes import Role, ranking_head
 from .query_sets import (
     QuerySet,
@@ -122,6 +123,8 @@ class RankBasedDDQDETRHead(RankingDenoisingMixin, DDQDETRHead):
             batch_gt_instances: Objects of each image.
             batch_img_metas: Dicts with ``img_shape``, ``(height, width)``.
         """
+        # The assigner's targets are float32, and it copies boxes into them.
+        logits, boxes = at_least_float32(logits), at_least_float32(boxes)
         scores = (logits + self.score_shift).sigmoid()
         sizes = image_sizes(batch_img_metas, boxes).unsqueeze(1)
         pixels = bbox_cxcywh_to_xyxy(boxes) * sizes

@@ -10,8 +10,9 @@ from mmdet.models.dense_heads import DINOHead
 from mmdet.models.utils import multi_apply
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList, OptInstanceList
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..losses import RankingLoss
 from ..recipes import Note, Part, Role, Rule, ranking_head
 from ..rules import QUERY_HEAD
 from .plain_query_losses import plain_query_losses
@@ -46,7 +47,7 @@ class RankingDenoisingMixin(QueryRankingMixin):
         args, kwargs: As for :class:`QueryRankingMixin`.
 
     Raises:
-        ValueError: As :class:`QueryRankingMixin`.
+        ValueError: As :class:`QueryRankingMixin`; or ``loss_dn_cls`` is a ranking loss or reads a softmax.
     """
 
     classifiers: tuple[str, ...] = ('cls_branches',)
@@ -57,7 +58,16 @@ class RankingDenoisingMixin(QueryRankingMixin):
         if classifier_prior is None:
             classifier_prior = 0.5 if loss_dn_cls is None else 0.01
         super().__init__(*args, classifier_prior=classifier_prior, **kwargs)
-        self.loss_dn_cls = None if loss_dn_cls is None else MODELS.build(loss_dn_cls)
+        self.loss_dn_cls = None if loss_dn_cls is None else self._plain_loss(loss_dn_cls)
+
+    def _plain_loss(self, config: dict) -> nn.Module:
+        loss = MODELS.build(config)
+        if isinstance(loss, RankingLoss) or not getattr(loss, 'use_sigmoid', False):
+            raise ValueError(
+                f'{type(self).__name__}: loss_dn_cls must be a classification loss with use_sigmoid=True, e.g. '
+                f'FocalLoss, got {type(loss).__name__}; leave loss_dn_cls out to rank the denoising queries'
+            )
+        return loss
 
     def losses_with_denoising(
         self,
