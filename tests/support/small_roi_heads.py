@@ -21,10 +21,15 @@ UNLIMITED = dict(type='RandomSampler', num=1000000, pos_fraction=1.0, add_gt_as_
 def bbox_head_cfg(name='BucketedRSLoss', head_type='RankBasedShared2FCBBoxHead', agnostic=False, **kwargs):
     if head_type == 'RankBasedConvFCBBoxHead':
         kwargs = dict(num_cls_fcs=1, num_reg_fcs=1, **kwargs)
+    if head_type == 'RankBasedDoubleConvFCBBoxHead':
+        kwargs = dict(num_convs=1, num_fcs=1, conv_out_channels=8, **kwargs)
+    if head_type == 'RankBasedSCNetBBoxHead':
+        kwargs = dict(num_shared_fcs=1, **kwargs)
+    if head_type != 'RankBasedBBoxHead':
+        kwargs = dict(fc_out_channels=8, **kwargs)
     return dict(
         type=head_type,
         in_channels=4,
-        fc_out_channels=8,
         roi_feat_size=3,
         num_classes=NUM_CLASSES,
         reg_class_agnostic=agnostic,

@@ -76,7 +76,6 @@ def _point_rend(name):
 
 def _double_head(name):
     bbox_head = bbox_head_cfg(name, 'RankBasedDoubleConvFCBBoxHead')
-    bbox_head.update(num_convs=1, num_fcs=1, conv_out_channels=8)
     return roi_head_cfg(
         name, mask=False, type='RankBasedDoubleHeadRoIHead', bbox_head=bbox_head, reg_roi_scale_factor=1.3
     )

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from head_reference import assert_equal_losses, combined_losses, entries_of, giou
+from head_reference import assert_equal_losses, combined_losses, entries_of, giou, slow_losses
 
 pytest.importorskip('mmdet')
 
 from mmdet.models.dense_heads import ATSSHead
 from mmdet.registry import MODELS
-from small_anchor_heads import METAS
+from small_anchor_heads import METAS, predictions_of
 from small_dense_heads import (
     HEAD_CONFIGS,
     NUM_CLASSES,
@@ -26,11 +26,13 @@ from small_dense_heads import (
     features,
     objects,
     places,
+    random_maps,
 )
 
 import bucketed_losses.mmdet  # noqa: F401  (registers the heads)
 
 HEADS = pytest.mark.parametrize('head_type', HEAD_CONFIGS)
+LOSSES = pytest.mark.parametrize('loss', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
 NUM_BIASES = {
     'RankBasedSSDHead': 2,
     'RankBasedTOODHead': 2,
@@ -73,8 +75,6 @@ def assignments(head, cls_scores, bbox_preds):
         _, labels, _, targets, *_ = ATSSHead.get_targets(head, anchors, flags, OBJECTS, METAS)
     elif 'GFL' in name:
         _, labels, _, targets, *_ = head.get_targets(anchors, flags, OBJECTS, METAS)
-    elif 'SepBN' in name and 'Retina' in name:
-        labels, _, targets, *_ = head.get_targets(anchors, flags, OBJECTS, METAS)
     else:
         # A logit of 0 counts as a probability of 0.5, or of 0.01 with this prior.
         shift = math.log(0.01 / 0.99) if name in SCORE_PRIOR else 0
@@ -124,7 +124,7 @@ def slow_dfl(head, bbox_preds, place, target):
     return total / 4
 
 
-@pytest.mark.parametrize('loss', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
+@LOSSES
 @pytest.mark.parametrize('head_type', [name for name in HEAD_CONFIGS if any(key in name for key in COMPARED_HERE)])
 def test_losses_equal_a_slow_computation(head_type, loss):
     head = build_head(head_type, loss, **SCORE_PRIOR.get(head_type, {}))
@@ -152,17 +152,29 @@ def test_losses_equal_a_slow_computation(head_type, loss):
     assert_equal_losses(losses, maps, *combined_losses(loss, entries, [boxes]))
 
 
+@LOSSES
+def test_losses_of_retinanet_with_separate_norms_equal_a_slow_computation(loss):
+    head = build_head('RankBasedRetinaSepBNHead', loss)
+    cls_scores, bbox_preds = (random_maps(maps, seed) for seed, maps in enumerate(head(features(head)), start=2))
+    losses = head.loss_by_feat(cls_scores, bbox_preds, OBJECTS, METAS)
+    predictions = predictions_of(head, cls_scores, bbox_preds, OBJECTS)
+    assert sum(p.label < NUM_CLASSES for p in predictions) > 2
+    assert_equal_losses(losses, [*cls_scores, *bbox_preds], *slow_losses(loss, predictions, 2.0))
+
+
+@LOSSES
 @HEADS
-def test_every_parameter_gets_a_gradient(head_type):
-    head = build_head(head_type)
+def test_every_parameter_gets_a_gradient(head_type, loss):
+    head = build_head(head_type, loss)
     sum(head.loss_by_feat(*head(features(head)), OBJECTS, METAS).values()).backward()
     assert not [key for key, parameter in head.named_parameters() if parameter.grad is None]
     assert all('centerness' not in key for key in head.state_dict())
 
 
+@LOSSES
 @HEADS
-def test_without_positives_losses_are_zero_and_connected(head_type):
-    head = build_head(head_type)
+def test_without_positives_losses_are_zero_and_connected(head_type, loss):
+    head = build_head(head_type, loss)
     losses = head.loss_by_feat(*head(features(head)), objects(([], []), ([], [])), METAS)
     assert losses and all(value == 0 for value in losses.values())
     sum(losses.values()).backward()

@@ -21,13 +21,16 @@ EACH = pytest.mark.parametrize('name', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'B
 BBOX_HEADS = pytest.mark.parametrize(
     'head_type', ['RankBasedShared2FCBBoxHead', 'RankBasedShared4Conv1FCBBoxHead', 'RankBasedConvFCBBoxHead']
 )
+# The forward pass of Double-Head's takes two inputs, and that of the plain one has no layers of its own.
+MORE_BBOX_HEADS = ['RankBasedDoubleConvFCBBoxHead', 'RankBasedSCNetBBoxHead', 'RankBasedBBoxHead']
+EVERY_BBOX_HEAD = pytest.mark.parametrize('head_type', [*BBOX_HEADS.args[1], *MORE_BBOX_HEADS])
 MASK_LOSSES = pytest.mark.parametrize('loss_mask', [None, DICE], ids=['cross-entropy', 'dice'])
 AGNOSTIC = pytest.mark.parametrize('agnostic', [False, True], ids=['class-specific', 'class-agnostic'])
 
 
 @EACH
 @AGNOSTIC
-@BBOX_HEADS
+@EVERY_BBOX_HEAD
 def test_box_losses_equal_a_slow_computation(head_type, agnostic, name):
     head = build(bbox_head_cfg(name, head_type, agnostic))
     rois, labels, weights, targets, box_weights = random_rois()
@@ -55,7 +58,7 @@ def test_box_losses_equal_a_slow_computation(head_type, agnostic, name):
     assert accuracy.item() == pytest.approx(100 * sum(correct) / 12)
 
 
-@BBOX_HEADS
+@EVERY_BBOX_HEAD
 def test_classifiers_start_with_a_bias_of_zero(head_type):
     head = build(bbox_head_cfg(head_type=head_type))
     (bias,) = head.classifier_biases()

@@ -116,6 +116,38 @@ def remember(head, attribute, seen):
         )
 
 
+@EACH
+@EVERY
+def test_box_losses_equal_a_slow_computation(variant, name):
+    """Of the RoIs that each stage is given; TridentNet ranks those of all its branches together."""
+    head = build_variant(variant, name)
+    several = isinstance(head.bbox_head, torch.nn.ModuleList)
+    stages = list(head.bbox_head) if several else [head.bbox_head]
+    seen = [{} for _ in stages]
+    for stage, own in zip(stages, seen, strict=True):
+        remember(stage, 'loss', own)
+    losses = losses_of(head, segmented_batch())
+    for index, own in enumerate(seen):
+        ((args, kwargs, _),) = own['loss']
+        names = ('cls_score', 'bbox_pred', 'rois', 'labels', 'label_weights', 'bbox_targets')
+        given = dict(zip(names, args, strict=False)) | kwargs
+        num = len(given['rois'])
+        deltas = torch.zeros(num, 4) if given['bbox_pred'] is None else given['bbox_pred'].view(num, -1, 4)
+        predictions = []
+        for i, label in enumerate(given['labels'].tolist()):
+            box = deltas[i] if deltas.dim() == 2 else deltas[i, label if label < deltas.size(1) else 0]
+            ignored = bool(given['label_weights'][i] == 0)
+            target = given['bbox_targets'][i]
+            predictions.append(Prediction(given['cls_score'][i], given['rois'][i, 1:], box, label, ignored, target))
+        assert sum(p.label < NUM_CLASSES for p in predictions) > 5
+        expected, _ = slow_losses(name, predictions, box_weight=1.5)
+        if given['bbox_pred'] is None:  # Grid R-CNN
+            expected.pop('loss_bbox')
+        prefix = f's{index}.' if several else ''
+        for key, value in expected.items():
+            assert losses[prefix + key].item() == pytest.approx(value, rel=1e-4, abs=1e-5), prefix + key
+
+
 def cross_entropy(logit, target):
     return math.log1p(math.exp(-logit if target > 0.5 else logit))
 

@@ -21,6 +21,7 @@ GA, SABL = 'guided_anchoring', 'sabl'
 QDTRACK = 'qdtrack/qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py'
 MASKTRACK = 'masktrack_rcnn/masktrack-rcnn_mask-rcnn_r50_fpn_8xb1-12e_youtubevis2019.py'
 SORT = 'sort/sort_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py'
+BYTETRACK = 'bytetrack/bytetrack_yolox_x_8xb4-80e_crowdhuman-mot17halftrain_test-mot17halfval.py'
 SOFT_TEACHER = 'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'
 
 
@@ -59,6 +60,7 @@ def config(name):
         (QDTRACK, 'loss_rank loss_track'),
         (MASKTRACK, 'loss_rank loss_mask loss_match'),
         (SORT, 'loss_rank'),
+        (BYTETRACK, 'loss_rank loss_bbox'),
         (SOFT_TEACHER, 'sup_loss_rank unsup_loss_rank unsup_loss_bbox'),
     ],
     ids=lambda value: value.split('/')[-1][:30] if '/' in value else '',
@@ -138,20 +140,28 @@ def small(cfg, **settings):
     swapped.merge_from_dict({f'model.{key}': value for key, value in settings.items()})
     model = swapped.model
     swap_survey.without_downloads(model)
-    model.detector.test_cfg.rpn.update(nms_pre=50, max_per_img=50)
-    model.detector.test_cfg.rcnn.update(score_thr=0.0)
-    model.detector.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=50)
+    if 'roi_head' in model.detector:
+        model.detector.test_cfg.rpn.update(nms_pre=50, max_per_img=50)
+        model.detector.test_cfg.rcnn.update(score_thr=0.0)
+        model.detector.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=50)
     torch.manual_seed(0)
     model = MODELS.build(model)
     model.init_weights()
     return model
 
 
-@pytest.mark.parametrize('name', [QDTRACK, SORT], ids=['qdtrack', 'sort'])
-def test_swapped_trackers_track(name):
-    if name == SORT:
-        pytest.importorskip('motmetrics')  # MMDetection's SORTTracker asks for it
-    settings = {'tracker.obj_score_thr': 0.0} if name == SORT else {'tracker.init_score_thr': 0.0}
+@pytest.mark.parametrize(
+    ('name', 'needs', 'settings'),
+    [
+        (QDTRACK, None, {'tracker.init_score_thr': 0.0}),
+        (SORT, 'motmetrics', {'tracker.obj_score_thr': 0.0}),  # MMDetection's SORTTracker asks for it
+        (BYTETRACK, 'lap', {'tracker.obj_score_thrs': dict(high=0.0, low=0.0), 'tracker.init_track_thr': 0.0}),
+    ],
+    ids=['qdtrack', 'sort', 'bytetrack'],
+)
+def test_swapped_trackers_track(name, needs, settings):
+    if needs:
+        pytest.importorskip(needs)
     model = small(config(name), **settings).eval()
     with torch.no_grad():
         (result,) = model.test_step(demo_video())
