@@ -1,9 +1,9 @@
 """Published for a detector that was trained on Objects365 before: larger images, more denoising queries, less noise.
 
 Set ``load_from`` to a checkpoint trained on Objects365. ``bucketed-losses convert co-detr --partial`` gives the
-published one (``co_dino_5scale_swin_large_22e_o365``) the names of this package. It has 365 classes, so these start anew:
-the classifiers, the label embedding of the denoising queries, and the regression of the RoI head, which has boxes for
-each class. The command lists them.
+published one (``co_dino_5scale_swin_large_22e_o365``) the names of this package. It has 365 classes, so these start
+anew: the classifiers, the label embedding of the denoising queries, and the regression of the RoI head, which has boxes
+for each class. The command lists them.
 """
 
 _base_ = './co-dino-5scale_swin-l_16xb1-12e_coco.py'

@@ -68,9 +68,10 @@ def best_assignment(
 def slow_query_losses(
     name: str, queries: list[Query], class_weight: float, l1_of_corners: bool = False
 ) -> tuple[dict[str, float], Tensor]:
-    """Values by log name (Eq. 16 for 'FocalLoss' and 'QualityFocalLoss', else Eq. 17), and a total whose gradient is that of the losses.
+    """Values by log name, and a total whose gradient is that of the losses.
 
-    The weights of L1 and GIoU are Co-DETR's, 5 and 2. Sparse R-CNN compares corners by L1.
+    Eq. 16 for 'FocalLoss' and 'QualityFocalLoss', else Eq. 17. The weights of L1 and GIoU are Co-DETR's, 5 and 2.
+    Sparse R-CNN compares corners by L1.
     """
     num_classes = len(queries[0].scores)
     positives = [q for q in queries if q.label < num_classes and not q.ignored]

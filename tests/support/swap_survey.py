@@ -134,7 +134,7 @@ def family_of(file: Path) -> str:
     try:
         model = _model_of(file)
     except FileNotFoundError:
-        model = None
+        return 'a base config is missing'
     if model is None:
         return 'not a model'
     families = {
@@ -154,7 +154,7 @@ def why_not_counted(file: Path) -> str:
     try:
         model = _model_of(file)
     except FileNotFoundError:
-        return 'no: their base configs are not in the wheel of MMDetection'
+        return COUNTED
     if model is None:
         return 'no: parts that other configs inherit'
     if registered_class(model['type']) is BaseReID:
@@ -328,16 +328,16 @@ def table_of_falls(rows: list[dict[str, str]]) -> str:
 
 
 def convert_all() -> Iterator[str]:
-    """The counted configs that the swap refuses, and how many it converts."""
+    """The counted configs that the swap refuses or that cannot be read, and how many it converts."""
     counted = [file for file in configs() if why_not_counted(file) == COUNTED]
-    refused = 0
+    failed = 0
     for file in counted:
         try:
             swap_loss(Config.fromfile(file, import_custom_modules=False), 'brs')
-        except SwapError as error:
-            refused += 1
+        except (SwapError, FileNotFoundError) as error:
+            failed += 1
             yield f'{file.relative_to(CONFIGS)}: {error}'
-    yield f'{len(counted) - refused} of {len(counted)} configs are converted'
+    yield f'{len(counted) - failed} of {len(counted)} configs are converted'
 
 
 def left_out(rows: list[dict[str, str]]) -> str:
@@ -353,7 +353,7 @@ def left_out(rows: list[dict[str, str]]) -> str:
 
 
 def heads_table() -> str:
-    """What every registered recipe replaces and changes: a table of a page, and one that a click opens."""
+    """What every registered recipe replaces, and what it changes: two tables of a page that a click opens."""
     heads = ["| role | MMDetection's head | ranking head |", '|---|---|---|']
     settings: dict[str, tuple[dict[str, None], dict[str, None]]] = {}  # a ranking head may replace several stock heads
     order = sorted(recipes().items(), key=lambda item: (list(Role).index(item[1].role), item[0].__name__))
@@ -366,8 +366,11 @@ def heads_table() -> str:
     table += [
         f'| {_code([head])} | {_code(changes)} | {_code(unused)} |' for head, (changes, unused) in settings.items()
     ]
-    summary = '<summary>Settings that a swap changes, head by head</summary>'
-    return '\n'.join([*heads, '', '<details>', summary, '', *table, '', '</details>'])
+    folded = {'Heads that can be converted': heads, 'Settings that a swap changes, head by head': table}
+    return '\n\n'.join(
+        '\n'.join(['<details>', f'<summary>{summary}</summary>', '', *lines, '', '</details>'])
+        for summary, lines in folded.items()
+    )
 
 
 def _code(names: Iterable[str]) -> str:

@@ -176,7 +176,7 @@ class NoRankingForm(NamedTuple):
         if self.instead is None:
             return self.reason
         if isinstance(self.instead, type):
-            return f'{self.reason}; the nearest head that has one is a {self.instead.__name__}'
+            return f'{self.reason}; the nearest head that has one is {self.instead.__name__}'
         return f'{self.reason}; convert {self.instead(config)} instead'
 
 

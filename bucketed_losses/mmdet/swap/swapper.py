@@ -230,7 +230,7 @@ class _Swapper:
         name = _name(model['type'])
         keys = self._keys()
         if refusal := no_ranking_form_of(self._class(model, model)):
-            raise SwapError(f'{dotted(self.root)} is a {name}, which has no ranking form: {refusal.why(model)}')
+            raise SwapError(f'{dotted(self.root)} has the type {name}, which has no ranking form: {refusal.why(model)}')
         if not any(model.get(key) for key in keys):
             others = [key for key in model if key.endswith(('_head', 'heads', 'detector'))] or ['none']
             raise SwapError(
@@ -344,13 +344,13 @@ class _Swapper:
                 f'{names}'
             )
         if refusal := no_ranking_form_of(stock):
-            return f'{dotted(path)} is a {kind}, which has no ranking form: {refusal.why(config)}'
-        why = f'{dotted(path)} is a {kind}, which has no ranking form'
+            return f'{dotted(path)} has the type {kind}, which has no ranking form: {refusal.why(config)}'
+        why = f'{dotted(path)} has the type {kind}, which has no ranking form'
         if _is_softmax(config, stock):
             why += ' and scores by a softmax with background'
         parent = None if stock is None else _first(stock, roles)
         if parent is not None and stock.__module__.startswith('mmdet.'):
-            return f'{why}; the nearest head that has one is a {parent.__name__}'
+            return f'{why}; the nearest head that has one is {parent.__name__}'
         if parent is not None:
             why += f'; it derives from {parent.__name__}: derive a head from {recipes()[parent].head.__name__} instead'
         misspelt = nearest(kind, convertible) if stock is None else ''

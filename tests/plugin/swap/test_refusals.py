@@ -21,52 +21,52 @@ CROWDDET = 'crowddet/crowddet-rcnn_refine_r50_fpn_8xb2-30e_crowdhuman.py'
 # The part that is refused, why, and what works instead.
 REFUSED = {
     'free_anchor/freeanchor_r50_fpn_1x_coco.py': (
-        'model.bbox_head is a FreeAnchorRetinaHead',
+        'model.bbox_head has the type FreeAnchorRetinaHead',
         'it weights the anchors of a bag by their probabilities of class and box',
-        'the nearest head that has one is a RetinaHead',
+        'the nearest head that has one is RetinaHead',
     ),
     'autoassign/autoassign_r50-caffe_fpn_1x_coco.py': (
-        'model.bbox_head is a AutoAssignHead',
+        'model.bbox_head has the type AutoAssignHead',
         'each location in an object is positive and negative at once',
-        'the nearest head that has one is a FCOSHead',
+        'the nearest head that has one is FCOSHead',
     ),
     CROWDDET: (
-        'model.roi_head is a MultiInstanceRoIHead',
+        'model.roi_head has the type MultiInstanceRoIHead',
         'it predicts two boxes for each proposal and chooses their order by the loss of each order',
-        'the nearest head that has one is a StandardRoIHead',
+        'the nearest head that has one is StandardRoIHead',
     ),
     'misc/d2_retinanet_r50-caffe_fpn_ms-90k_coco.py': (
-        'model is a Detectron2Wrapper',
+        'model has the type Detectron2Wrapper',
         'Detectron2 builds its heads and computes their losses',
         'convert mmdet::retinanet/retinanet_r50-caffe_fpn_ms-1x_coco.py instead',
     ),
     'misc/d2_faster-rcnn_r50-caffe_fpn_ms-90k_coco.py': (
-        'model is a Detectron2Wrapper',
+        'model has the type Detectron2Wrapper',
         'Detectron2 builds its heads and computes their losses',
         'convert mmdet::faster_rcnn/faster-rcnn_r50-caffe_fpn_ms-90k_coco.py instead',
     ),
     'misc/d2_mask-rcnn_r50-caffe_fpn_ms-90k_coco.py': (
-        'model is a Detectron2Wrapper',
+        'model has the type Detectron2Wrapper',
         'Detectron2 builds its heads and computes their losses',
         'convert mmdet::mask_rcnn/mask-rcnn_r50-caffe_fpn_ms-poly-1x_coco.py instead',
     ),
     'centernet/centernet_r18_8xb16-crop512-140e_coco.py': (
-        'model.bbox_head is a CenterNetHead',
+        'model.bbox_head has the type CenterNetHead',
         'it scores the centres of boxes in heat maps',
-        'the nearest head that has one is a CenterNetUpdateHead',
+        'the nearest head that has one is CenterNetUpdateHead',
     ),
     'cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py': (
-        'model.bbox_head is a CornerHead',
+        'model.bbox_head has the type CornerHead',
         'it scores the corners of boxes in heat maps',
         None,
     ),
     'glip/glip_atss_swin-t_a_fpn_dyhead_pretrain_obj365.py': (
-        'model.bbox_head is a ATSSVLFusionHead',
+        'model.bbox_head has the type ATSSVLFusionHead',
         'it scores boxes against the tokens of a text',
-        'the nearest head that has one is a ATSSHead',
+        'the nearest head that has one is ATSSHead',
     ),
     'reid/reid_r50_8xb32-6e_mot17train80_test-mot17val20.py': (
-        'model is a BaseReID',
+        'model has the type BaseReID',
         'it identifies objects in cut-out images and scores no boxes',
         None,
     ),

@@ -468,6 +468,16 @@ def test_the_table_of_outcomes():
     assert swap_survey.left_out(rows) in page, f'{how} --left-out'
 
 
+def test_nine_in_ten_configs_train_and_their_losses_fall():
+    counted = [row for row in swap_survey.read(TABLE) if row['counted'] == swap_survey.COUNTED]
+    trained = [row for row in counted if row['outcome'] == swap_survey.TRAINED]
+    assert len(trained) >= 0.9 * len(counted)
+    for row in trained:
+        assert row['ap_outcome'] == swap_survey.TRAINED, row
+        for falls in ('falls', 'ap_falls'):
+            assert row[falls] in ('yes', 'ranking', 'later', 'diverges'), row
+
+
 @pytest.mark.parametrize(
     ('name', 'why'),
     [
