@@ -80,6 +80,7 @@ def differences_table(study: Study) -> pd.DataFrame:
         seeds = sorted(runs[detector, second].keys() & runs[other, first].keys()) if detector == other else []
         if not seeds:
             continue
+        only_one_diverged = bool(diverged[detector, first]) != bool(diverged[detector, second])
         pairs = [(runs[detector, first][seed], runs[detector, second][seed]) for seed in seeds]
         found = paired_difference(
             np.array([a['AP'] - b['AP'] for a, b in pairs]),
@@ -93,7 +94,7 @@ def differences_table(study: Study) -> pd.DataFrame:
                 'difference of AP': found.mean,
                 'low': found.low,
                 'high': found.high,
-                'verdict': found.verdict,
+                'verdict': 'not judged' if only_one_diverged else found.verdict,
                 'seeds': ' '.join(map(str, seeds)),
                 'diverged': ' '.join(map(str, sorted(diverged[detector, first] | diverged[detector, second]))),
                 'images': pairs[0][0]['images'],
@@ -127,10 +128,11 @@ def differences_section(differences: pd.DataFrame) -> list[str]:
         ]
         for row in shown.rename(columns={'difference of AP': 'difference'}).itertuples(index=False)
     ]
+    images = ' or '.join(map(str, differences.images.unique()))
     return [
         '## Differences',
         f'Mean differences of AP between runs with the same seed, and their {LEVEL} % interval by a bootstrap over the '
-        f'seeds and the {differences.images.iloc[0]} validation images. A pair whose interval contains 0 is a tie. '
+        f'seeds and the {images} validation images. A pair whose interval contains 0 is a tie. '
         'With one seed, the interval does not contain the spread of the seeds, so such a pair is not judged.'
         + (
             ''

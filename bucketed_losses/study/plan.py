@@ -100,6 +100,11 @@ class Plan:
             raise Refusal(f'--epochs must be 1 or more, got {self.epochs}')
         if self.configs and len(self.detectors) > 1:
             raise Refusal('--losses: NAME=CONFIG is a config of one detector, so --detectors must name one detector')
+        if self.lr_factors and any(self.tuning_seed in seeds for seeds in self.seeds.values()):
+            raise Refusal(
+                f'--tuning-seed {self.tuning_seed} is one of --seeds; choose another, so that no run of the comparison '
+                'has chosen the learning rate'
+            )
         names = [detector.name for detector in self.detectors]
         if len(set(names)) < len(names):
             raise Refusal(f'two detectors have the same name ({", ".join(names)}); name them by NAME=CONFIG')

@@ -503,6 +503,14 @@ QUERY_LOSS_KEYS = ('model.bbox_head.type', 'model.bbox_head.loss_cls')
             for size in (1, 2, 4)
         ),
         *(
+            (
+                CARDS_FOCAL.replace('_focal_', '_brs_'),
+                f'cards_atss_batch{size}-brs-accumulate{8 // size}',
+                ('train_dataloader.batch_size', 'optim_wrapper.accumulative_counts', SCHEDULE),
+            )
+            for size in (1, 2, 4)
+        ),
+        *(
             (base, f'bccd_{name}_{loss}', (*QUERY_LOSS_KEYS, 'model.bbox_head.classifier_prior'))
             for base, name in ((BCCD_DINO, 'dino'), (BCCD_DEFORMABLE, 'deformable-detr'))
             for loss in ('qfl', 'vfl', 'ia-bce', 'mal')

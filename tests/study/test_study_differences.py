@@ -118,6 +118,7 @@ def test_pairs_have_the_same_seeds(made_up):
     table = differences_table(made_up)
     (both,) = table[(table['loss'] == 'BRS') & (table['compared with'] == 'Focal+GIoU')].to_dict('records')
     assert both['seeds'] == '0 2' and both['diverged'] == '1'
+    assert both['verdict'] == 'not judged', 'the seed is missing because one of the two losses failed'
 
 
 def test_report_has_the_differences(made_up):

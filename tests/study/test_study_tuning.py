@@ -175,6 +175,7 @@ def test_arguments_of_the_command_line(tmp_path):
         (['--lr-factors', '0,1'], 'numbers above 0 such as 0.33,1,3, got .0,1.'),
         (['--lr-factors', 'a'], 'numbers above 0'),
         (['--lr-factors', 'nan'], 'numbers above 0'),
+        (['--lr-factors', '1,3', '--seeds', '0,100'], '--tuning-seed 100 is one of --seeds'),
         (['--epochs', '0'], '--epochs must be 1 or more, got 0'),
         (['--losses', 'brs=my.py'], r'must not be one of stock, .*; got .brs.'),
         (['--losses', 'a b=my.py'], 'NAME may contain letters'),
