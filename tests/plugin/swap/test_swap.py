@@ -402,7 +402,7 @@ TABLE = ROOT / 'docs/swapped_configs.csv'
 
 @pytest.mark.slow
 def test_every_config_of_mmdetection(tmp_path, quiet):
-    """More than an hour. The table of the docs is this test's, written by ``python tests/support/swap_survey.py``."""
+    """Several hours. The table of the docs is this test's, written by ``python tests/support/swap_survey.py``."""
     with TABLE.open(newline='') as file:
         table = {row['config']: row for row in csv.DictReader(file)}
     files = swap_survey.configs()
