@@ -25,9 +25,9 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
     if not isinstance(loss, RankingLoss):
         return
     head_name, loss_name = type(head).__name__, type(loss).__name__
-    if refusal := no_ranking_form_of(type(head)):
-        raise ValueError(f'{head_name} cannot train {loss_name}: {refusal.why({})}')
     recipe = recipe_of(type(head))
+    if recipe is None and (refusal := no_ranking_form_of(type(head))):
+        raise ValueError(f'{head_name} cannot train {loss_name}: {refusal.why({})}')
     # The heads of the Co-DETR baseline belong to this package, but they compute their losses as MMDetection does.
     stock = type(head).__module__.startswith('mmdet.') or recipe is not None
     if stock and not (_calls_its_loss_once(head) and not loss.needs_ious):

@@ -65,6 +65,16 @@ REFUSED = {
         'it scores boxes against the tokens of a text',
         'the nearest head that has one is ATSSHead',
     ),
+    'grounding_dino/grounding_dino_r50_scratch_8xb2_1x_coco.py': (
+        'model.bbox_head has the type GroundingDINOHead',
+        'it scores boxes against the tokens of a text',
+        'the nearest head that has one is DINOHead',
+    ),
+    'mm_grounding_dino/grounding_dino_swin-t_pretrain_obj365.py': (
+        'model.bbox_head has the type GroundingDINOHead',
+        'it scores boxes against the tokens of a text',
+        'the nearest head that has one is DINOHead',
+    ),
     'reid/reid_r50_8xb32-6e_mot17train80_test-mot17val20.py': (
         'model has the type BaseReID',
         'it identifies objects in cut-out images and scores no boxes',
