@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from head_reference import STDS
+from head_reference import STDS, Prediction
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
@@ -63,6 +63,22 @@ def random_rois(num=40, num_pos=12):
     targets = torch.zeros(num, 4)
     targets[:num_pos] = priors[:num_pos] + 8 * torch.randn(num_pos, 4, generator=generator)
     return rois, labels, weights, targets, (targets > 0).float()
+
+
+def predictions_of_rois(cls_score, bbox_pred, rois, labels, weights, targets, *_):
+    """What a box head is given for each RoI; the arguments are those of its ``loss``.
+
+    An RoI has the deltas of its class if boxes are specific to classes, and deltas of 0 if the head predicts none.
+    """
+    num = len(rois)
+    deltas = torch.zeros(num, 1, 4) if bbox_pred is None else bbox_pred.view(num, -1, 4)
+    return [
+        Prediction(
+            cls_score[i], rois[i, 1:], deltas[i, label if label < deltas.size(1) else 0], label, bool(weights[i] == 0),
+            targets[i],
+        )
+        for i, label in enumerate(labels.tolist())
+    ]  # fmt: skip
 
 
 def roi_head_cfg(

@@ -389,5 +389,6 @@ def test_panoptic_segmentation_trains_and_predicts():
 def test_another_head_of_a_panoptic_detector_is_refused():
     cfg = small_config('Mask2FormerHead')
     cfg.model.panoptic_fusion_head.type = 'HeuristicFusionHead'
-    with pytest.raises(SwapError, match='panoptic_fusion_head has the type HeuristicFusionHead, which has no'):
+    message = 'panoptic_fusion_head has the type HeuristicFusionHead, which has no ranking form'
+    with pytest.raises(SwapError, match=message):
         swap_loss(cfg)

@@ -119,6 +119,7 @@ def losses_of_own_image(runs):
     return found
 
 
+@pytest.mark.medium
 def test_processes_with_an_image_each_have_the_losses_of_both_images():
     """Their mean, and the gradients that DDP averages. Box losses with every scope, ranking losses with 'global'."""
     for run, *own in zip(SCOPES, *on_processes(2, losses_of_own_image, SCOPES), strict=True):

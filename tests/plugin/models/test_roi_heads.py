@@ -7,22 +7,38 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from head_reference import Prediction, slow_losses
+from head_reference import slow_losses
 
 pytest.importorskip('mmdet')
 
 from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
-from small_roi_heads import DICE, NUM_CLASSES, SIZE, batch, bbox_head_cfg, build, random_rois, roi_head_cfg
+from small_roi_heads import (
+    DICE,
+    NUM_CLASSES,
+    SIZE,
+    batch,
+    bbox_head_cfg,
+    build,
+    predictions_of_rois,
+    random_rois,
+    roi_head_cfg,
+)
 
 import bucketed_losses.mmdet  # noqa: F401  (registers the heads)
 
 EACH = pytest.mark.parametrize('name', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
 BBOX_HEADS = pytest.mark.parametrize(
-    'head_type', ['RankBasedShared2FCBBoxHead', 'RankBasedShared4Conv1FCBBoxHead', 'RankBasedConvFCBBoxHead']
+    'head_type',
+    [
+        'RankBasedShared2FCBBoxHead',
+        'RankBasedShared4Conv1FCBBoxHead',
+        'RankBasedConvFCBBoxHead',
+        'RankBasedSCNetBBoxHead',
+    ],
 )
-# The forward pass of Double-Head's takes two inputs, and that of the plain one has no layers of its own.
-MORE_BBOX_HEADS = ['RankBasedDoubleConvFCBBoxHead', 'RankBasedSCNetBBoxHead', 'RankBasedBBoxHead']
+# The forward passes of these take other inputs: two maps, and flat features.
+MORE_BBOX_HEADS = ['RankBasedDoubleConvFCBBoxHead', 'RankBasedBBoxHead']
 EVERY_BBOX_HEAD = pytest.mark.parametrize('head_type', [*BBOX_HEADS.args[1], *MORE_BBOX_HEADS])
 MASK_LOSSES = pytest.mark.parametrize('loss_mask', [None, DICE], ids=['cross-entropy', 'dice'])
 AGNOSTIC = pytest.mark.parametrize('agnostic', [False, True], ids=['class-specific', 'class-agnostic'])
@@ -41,13 +57,7 @@ def test_box_losses_equal_a_slow_computation(head_type, agnostic, name):
     accuracy = losses.pop('acc_classes')
     grads = torch.autograd.grad(sum(losses.values()), (logits, deltas))
 
-    predictions = []
-    for i in range(len(rois)):
-        label = int(labels[i])
-        start = 0 if agnostic or label == NUM_CLASSES else 4 * label
-        predictions.append(
-            Prediction(logits[i], rois[i, 1:], deltas[i, start : start + 4], label, bool(weights[i] == 0), targets[i])
-        )
+    predictions = predictions_of_rois(logits, deltas, rois, labels, weights, targets)
     expected, total = slow_losses(name, predictions, box_weight=1.5)
     assert set(losses) == set(expected)
     for key, value in expected.items():

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from head_reference import Prediction, giou, slow_losses
+from head_reference import giou, slow_losses
 
 pytest.importorskip('mmdet')
 
 from mmengine.structures import InstanceData
-from small_roi_heads import NUM_CLASSES, SIZE, batch, bbox_head_cfg, build, random_rois
+from small_roi_heads import NUM_CLASSES, SIZE, batch, bbox_head_cfg, build, predictions_of_rois, random_rois
 from small_roi_variants import OTHER_LOSSES, VARIANTS, build_variant, segmented_batch
 
 EACH = pytest.mark.parametrize('name', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
@@ -87,10 +87,7 @@ def test_box_head_without_regression_ranks_rois_by_their_ious(name):
     losses.pop('acc_classes')
     (grad,) = torch.autograd.grad(sum(losses.values()), logits)
     # Without deltas, the decoded boxes are the RoIs.
-    predictions = [
-        Prediction(logits[i], rois[i, 1:], torch.zeros(4), int(labels[i]), bool(weights[i] == 0), targets[i])
-        for i in range(len(rois))
-    ]
+    predictions = predictions_of_rois(logits, None, rois, labels, weights, targets)
     expected, total = slow_losses(name, predictions, box_weight=1.0)
     expected.pop('loss_bbox')
     assert losses.keys() == expected.keys()
@@ -128,20 +125,11 @@ def test_box_losses_equal_a_slow_computation(variant, name):
         remember(stage, 'loss', own)
     losses = losses_of(head, segmented_batch())
     for index, own in enumerate(seen):
-        ((args, kwargs, _),) = own['loss']
-        names = ('cls_score', 'bbox_pred', 'rois', 'labels', 'label_weights', 'bbox_targets')
-        given = dict(zip(names, args, strict=False)) | kwargs
-        num = len(given['rois'])
-        deltas = torch.zeros(num, 4) if given['bbox_pred'] is None else given['bbox_pred'].view(num, -1, 4)
-        predictions = []
-        for i, label in enumerate(given['labels'].tolist()):
-            box = deltas[i] if deltas.dim() == 2 else deltas[i, label if label < deltas.size(1) else 0]
-            ignored = bool(given['label_weights'][i] == 0)
-            target = given['bbox_targets'][i]
-            predictions.append(Prediction(given['cls_score'][i], given['rois'][i, 1:], box, label, ignored, target))
+        ((args, _, _),) = own['loss']
+        predictions = predictions_of_rois(*args)
         assert sum(p.label < NUM_CLASSES for p in predictions) > 5
         expected, _ = slow_losses(name, predictions, box_weight=1.5)
-        if given['bbox_pred'] is None:  # Grid R-CNN
+        if not stages[index].with_reg:  # Grid R-CNN
             expected.pop('loss_bbox')
         prefix = f's{index}.' if several else ''
         for key, value in expected.items():

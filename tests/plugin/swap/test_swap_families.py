@@ -129,7 +129,8 @@ def test_a_swapped_tracker_is_not_swapped_again():
 def test_a_tracker_around_an_unknown_detector_names_its_head():
     cfg = config(QDTRACK)
     cfg.model.detector.roi_head.type = 'MultiInstanceRoIHead'
-    with pytest.raises(SwapError, match=r'model\.detector\.roi_head has the type MultiInstanceRoIHead, which'):
+    message = r'model\.detector\.roi_head has the type MultiInstanceRoIHead, which has no ranking'
+    with pytest.raises(SwapError, match=message):
         swap_loss(cfg)
 
 
