@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import command
+from command_line import command, run_verb
 
 pytest.importorskip('mmdet')
 
@@ -16,6 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 
+from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine import safe_load
 from bucketed_losses.mmdet.engine.co_detr_checkpoints import convert_co_detr
 
@@ -71,25 +73,33 @@ def resnet50():
     return shapes
 
 
-def swin_tiny():
-    shapes = conv('backbone.patch_embed.proj', 96, 3, 4) | norm('backbone.patch_embed.norm', 96)
-    for stage, (depth, heads) in enumerate(zip((2, 2, 6, 2), (3, 6, 12, 24), strict=True)):
-        dims = 96 * 2**stage
+def swin(embed, depths, all_heads, window, outputs):
+    shapes = conv('backbone.patch_embed.proj', embed, 3, 4) | norm('backbone.patch_embed.norm', embed)
+    for stage, (depth, heads) in enumerate(zip(depths, all_heads, strict=True)):
+        dims = embed * 2**stage
         for block in range(depth):
             name = f'backbone.layers.{stage}.blocks.{block}'
             shapes |= norm(f'{name}.norm1', dims) | norm(f'{name}.norm2', dims)
             shapes |= linear(f'{name}.attn.qkv', 3 * dims, dims) | linear(f'{name}.attn.proj', dims, dims)
             shapes |= {
-                f'{name}.attn.relative_position_bias_table': (169, heads),
-                f'{name}.attn.relative_position_index': (49, 49),
+                f'{name}.attn.relative_position_bias_table': ((2 * window - 1) ** 2, heads),
+                f'{name}.attn.relative_position_index': (window**2, window**2),
             }
             shapes |= linear(f'{name}.mlp.fc1', 4 * dims, dims) | linear(f'{name}.mlp.fc2', dims, 4 * dims)
         if stage < 3:
             shapes |= {f'backbone.layers.{stage}.downsample.reduction.weight': (2 * dims, 4 * dims)}
             shapes |= norm(f'backbone.layers.{stage}.downsample.norm', 4 * dims)
-        if stage > 0:
+        if stage in outputs:
             shapes |= norm(f'backbone.norm{stage}', dims)
     return shapes
+
+
+def swin_tiny():
+    return swin(96, (2, 2, 6, 2), (3, 6, 12, 24), window=7, outputs=(1, 2, 3))
+
+
+def swin_large():
+    return swin(192, (2, 2, 18, 2), (6, 12, 24, 48), window=12, outputs=(0, 1, 2, 3))
 
 
 def original_shapes(backbone, channels, num_query=300):
@@ -139,7 +149,7 @@ def original_shapes(backbone, channels, num_query=300):
     return shapes | {f'{transformer}.head_pos_embed.weight': (2, 1)}
 
 
-def co_dino_shapes(backbone, channels, label_embedding):
+def co_dino_shapes(backbone, channels, label_embedding, num_classes=80):
     """Names and shapes of Co-DINO: what differs from Co-Deformable-DETR.
 
     Five levels, whose coarsest map of an auxiliary head is the sixth; no mixed selection from proposals; auxiliary
@@ -150,7 +160,7 @@ def co_dino_shapes(backbone, channels, label_embedding):
     gone = (*(f'{transformer}.{name}.' for name in gone), 'query_head.query_embedding.')
     shapes = {name: shape for name, shape in shapes.items() if not name.startswith(gone)}
     shapes |= {f'{transformer}.level_embeds': (5, 256), f'{transformer}.query_embed.weight': (900, 256)}
-    shapes |= {label_embedding: (80, 256), 'bbox_head.0.scales.5.scale': ()}
+    shapes |= {'bbox_head.0.scales.5.scale': ()}
     shapes |= linear(f'{transformer}.decoder.ref_point_head.0', 256, 512)
     shapes |= linear(f'{transformer}.decoder.ref_point_head.2', 256, 256) | norm(f'{transformer}.decoder.norm', 256)
     for layer in range(6):
@@ -159,19 +169,28 @@ def co_dino_shapes(backbone, channels, label_embedding):
     for head in range(2):
         shapes |= linear(f'{transformer}.aux_pos_trans.{head}', 256, 512)
         shapes |= norm(f'{transformer}.aux_pos_trans_norm.{head}', 256)
+    shapes |= {label_embedding: (num_classes, 256)}
+    shapes |= conv('bbox_head.0.atss_cls', num_classes, 256, 3)
+    shapes |= linear('roi_head.0.bbox_head.fc_cls', num_classes + 1, 1024)
+    shapes |= linear('roi_head.0.bbox_head.fc_reg', 4 * num_classes, 1024)
+    for branch in range(7):
+        shapes |= linear(f'query_head.cls_branches.{branch}', num_classes, 256)
     return shapes
 
 
 def fill(shapes):
     """A checkpoint whose every tensor is another constant, and that constant by name."""
     constants = {name: float(i) for i, name in enumerate(shapes)}
-    return {name: torch.full(shape, constants[name]) for name, shape in shapes.items()}, constants
+    return {name: torch.tensor(constants[name]).expand(shape) for name, shape in shapes.items()}, constants
 
 
-def model_state(config):
+def model_state(config, num_classes=80):
     cfg = Config.fromfile(ROOT / config)
+    model = cfg.model
+    for head in (model.bbox_head, model.roi_heads.bbox_head, model.dense_heads):
+        head.num_classes = num_classes
     init_default_scope('mmdet')
-    return MODELS.build(cfg.model).state_dict()
+    return MODELS.build(model).state_dict()
 
 
 @pytest.fixture(scope='module')
@@ -278,6 +297,8 @@ def test_what_does_not_fit_is_named(r50, state):
 
 
 CO_DINO = 'configs/co_dino/co-dino-5scale_r50_8xb2-12e_coco.py'
+SWIN_L = 'configs/co_dino/co-dino-5scale_swin-l_16xb1-12e_coco.py'
+SWIN_L_CHANNELS = (192, 384, 768, 1536)
 LABELS = {'original': 'query_head.label_embedding.weight', 'mmdet': 'query_head.dn_generator.label_embedding.weight'}
 CO_DINO_PLACES = {
     'query_head.transformer.query_embed.weight': 'query_embedding.weight',
@@ -307,6 +328,41 @@ def test_co_dino_of_the_original_and_of_mmdetection(state):
         convert_co_detr(source, state)
     with pytest.raises(ValueError, match=r"a Co-Deformable-DETR checkpoint.*type='CoDETR'"):
         convert_co_detr(fill(original_shapes(resnet50(), (512, 1024, 2048)))[0], co_dino)
+
+
+OF_CLASSES = [
+    'bbox_head.cls_branches.3.weight',
+    'dense_heads.0.atss_cls.bias',
+    'dn_query_generator.label_embedding.weight',
+    'roi_heads.0.bbox_head.fc_cls.weight',
+    'roi_heads.0.bbox_head.fc_reg.bias',
+]
+
+
+@pytest.mark.parametrize('num_classes', [80, 365])
+def test_co_dino_with_swin_l(num_classes):
+    """The published checkpoints of COCO, and of Objects365 with its 365 classes."""
+    source, constants = fill(co_dino_shapes(swin_large(), SWIN_L_CHANNELS, LABELS['original'], num_classes))
+    state = model_state(SWIN_L, num_classes)
+    conversion = convert_co_detr(source, state)
+    assert conversion.complete, conversion.report()
+    assert len(conversion.mapped) == len(source) == len(set(dict(conversion.mapped).values()))
+    assert all(conversion.state_dict[name].shape == state[name].shape for name in state)
+    for theirs, ours in {
+        'layers.2.blocks.17.attn.proj.weight': 'stages.2.blocks.17.attn.w_msa.proj.weight',
+        'norm0.bias': 'norm0.bias',
+    }.items():
+        assert (conversion.state_dict[f'backbone.{ours}'] == constants[f'backbone.{theirs}']).all(), theirs
+
+
+def test_a_checkpoint_of_objects365_for_coco():
+    """What starts anew is what the config says, and no more."""
+    source, _ = fill(co_dino_shapes(swin_large(), SWIN_L_CHANNELS, LABELS['original'], 365))
+    conversion = convert_co_detr(source, model_state(SWIN_L.replace('12e_coco', '16e_o365-coco')))
+    names = {line.partition(':')[0] for line in conversion.misshaped}
+    assert names == {name for name in names if re.search('cls_branches|atss_cls|fc_cls|fc_reg|label_embedding', name)}
+    assert names >= set(OF_CLASSES) and len(names) == 2 * 7 + 1 + 2 * 3
+    assert not conversion.missing and not conversion.left_over
 
 
 def test_a_swin_transformer_with_mmdetections_names_is_left_as_it_is():
@@ -344,15 +400,14 @@ def test_other_checkpoints_are_refused(names, words, state):
 
 
 def convert(source, out, *args):
-    convert = command('convert', 'co-detr', CONFIG, source, '--out', out, *args)
-    return subprocess.run(convert, cwd=ROOT, capture_output=True, text=True)
+    return 'convert', 'co-detr', ROOT / CONFIG, source, '--out', out, *args
 
 
-def test_the_tool(r50, tmp_path):
+def test_the_tool(r50, tmp_path, capsys):
     source, _ = fill(r50)
-    theirs, ours = tmp_path / 'theirs.pth', tmp_path / 'ours.pth'
+    theirs, ours, partial = (tmp_path / f'{name}.pth' for name in ('theirs', 'ours', 'partial'))
     torch.save({'state_dict': source, 'meta': {'CLASSES': ('cat', 'dog'), 'epoch': 12}, 'optimizer': {}}, theirs)
-    run = convert(theirs, ours)
+    run = subprocess.run(command(*convert(theirs, ours)), cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert '0 missing, 0 left over, 0 of another shape' in run.stdout
     cfg = Config.fromfile(ROOT / CONFIG)
@@ -360,14 +415,16 @@ def test_the_tool(r50, tmp_path):
     detector = MODELS.build(cfg.model)
     checkpoint = load_checkpoint(detector, str(ours), map_location='cpu', strict=True)
     assert checkpoint['meta']['dataset_meta'] == {'classes': ('cat', 'dog')}
-    assert 'exists already' in convert(theirs, ours).stderr
+    with pytest.raises(UserError, match='exists already'):
+        run_verb(*convert(theirs, ours))
 
     del source['query_head.transformer.level_embeds']
     torch.save(source, theirs)  # a bare state dict
-    refused = convert(theirs, tmp_path / 'partial.pth')
-    assert refused.returncode == 2 and 'missing: level_embed' in refused.stdout
-    assert 'no file was written' in refused.stderr and not (tmp_path / 'partial.pth').exists()
-    assert convert(theirs, tmp_path / 'partial.pth', '--partial').returncode == 0
-    assert 'level_embed' not in safe_load(tmp_path / 'partial.pth')['state_dict']
+    with pytest.raises(UserError, match='no file was written'):
+        run_verb(*convert(theirs, partial))
+    assert 'missing: level_embed' in capsys.readouterr().out and not partial.exists()
+    run_verb(*convert(theirs, partial, '--partial'))
+    assert 'level_embed' not in safe_load(partial)['state_dict']
     (tmp_path / 'broken.pth').write_bytes(b'no checkpoint')
-    assert 'cannot be loaded safely' in convert(tmp_path / 'broken.pth', tmp_path / 'x.pth').stderr
+    with pytest.raises(UserError, match='cannot be loaded safely'):
+        run_verb(*convert(tmp_path / 'broken.pth', tmp_path / 'x.pth'))
