@@ -33,7 +33,7 @@ SMALL = ['train_dataloader.batch_size=2', 'train_cfg.max_epochs=2', 'train_cfg.v
 
 
 def environment(shapes_root):
-    return {**os.environ, 'SHAPES_ROOT': str(shapes_root), 'OMP_NUM_THREADS': '2'}
+    return {**os.environ, 'SHAPES_ROOT': str(shapes_root), 'OMP_NUM_THREADS': '1'}
 
 
 def run(arguments, shapes_root, check=True):

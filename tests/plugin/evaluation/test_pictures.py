@@ -89,7 +89,7 @@ def run(shapes_root, tool, *arguments, check=True):
     result = subprocess.run(
         command(tool, *arguments),
         cwd=ROOT,
-        env={**os.environ, 'SHAPES_ROOT': str(shapes_root), 'OMP_NUM_THREADS': '2'},
+        env={**os.environ, 'SHAPES_ROOT': str(shapes_root), 'OMP_NUM_THREADS': '1'},
         capture_output=True,
         text=True,
     )
