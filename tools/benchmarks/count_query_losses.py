@@ -6,22 +6,27 @@ The detector of the config computes the losses of one step from random features;
 losses of its query head are computed again from the same predictions and targets, forward and backward: with one call
 of the ranking loss for all sets of queries, and with a call for each set, which has to find its positives. Operations
 do not include views. Waits are operations whose result the host reads. No accelerator is needed: a CPU runs the same
-operations. Milliseconds are a model, the number of operations times 5 microseconds for a launch, and not a measurement.
+operations. The first milliseconds are a model, the number of operations times 5 microseconds for a launch, and not a
+measurement. The second are measured on this CPU: medians of ``--repeats`` calls that take turns, forward and backward.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from count_operations import MILLISECONDS_PER_LAUNCH
+from measuring import seconds_of
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import set_random_seed
 from operations import CountOperations
 from torch import nn
 
@@ -39,7 +44,7 @@ def sets_of_a_step(
     """The query head, the sets whose losses it computes in a step, the images, and all calls of ranking losses."""
     cfg = Config.fromfile(config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    torch.manual_seed(0)
+    set_random_seed(0)  # also of NumPy, with which MMDetection samples
     host, kind = (MODELS.get(part.get('type', '')) for part in (cfg.model, cfg.model.get('bbox_head') or {}))
     if kind is None or not issubclass(kind, QueryRankingMixin):
         raise UserError(f'{config} has no query head with a ranking loss')
@@ -79,15 +84,30 @@ def count_calls(model: nn.Module) -> list[str]:
     return calls
 
 
-def count(losses: Callable, sets: Sequence[QuerySet]) -> CountOperations:
-    """Operations of ``losses(sets)`` and of its backward pass to logits and boxes."""
+def step(losses: Callable, sets: Sequence[QuerySet]) -> None:
+    """``losses(sets)`` and its backward pass to logits and boxes."""
     leaves = [
         one._replace(logits=one.logits.detach().requires_grad_(), boxes=one.boxes.detach().requires_grad_())
         for one in sets
     ]
+    torch.stack(list(losses(leaves).values())).sum().backward()
+
+
+def count(losses: Callable, sets: Sequence[QuerySet]) -> CountOperations:
+    """Operations of a step on an accelerator."""
     with as_on_an_accelerator(), CountOperations() as counted:
-        torch.stack(list(losses(leaves).values())).sum().backward()
+        step(losses, sets)
     return counted
+
+
+def milliseconds_of(losses: Callable, sets: Sequence[QuerySet], repeats: int) -> tuple[float, float]:
+    """Median milliseconds of a step on this CPU, which take turns: with a call for each set, and with one call."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for measured, context in zip(seconds, (nullcontext(), as_on_an_accelerator()), strict=True):
+            with context:
+                measured.append(seconds_of(lambda: step(losses, sets), torch.device('cpu')))
+    return 1000 * median(seconds[0]), 1000 * median(seconds[1])
 
 
 def without_positives(one: QuerySet) -> QuerySet:
@@ -102,6 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--images', type=int, default=2, help='images in the batch')
     parser.add_argument('--size', type=int, nargs=2, default=[320, 480], help='height and width of the images')
     parser.add_argument('--objects', type=int, default=7, help='objects in each image')
+    parser.add_argument('--repeats', type=int, default=20, help='calls to measure')
     args = parser.parse_args(argv)
     head, sets, metas, num_calls = sets_of_a_step(args.config, args.images, args.size, args.objects)
     num_pos = sum(len(one.targets.positive) for one in sets if one.targets.positive is not None)
@@ -115,15 +136,17 @@ def main(argv: list[str] | None = None) -> None:
             losses |= head.query_losses([without_positives(one)], metas)
         return losses
 
-    rows = {
-        'a call for each set': count(separately, sets),
-        'one call': count(lambda sets: head.query_losses(sets, metas), sets),
-    }
-    print('| losses of the query head | operations | waits | ms (model) |')
-    print('|---' * 4 + '|')
-    for name, counted in rows.items():
+    def together(sets: Sequence[QuerySet]) -> dict[str, torch.Tensor]:
+        return head.query_losses(sets, metas)
+
+    counts = {'a call for each set': count(separately, sets), 'one call': count(together, sets)}
+    measured = milliseconds_of(together, sets, args.repeats)
+    print('| losses of the query head | operations | waits | ms (model) | ms on this CPU |')
+    print('|---' * 5 + '|')
+    for (name, counted), on_cpu in zip(counts.items(), measured, strict=True):
         operations = len(counted.names)
-        print(f'| {name} | {operations} | {counted.waits} | {operations * MILLISECONDS_PER_LAUNCH:.2f} |')
+        model = operations * MILLISECONDS_PER_LAUNCH
+        print(f'| {name} | {operations} | {counted.waits} | {model:.2f} | {on_cpu:.1f} |')
 
 
 if __name__ == '__main__':
