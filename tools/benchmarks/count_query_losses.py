@@ -103,9 +103,10 @@ def count(losses: Callable, sets: Sequence[QuerySet]) -> CountOperations:
 def milliseconds_of(losses: Callable, sets: Sequence[QuerySet], repeats: int) -> tuple[float, float]:
     """Median milliseconds of a step on this CPU, which take turns: with a call for each set, and with one call."""
     seconds: tuple[list[float], list[float]] = ([], [])
+    contexts: tuple[Callable, Callable] = (nullcontext, as_on_an_accelerator)
     for _ in range(repeats):
-        for measured, context in zip(seconds, (nullcontext(), as_on_an_accelerator()), strict=True):
-            with context:
+        for measured, context in zip(seconds, contexts, strict=True):
+            with context():
                 measured.append(seconds_of(lambda: step(losses, sets), torch.device('cpu')))
     return 1000 * median(seconds[0]), 1000 * median(seconds[1])
 

@@ -16,7 +16,9 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bucketed_losses.mmdet.models.dense_heads import RankBasedFCOSHead, RankBasedYOLOFHead, RankBasedYOLOXHead
+from bucketed_losses.mmdet.models.dense_heads.rank_based_fcos_head import RankBasedFCOSHead
+from bucketed_losses.mmdet.models.dense_heads.rank_based_yolof_head import RankBasedYOLOFHead
+from bucketed_losses.mmdet.models.dense_heads.rank_based_yolox_head import RankBasedYOLOXHead
 from bucketed_losses.mmdet.models.dense_heads.ranking_mixin import RankingHeadMixin, flatten_maps
 
 
