@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from bucketed_losses.mmdet.models.dense_heads.ranking_mixin import RankingHeadMi
 class ClassRankedYOLOXHead(RankBasedYOLOXHead):
     """Class logits are ranked. Objectness keeps its cross-entropy and its prior of 0.01."""
 
-    classifiers = ('multi_level_conv_cls',)
+    classifiers = ('multi_level_conv_cls',)  # type: ignore[assignment]
     num_factors = 1
 
     def init_weights(self) -> None:
@@ -35,7 +36,12 @@ class ClassRankedYOLOXHead(RankBasedYOLOXHead):
             nn.init.constant_(conv.bias, torch.logit(torch.tensor(0.01)).item())
 
     def loss_by_feat(
-        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], objectnesses: list[Tensor], *args: Any, **kwargs: Any
+        self,
+        cls_scores: Sequence[Tensor],
+        bbox_preds: Sequence[Tensor],
+        objectnesses: Sequence[Tensor],
+        *args: Any,
+        **kwargs: Any,
     ) -> dict[str, Tensor]:
         self._classes = flatten_maps(cls_scores, self.cls_out_channels)
         self._objectness = flatten_maps(objectnesses, 1)[:, 0]
@@ -56,7 +62,7 @@ class ClassRankedYOLOXHead(RankBasedYOLOXHead):
 class ClassRankedYOLOFHead(RankBasedYOLOFHead):
     """Without implicit objectness: class logits are ranked, and their sigmoids are the scores."""
 
-    classifiers = ('cls_score',)
+    classifiers = ('cls_score',)  # type: ignore[assignment]
     num_factors = 1
 
     def _init_layers(self) -> None:
