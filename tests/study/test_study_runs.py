@@ -83,9 +83,10 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(small, tmp_path, capsys):
         assert shares['AP'] == pytest.approx(0.5, abs=0.01) and shares.keys() == LOSSES.keys()
 
     capsys.readouterr()
-    main(command[3:])
+    with pytest.raises(SystemExit) as end:
+        main(command[3:])
     output = capsys.readouterr().out
-    assert '2 of 2 runs are finished already' in output and 'training;' not in output
+    assert end.value.code == 0 and '2 of 2 runs are finished already' in output and 'training;' not in output
 
 
 @pytest.mark.slow
