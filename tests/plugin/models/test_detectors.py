@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip('mmdet')
 
-from config_models import losses_after_backward
+from config_models import few_proposals, losses_after_backward
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
@@ -43,6 +43,7 @@ def load(config):
     init_default_scope('mmdet')
     cfg.model.backbone.update(depth=18, init_cfg=None)
     cfg.model.neck.in_channels = [64, 128, 256, 512]
+    few_proposals(cfg.model)
     heads = cfg.model.roi_head.bbox_head if 'roi_head' in cfg.model else []
     for head in heads if isinstance(heads, list) else [heads]:
         head.fc_out_channels = 16
