@@ -12,6 +12,7 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from swap_survey import few_proposals
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,15 +34,6 @@ def without_downloads(model):
             without_downloads(value)
     if isinstance(model.get('init_cfg'), dict) and model.init_cfg.get('type') == 'Pretrained':
         model.init_cfg = None
-    return model
-
-
-def few_proposals(model, most=100):
-    """The same model with at most so many proposals of an image. Heads on thousands of them take seconds on a CPU."""
-    for stage, part in (('train_cfg', 'rpn_proposal'), ('test_cfg', 'rpn')):
-        settings = model.get(stage)
-        if isinstance(settings, dict) and part in settings:
-            settings[part].max_per_img = min(settings[part].max_per_img, most)
     return model
 
 

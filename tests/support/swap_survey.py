@@ -227,10 +227,8 @@ def _train(cfg: Config, steps: int, warm_up: float) -> tuple[list[str], list[Sum
         model_cfg.teacher_config = str(CONFIGS / Path(model_cfg.teacher_config).relative_to('configs'))
     if 'teacher_ckpt' in model_cfg:  # of LD and LAD: a checkpoint in the network
         model_cfg.teacher_ckpt = None
-    # As many proposals as small images need.
     for part in (model_cfg, model_cfg.get('detector', {})):
-        if 'rpn_proposal' in (part.get('train_cfg') or {}):
-            part.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=100)
+        few_proposals(part)
     torch.manual_seed(0)
     MessageHub.get_current_instance().update_info('epoch', 0)  # a runner counts epochs, and task-aligned heads read it
     MessageHub.get_current_instance().update_info('iter', 0)  # as it counts iterations, which BoxInst reads
@@ -266,6 +264,15 @@ def _train(cfg: Config, steps: int, warm_up: float) -> tuple[list[str], list[Sum
 
 
 _SGD = dict(type='SGD', lr=0.012, momentum=0.9)
+
+
+def few_proposals(model: dict) -> dict:
+    """The same config of a detector with as many proposals as small images need; thousands take seconds on a CPU."""
+    for stage, part in (('train_cfg', 'rpn_proposal'), ('test_cfg', 'rpn')):
+        settings = model.get(stage)
+        if isinstance(settings, dict) and settings.get(part):
+            settings[part].update(nms_pre=100, max_per_img=100)
+    return model
 
 
 def without_downloads(part: object) -> None:

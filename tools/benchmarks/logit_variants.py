@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from mmdet.models.dense_heads import FCOSHead
 from mmdet.registry import MODELS
+from mmengine.model import bias_init_with_prob
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +33,7 @@ class ClassRankedYOLOXHead(RankBasedYOLOXHead):
     def init_weights(self) -> None:
         super().init_weights()
         for conv in self.multi_level_conv_obj:
-            nn.init.constant_(conv.bias, torch.logit(torch.tensor(0.01)).item())
+            nn.init.constant_(conv.bias, bias_init_with_prob(0.01))
 
     def loss_by_feat(
         self,
@@ -80,19 +80,27 @@ class CenterednessFCOSHead(RankingHeadMixin, FCOSHead):
     classifiers = ('conv_cls',)
 
     def loss_by_feat(
-        self,
-        cls_scores: list[Tensor],
-        bbox_preds: list[Tensor],
-        centernesses: list[Tensor],
-        batch_gt_instances: list,
-        batch_img_metas: list[dict],
-        batch_gt_instances_ignore: list | None = None,
+        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], centernesses: list[Tensor], *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
-        losses = RankBasedFCOSHead.loss_by_feat(self, cls_scores, bbox_preds, batch_gt_instances, batch_img_metas)
-        sizes = [level.shape[-2:] for level in cls_scores]
-        points = self.prior_generator.grid_priors(sizes, dtype=bbox_preds[0].dtype, device=bbox_preds[0].device)
-        labels, distances = (torch.cat(levels) for levels in self.get_targets(points, batch_gt_instances)[:2])
+        self._centerness = flatten_maps(centernesses, 1)[:, 0]
+        return RankBasedFCOSHead.loss_by_feat(self, cls_scores, bbox_preds, *args, **kwargs)
+
+    def ranking_losses(
+        self,
+        logits: Tensor,
+        predictions: Tensor,
+        priors: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        bbox_targets: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        targets = (labels, label_weights, bbox_targets)
+        losses = super().ranking_losses(logits, predictions, priors, *targets, *args, **kwargs)
         positive = labels < self.num_classes
-        predicted = flatten_maps(centernesses, 1)[positive, 0]
-        targets = self.centerness_target(distances[positive])
-        return losses | {'loss_centerness': self.loss_centerness(predicted, targets, avg_factor=max(len(targets), 1))}
+        distances = self.bbox_coder.encode(priors[positive], bbox_targets[positive])
+        predicted, expected = self._centerness[positive], self.centerness_target(distances)
+        return losses | {
+            'loss_centerness': self.loss_centerness(predicted, expected, avg_factor=max(len(predicted), 1))
+        }

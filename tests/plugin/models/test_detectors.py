@@ -14,14 +14,14 @@ import torch
 
 pytest.importorskip('mmdet')
 
-from config_models import few_proposals, losses_after_backward
+from config_models import losses_after_backward
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
-from swap_survey import CONFIGS
+from swap_survey import CONFIGS, few_proposals
 
 from bucketed_losses.mmdet.swap import swap_loss
 
