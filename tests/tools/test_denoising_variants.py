@@ -17,7 +17,7 @@ def groups(queries, num_images=2):
     """The queries of each group, of all images."""
     size = len(queries) // (num_images * NUM_GROUPS)
     parts = [queries[start : start + size] for start in range(0, len(queries), size)]
-    return [sum(parts[group::NUM_GROUPS], []) for group in range(NUM_GROUPS)]
+    return [[query for part in parts[group::NUM_GROUPS] for query in part] for group in range(NUM_GROUPS)]
 
 
 def images(queries):
@@ -26,9 +26,7 @@ def images(queries):
 
 
 @pytest.mark.parametrize('loss', ['BucketedAPLoss', 'BucketedRSLoss'])
-@pytest.mark.parametrize(
-    ('variant', 'split'), [('GroupDenoisingDINOHead', groups), ('ImageDenoisingDINOHead', images)]
-)
+@pytest.mark.parametrize(('variant', 'split'), [('GroupDenoisingDINOHead', groups), ('ImageDenoisingDINOHead', images)])
 def test_each_part_is_ranked_alone_and_the_mean_is_taken(variant, split, loss):
     head = small_head('DINOHead', loss, type=variant)
     given = case(head, 'DINOHead')
