@@ -30,9 +30,9 @@ SITE := docs/_build/html
 SETUP := @tools/setup_env.sh --stack $(STACK) --groups
 # The words and phrases on the left side of the arrows in docs/vocabulary.txt, as a regular expression.
 PHRASES = $(shell sed 's/->.*//' docs/vocabulary.txt | paste -sd '|')
-# A test that hangs fails after 15 minutes and shows where it was.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 900 --durations 25 \
-	$(if $(RECORD),--record=$(RECORD))
+# A test that hangs fails after 15 minutes and shows where it was. Files are run in the order of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	--timeout 900 --durations 25 $(if $(RECORD),--record=$(RECORD))
 
 .PHONY: setup demo docs tutorials linkcheck test test-fast test-stack test-slow test-slurm gpu lint format release clean
 

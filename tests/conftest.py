@@ -23,6 +23,14 @@ for name in ('bccd', 'cards'):
     if f'{name.upper()}_ROOT' not in os.environ and (ROOT.parent / f'shared/{name}/train.json').is_file():
         os.environ[f'{name.upper()}_ROOT'] = str(ROOT.parent / f'shared/{name}')
 
+# Most tests in these folders start processes. Their files come first, so that at the end no worker has a long file left
+# while the others have nothing to do.
+LONG_FILES = ('study', 'tools', 'cli', 'project')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.relative_to(ROOT / 'tests').parts[0] not in LONG_FILES)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--record', type=Path, help='write counts and versions of this run to a JSON file')
