@@ -7,6 +7,7 @@ NAME (default: all):
     headline         time and memory over the number of logits, and AP of BRS Loss against the detectors' own losses,
                      without the playing cards
     small_data_ap    AP on all sets
+    query_detectors  AP of detectors with queries over the epochs, from figures/query_detectors.csv
     benchmark_time   time over the number of logits
     benchmark_memory peak memory over the number of logits
     gpu_time         time over the number of logits on a GPU, from figures/gpu/benchmark.csv
@@ -41,6 +42,7 @@ from bucketed_losses.figure_style import (
     figure_style,
     label_lines,
     look_of,
+    looks_of,
     new_figure,
     save,
 )
@@ -164,6 +166,45 @@ def draw_small_data_ap(docs: Path, out: Path) -> None:
     save(figure, out)
 
 
+@figure_style()
+def draw_query_detectors(docs: Path, out: Path) -> None:
+    """A row of panels for each data set, a panel for each detector; thin lines are seeds, thick ones their means."""
+    with (docs / 'figures/query_detectors.csv').open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    panels: dict[tuple[str, str], list[Pair]] = {}
+    for row in rows:
+        panels.setdefault((row['data'], row['detector']), []).append(row)
+    sets = {data: [own for one, own in panels if one == data] for data, _ in panels}
+    columns = max(len(detectors) for detectors in sets.values())
+    figure, axes = new_figure(len(sets), columns, (3.4 * columns, 3.4 * len(sets)))
+    for axis in axes.flat:
+        axis.set_visible(False)
+    for line, (data, detectors) in enumerate(sets.items()):
+        for axis, detector in zip(axes[line], detectors, strict=False):
+            axis.set_visible(True)
+            axis.set(title=f'{detector}, {data}', xlabel='epoch', ylabel='AP')
+            _draw_seeds(axis, panels[data, detector])
+    save(figure, out)
+
+
+def _draw_seeds(axis: Any, rows: Sequence[Pair]) -> None:
+    looks = looks_of(list(dict.fromkeys(row['loss'] for row in rows)))
+    ends = []
+    for loss, look in looks.items():
+        ap: dict[int, dict[int, float]] = {}
+        for row in rows:
+            if row['loss'] == loss:
+                ap.setdefault(int(row['seed']), {})[int(row['epoch'])] = float(row['AP'])
+        epochs = sorted(set.intersection(*(set(run) for run in ap.values())))
+        for run in ap.values():
+            axis.plot(epochs, [run[epoch] for epoch in epochs], **{**look.line, 'linewidth': 0.8}, alpha=0.6)
+        means = [sum(run[epoch] for run in ap.values()) / len(ap) for epoch in epochs]
+        axis.plot(epochs, means, marker='o', markersize=3.5, **look.line)
+        ends.append((float(epochs[-1]), means[-1]))
+        axis.set_xticks(epochs)
+    label_lines(axis, list(looks), list(looks.values()), ends)
+
+
 def _cost_rows(docs: Path) -> tuple[list[report_benchmark.Row], float]:
     """The rows to draw, and their share of positives."""
     scaling = docs / 'figures/scaling.csv'
@@ -202,6 +243,7 @@ def _draw_gpu_time(docs: Path, out: Path) -> None:
 FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     'headline': ('figures/headline.png', draw_headline),
     'small_data_ap': ('figures/small_data_ap.png', draw_small_data_ap),
+    'query_detectors': ('figures/query_detectors.png', draw_query_detectors),
     'benchmark_time': ('figures/benchmark_time.png', _draw_benchmark('milliseconds')),
     'benchmark_memory': ('figures/benchmark_memory.png', _draw_benchmark('peak_bytes')),
     'gpu_time': ('figures/gpu_time.png', _draw_gpu_time),
