@@ -25,11 +25,11 @@ for name in ('bccd', 'cards'):
 
 # Most tests in these folders start processes. Their files come first, so that at the end no worker has a long file left
 # while the others have nothing to do.
-LONG_FILES = ('study', 'tools', 'cli', 'project')
+FOLDERS_OF_LONG_FILES = ('study', 'tools', 'cli', 'project')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.relative_to(ROOT / 'tests').parts[0] not in LONG_FILES)
+    items.sort(key=lambda item: item.path.relative_to(ROOT / 'tests').parts[0] not in FOLDERS_OF_LONG_FILES)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

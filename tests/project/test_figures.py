@@ -302,3 +302,16 @@ def test_gradients_of_one_source_only(tmp_path):
     assert imread(tmp_path / 'gradients.png').std() > 0.02
     draw_gradients(table.iloc[:0], tmp_path / 'none.png')
     assert not (tmp_path / 'none.png').exists()
+
+
+def test_ap_over_the_epochs_is_that_of_the_page():
+    page = (DOCS / 'results.md').read_text()
+    runs = pd.read_csv(DOCS / 'figures/query_detectors.csv').groupby(['data', 'detector', 'loss', 'seed'])
+    assert len(runs) > 0
+    for (data, detector, loss, seed), run in runs:
+        values = ' | '.join(f'{ap:.3f}' for ap in run.sort_values('epoch').AP)
+        heading, row = (
+            f'| {detector} on {data}, seed {seed} |',
+            re.compile(rf'\| {loss} \| .* \| {re.escape(values)} \|'),
+        )
+        assert heading in page and row.search(page), (detector, loss, seed)

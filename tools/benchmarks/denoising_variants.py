@@ -16,7 +16,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList
 from torch import Tensor
 
-from bucketed_losses.mmdet.models.dense_heads.query_sets import QuerySet, QueryTargets, layer_prefix
+from bucketed_losses.mmdet.models.dense_heads.query_sets import QuerySet, QueryTargets
 from bucketed_losses.mmdet.models.dense_heads.rank_based_dino_head import RankBasedDINOHead
 
 
@@ -32,11 +32,7 @@ class DenoisingVariant(RankBasedDINOHead):
         batch_img_metas: list[dict],
         dn_meta: dict[str, int],
     ) -> dict[str, Tensor]:
-        targets = self.denoising_targets(batch_gt_instances, batch_img_metas, dn_meta)
-        denoising = [
-            QuerySet(layer_prefix(layer, len(dn_logits)), logits, boxes, targets)
-            for layer, (logits, boxes) in enumerate(zip(dn_logits, dn_boxes, strict=True))
-        ]
+        denoising = self.denoising_sets(dn_logits, dn_boxes, batch_gt_instances, batch_img_metas, dn_meta)
         return self.query_losses(self.arrange(sets, denoising, dn_meta['num_denoising_groups']), batch_img_metas)
 
     def arrange(self, sets: Sequence[QuerySet], denoising: Sequence[QuerySet], num_groups: int) -> list[QuerySet]:
@@ -44,7 +40,7 @@ class DenoisingVariant(RankBasedDINOHead):
 
         Args:
             sets: The decoder layers, and then other sets.
-            denoising: The denoising queries of each decoder layer; the prefix is that of the layer.
+            denoising: The denoising queries of each decoder layer.
             num_groups: The number of groups that the denoising queries consist of.
         """
         raise NotImplementedError
@@ -56,7 +52,7 @@ class GroupDenoisingDINOHead(DenoisingVariant):
 
     def arrange(self, sets: Sequence[QuerySet], denoising: Sequence[QuerySet], num_groups: int) -> list[QuerySet]:
         groups = [
-            _part(one, f'dn{group}_', slice(group * size, (group + 1) * size))._replace(weight=1 / num_groups)
+            _part(one, group, slice(group * size, (group + 1) * size))._replace(weight=1 / num_groups)
             for one in denoising
             for size in [one.logits.size(1) // num_groups]
             for group in range(num_groups)
@@ -71,7 +67,7 @@ class ImageDenoisingDINOHead(DenoisingVariant):
     def arrange(self, sets: Sequence[QuerySet], denoising: Sequence[QuerySet], num_groups: int) -> list[QuerySet]:
         images = [
             one._replace(
-                prefix=f'{one.prefix}dn{image}_',
+                prefix=_prefix(one, image),
                 targets=one.targets._replace(weights=_of_image(one.targets.weights, image), positive=None),
                 weight=1 / len(one.logits),
             )
@@ -91,10 +87,14 @@ class JointDenoisingDINOHead(DenoisingVariant):
         return [*joint, *sets[num_layers:]]
 
 
-def _part(one: QuerySet, name: str, queries: slice) -> QuerySet:
+def _prefix(one: QuerySet, index: int) -> str:
+    return f'{one.prefix.removesuffix("_")}{index}_'
+
+
+def _part(one: QuerySet, group: int, queries: slice) -> QuerySet:
     labels, weights, boxes, _ = one.targets
     targets = QueryTargets(labels[:, queries], weights[:, queries], boxes[:, queries])
-    return QuerySet(one.prefix + name, one.logits[:, queries], one.boxes[:, queries], targets)
+    return QuerySet(_prefix(one, group), one.logits[:, queries], one.boxes[:, queries], targets)
 
 
 def _of_image(weights: Tensor, image: int) -> Tensor:
@@ -104,7 +104,7 @@ def _of_image(weights: Tensor, image: int) -> Tensor:
 
 
 def _joined(matched: QuerySet, noisy: QuerySet) -> QuerySet:
-    if matched.prefix != noisy.prefix:
+    if noisy.prefix != f'{matched.prefix}dn_':
         raise ValueError(f'the sets are of different decoder layers: {matched.prefix!r} and {noisy.prefix!r}')
     pairs = zip(matched.targets[:3], noisy.targets[:3], strict=True)
     targets = QueryTargets(*(torch.cat([first, second.to(first)], dim=1) for first, second in pairs))

@@ -169,40 +169,28 @@ def draw_small_data_ap(docs: Path, out: Path) -> None:
 @figure_style()
 def draw_query_detectors(docs: Path, out: Path) -> None:
     """A row of panels for each data set, a panel for each detector; thin lines are seeds, thick ones their means."""
-    with (docs / 'figures/query_detectors.csv').open(newline='') as file:
-        rows = list(csv.DictReader(file))
-    panels: dict[tuple[str, str], list[Pair]] = {}
-    for row in rows:
-        panels.setdefault((row['data'], row['detector']), []).append(row)
-    sets = {data: [own for one, own in panels if one == data] for data, _ in panels}
-    columns = max(len(detectors) for detectors in sets.values())
-    figure, axes = new_figure(len(sets), columns, (3.4 * columns, 3.4 * len(sets)))
+    import pandas as pd
+
+    table = pd.read_csv(docs / 'figures/query_detectors.csv')
+    by_data = table.groupby('data', sort=False)
+    columns = by_data.detector.nunique().max()
+    figure, axes = new_figure(by_data.ngroups, columns, (3.4 * columns, 3.4 * by_data.ngroups))
     for axis in axes.flat:
         axis.set_visible(False)
-    for line, (data, detectors) in enumerate(sets.items()):
-        for axis, detector in zip(axes[line], detectors, strict=False):
+    for line, (data, of_data) in zip(axes, by_data, strict=True):
+        for axis, (detector, runs) in zip(line, of_data.groupby('detector', sort=False), strict=False):
             axis.set_visible(True)
-            axis.set(title=f'{detector}, {data}', xlabel='epoch', ylabel='AP')
-            _draw_seeds(axis, panels[data, detector])
+            axis.set(title=f'{detector}, {data}', xlabel='epoch', ylabel='AP', xticks=sorted(set(runs.epoch)))
+            looks = looks_of(list(runs.loss.unique()))
+            ends = []
+            for loss, look in looks.items():
+                ap = runs[runs.loss == loss].pivot(index='epoch', columns='seed', values='AP')
+                axis.plot(ap, **{**look.line, 'linewidth': 0.8}, alpha=0.6)
+                means = ap.mean(axis='columns')
+                axis.plot(means, marker='o', markersize=3.5, **look.line)
+                ends.append((float(means.index[-1]), float(means.iloc[-1])))
+            label_lines(axis, list(looks), list(looks.values()), ends)
     save(figure, out)
-
-
-def _draw_seeds(axis: Any, rows: Sequence[Pair]) -> None:
-    looks = looks_of(list(dict.fromkeys(row['loss'] for row in rows)))
-    ends = []
-    for loss, look in looks.items():
-        ap: dict[int, dict[int, float]] = {}
-        for row in rows:
-            if row['loss'] == loss:
-                ap.setdefault(int(row['seed']), {})[int(row['epoch'])] = float(row['AP'])
-        epochs = sorted(set.intersection(*(set(run) for run in ap.values())))
-        for run in ap.values():
-            axis.plot(epochs, [run[epoch] for epoch in epochs], **{**look.line, 'linewidth': 0.8}, alpha=0.6)
-        means = [sum(run[epoch] for run in ap.values()) / len(ap) for epoch in epochs]
-        axis.plot(epochs, means, marker='o', markersize=3.5, **look.line)
-        ends.append((float(epochs[-1]), means[-1]))
-        axis.set_xticks(epochs)
-    label_lines(axis, list(looks), list(looks.values()), ends)
 
 
 def _cost_rows(docs: Path) -> tuple[list[report_benchmark.Row], float]:

@@ -88,15 +88,26 @@ class RankingDenoisingMixin(QueryRankingMixin):
             batch_img_metas: Dicts with ``img_shape``, ``(height, width)``.
             dn_meta: ``num_denoising_queries`` and ``num_denoising_groups``.
         """
-        targets = self.denoising_targets(batch_gt_instances, batch_img_metas, dn_meta)
-        denoising = [
-            QuerySet(f'{layer_prefix(layer, len(dn_logits))}dn_', logits, boxes, targets)
-            for layer, (logits, boxes) in enumerate(zip(dn_logits, dn_boxes, strict=True))
-        ]
+        denoising = self.denoising_sets(dn_logits, dn_boxes, batch_gt_instances, batch_img_metas, dn_meta)
         if self.loss_dn_cls is None:
             return self.query_losses([*sets, *denoising], batch_img_metas)
         plain = plain_query_losses(self, self.loss_dn_cls, denoising, batch_img_metas)
         return self.query_losses(sets, batch_img_metas) | plain
+
+    def denoising_sets(
+        self,
+        dn_logits: Tensor,
+        dn_boxes: Tensor,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        dn_meta: dict[str, int],
+    ) -> list[QuerySet]:
+        """The denoising queries of each decoder layer; arguments as for :meth:`losses_with_denoising`."""
+        targets = self.denoising_targets(batch_gt_instances, batch_img_metas, dn_meta)
+        return [
+            QuerySet(f'{layer_prefix(layer, len(dn_logits))}dn_', logits, boxes, targets)
+            for layer, (logits, boxes) in enumerate(zip(dn_logits, dn_boxes, strict=True))
+        ]
 
     def denoising_targets(
         self, batch_gt_instances: InstanceList, batch_img_metas: list[dict], dn_meta: dict[str, int]
