@@ -29,7 +29,8 @@ FOLDERS_OF_LONG_FILES = ('study', 'tools', 'cli', 'project')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.relative_to(ROOT / 'tests').parts[0] not in FOLDERS_OF_LONG_FILES)
+    long = tuple(ROOT / 'tests' / name for name in FOLDERS_OF_LONG_FILES)
+    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in long))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
