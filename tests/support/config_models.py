@@ -12,7 +12,7 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from swap_survey import few_proposals
+from swap_survey import few_proposals, without_downloads
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,16 +25,6 @@ def _read(path):
 def config_of(path):
     """A copy of a config of this project; reading one takes MMEngine up to a second, so each is read once."""
     return copy.deepcopy(_read(ROOT / path))
-
-
-def without_downloads(model):
-    """Weights come from the internet; everything else stays as configured."""
-    for value in list(model.values()):
-        if isinstance(value, dict):
-            without_downloads(value)
-    if isinstance(model.get('init_cfg'), dict) and model.init_cfg.get('type') == 'Pretrained':
-        model.init_cfg = None
-    return model
 
 
 def bbox_heads(cfg):

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -39,6 +39,7 @@ from bucketed_losses.mmdet.models.losses import RankingLoss
 from bucketed_losses.mmdet.models.recipes import Role, recipes, registered_class
 from bucketed_losses.mmdet.swap import SwapError, swap_loss
 
+T = TypeVar('T')
 CONFIGS = Path(get_installed_path('mmdet'), '.mim', 'configs')
 # The detectors of the paper, by what their configs call them.
 SEVEN = ('FasterRCNN', 'CascadeRCNN', 'MaskRCNN', 'ATSS', 'PAA', 'RetinaNet', 'CoDETR')
@@ -275,8 +276,8 @@ def few_proposals(model: dict) -> dict:
     return model
 
 
-def without_downloads(part: object) -> None:
-    """Weights are drawn instead of downloaded."""
+def without_downloads(part: T) -> T:
+    """The same part of a config, whose weights are drawn instead of downloaded."""
     if isinstance(part, dict):
         if isinstance(init := part.get('init_cfg'), dict) and 'checkpoint' in init:
             part['init_cfg'] = None
@@ -287,6 +288,7 @@ def without_downloads(part: object) -> None:
     elif isinstance(part, (list, tuple)):
         for value in part:
             without_downloads(value)
+    return part
 
 
 def table(rows: list[dict[str, str]]) -> str:
