@@ -27,8 +27,8 @@ PROCESSES := 1
 SETUP_GROUPS := run
 WORKERS := 2
 SITE := docs/_build/html
-# Images of containers often set this variable. pip leaves compiling to the first import here, so each of the hundreds of
-# processes of the tests would compile all of MMDetection: its import takes 14 seconds then, instead of 5.
+# Images of containers often set this variable. Packages are compiled at their first import here, so each of the hundreds
+# of processes of the tests would compile all of MMDetection (docs/faq.md has the times).
 unexport PYTHONDONTWRITEBYTECODE
 SETUP := @tools/setup_env.sh --stack $(STACK) --groups
 # The words and phrases on the left side of the arrows in docs/vocabulary.txt, as a regular expression.
