@@ -253,6 +253,8 @@ def test_arrows_go_from_the_own_loss_to_brs():
     draw_figures.draw_pairs(axes[0, 0], pairs)
     texts = [text.get_text() for text in axes[0, 0].texts if text.get_text()]
     assert texts == [f'{draw_figures.gain_of(pair):+.3f}'.replace('-', '\N{MINUS SIGN}') for pair in pairs]
+    bold = [text.get_text() for text in axes[0, 0].texts if text.get_text() and text.get_fontweight() == 'bold']
+    assert bold == [f'{gain:+.3f}' for gain in map(draw_figures.gain_of, pairs) if gain > 0.005]
     arrows = [text for text in axes[0, 0].texts if text.arrow_patch]
     drawn = [pair for pair in pairs if abs(draw_figures.gain_of(pair)) >= draw_figures.SHORTEST_ARROW]
     assert [(arrow.xyann[0], arrow.xy[0]) for arrow in arrows] == [

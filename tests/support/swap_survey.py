@@ -310,8 +310,8 @@ def summary(rows: list[dict[str, str]]) -> str:
     counted = [row for row in rows if row['counted'] == COUNTED]
     trained, refused, failed = (sum(row['outcome'] == what for row in counted) for what in (TRAINED, REFUSED, FAILED))
     return (
-        f'Of the {len(rows)} configs, {len(counted)} describe a model with a class score for each box or mask. Of '
-        f'these, **{trained} of {len(counted)}** train, {refused} are refused, and {failed} cannot run on this machine'
+        f'Of the {len(rows)} configs, {len(counted)} have a class score for each box or mask. '
+        f'**{trained} of these {len(counted)}** train, {refused} are refused, and {failed} cannot run here'
     )
 
 
@@ -320,8 +320,8 @@ def table_of_falls(rows: list[dict[str, str]]) -> str:
     meanings = {
         'yes': 'the sum of all losses is lower',
         'ranking': 'only the ranking losses are lower',
-        'later': 'one of these after ten steps at the full learning rate',
-        'no': 'neither',
+        'later': 'neither, but one of them after ten steps at the full learning rate',
+        'no': 'neither, also after ten steps',
         'diverges': 'diverges with random weights; trained for one step',
         '': 'not run',
     }

@@ -59,6 +59,8 @@ Pair = dict[str, str]
 CARDS = 'playing cards'
 # Of AP: about the length of an arrow's head. A smaller difference is a dot of the colour of BRS Loss.
 SHORTEST_ARROW = 0.01
+# Of AP: the pages call a difference of at most this level. Numbers of larger gains have the colour of BRS Loss.
+LEVEL = 0.005
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -114,8 +116,8 @@ def draw_pairs(axis: Any, pairs: Sequence[Pair]) -> None:
             )  # fmt: skip
         axis.annotate(
             f'{gain:+.3f}'.replace('-', '\N{MINUS SIGN}'), (max(before, after), height), (11, 0), va='center',
-            textcoords='offset points', color=brs.ink if gain > 0 else stock.ink,
-            fontweight='bold' if gain > 0 else 'normal',
+            textcoords='offset points', color=brs.ink if gain > LEVEL else stock.ink,
+            fontweight='bold' if gain > LEVEL else 'normal',
         )  # fmt: skip
     axis.set_yticks(range(len(lines)), [text for text, _ in lines])
     for label, (_, pair) in zip(axis.get_yticklabels(), lines, strict=True):
@@ -168,28 +170,30 @@ def draw_small_data_ap(docs: Path, out: Path) -> None:
 
 @figure_style()
 def draw_query_detectors(docs: Path, out: Path) -> None:
-    """A row of panels for each data set, a panel for each detector; thin lines are seeds, thick ones their means."""
+    """A panel for each detector and data set, three in a row; thin lines are seeds, thick ones their means."""
     import pandas as pd
 
     table = pd.read_csv(docs / 'figures/query_detectors.csv')
-    by_data = table.groupby('data', sort=False)
-    columns = by_data.detector.nunique().max()
-    figure, axes = new_figure(by_data.ngroups, columns, (3.4 * columns, 3.4 * by_data.ngroups))
-    for axis in axes.flat:
+    panels = [
+        (f'{detector}, {data}', runs)
+        for detector, of_detector in table.groupby('detector', sort=False)
+        for data, runs in of_detector.groupby('data', sort=False)
+    ]
+    lines = -(-len(panels) // 3)
+    figure, axes = new_figure(lines, 3, (10.2, 3.4 * lines))
+    for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for line, (data, of_data) in zip(axes, by_data, strict=True):
-        for axis, (detector, runs) in zip(line, of_data.groupby('detector', sort=False), strict=False):
-            axis.set_visible(True)
-            axis.set(title=f'{detector}, {data}', xlabel='epoch', ylabel='AP', xticks=sorted(set(runs.epoch)))
-            looks = looks_of(list(runs.loss.unique()))
-            ends = []
-            for loss, look in looks.items():
-                ap = runs[runs.loss == loss].pivot(index='epoch', columns='seed', values='AP')
-                axis.plot(ap, **{**look.line, 'linewidth': 0.8}, alpha=0.6)
-                means = ap.mean(axis='columns')
-                axis.plot(means, marker='o', markersize=3.5, **look.line)
-                ends.append((float(means.index[-1]), float(means.iloc[-1])))
-            label_lines(axis, list(looks), list(looks.values()), ends)
+    for axis, (title, runs) in zip(axes.flat, panels, strict=False):
+        axis.set(title=title, xlabel='epoch', ylabel='AP', xticks=sorted(set(runs.epoch)))
+        looks = looks_of(list(runs.loss.unique()))
+        ends = []
+        for loss, look in looks.items():
+            ap = runs[runs.loss == loss].pivot(index='epoch', columns='seed', values='AP')
+            axis.plot(ap, **{**look.line, 'linewidth': 0.8}, alpha=0.6)
+            means = ap.mean(axis='columns')
+            axis.plot(means, marker='o', markersize=3.5, **look.line)
+            ends.append((float(means.index[-1]), float(means.iloc[-1])))
+        label_lines(axis, list(looks), list(looks.values()), ends)
     save(figure, out)
 
 
