@@ -165,6 +165,23 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def new_panels(number: int, size: tuple[float, float], columns: int = 3) -> tuple[Any, list[Any]]:
+    """A figure and the axes of its panels, row by row; call it inside :func:`figure_style`.
+
+    Args:
+        number: Number of panels.
+        size: Width and height of a panel in inches.
+        columns: The largest number of panels in a row.
+    """
+    columns = min(number, columns)
+    rows = -(-number // columns)
+    figure, axes = new_figure(rows, columns, (size[0] * columns, size[1] * rows))
+    flat = list(axes.flat)
+    for axis in flat[number:]:
+        axis.set_visible(False)
+    return figure, flat[:number]
+
+
 def save(figure: Any, out: str | Path) -> None:
     """Write the figure to a PNG file, with a white margin."""
     figure.savefig(out, dpi=_DPI, facecolor=BACKGROUND, bbox_inches='tight', pad_inches=_MARGIN)

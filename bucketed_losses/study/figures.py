@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..figure_style import GUIDE, Look, figure_style, label_lines, look_of, looks_of, new_figure, save
+from ..figure_style import GUIDE, Look, figure_style, label_lines, look_of, looks_of, new_figure, new_panels, save
 from .differences import main_pairs
 from .logs import read_metrics, with_ap
 from .outcomes import FINISHED
@@ -28,7 +27,7 @@ def draw_ap_over_epochs(study: Study, out: Path) -> None:
     if not rows:
         return
     by_detector = pd.DataFrame(rows).groupby('detector', sort=False)
-    figure, axes = _grid(by_detector.ngroups, (5.4, 4.2))
+    figure, axes = new_panels(by_detector.ngroups, (5.4, 4.2))
     for (detector, of_detector), axis in zip(by_detector, axes, strict=True):
         labels = list(of_detector.label.unique())
         looks = list(looks_of(labels).values())
@@ -51,7 +50,7 @@ def draw_ap_against_time(table: pd.DataFrame, out: Path) -> None:
     if drawn.empty:
         return
     by_detector = drawn.groupby('detector', sort=False)
-    figure, axes = _grid(by_detector.ngroups, (4.8, 4.0))
+    figure, axes = new_panels(by_detector.ngroups, (4.8, 4.0))
     for (detector, of_detector), axis in zip(by_detector, axes, strict=True):
         labels = list(of_detector.label.unique())
         looks = list(looks_of(labels).values())
@@ -80,7 +79,7 @@ def draw_differences(differences: pd.DataFrame, out: Path) -> None:
     differences = main_pairs(differences)
     by_detector = differences.groupby('detector', sort=False)
     most = by_detector.size().max()
-    figure, axes = _grid(by_detector.ngroups, (5.4, 0.3 * most + 1.6), columns=1)
+    figure, axes = new_panels(by_detector.ngroups, (5.4, 0.3 * most + 1.6), columns=1)
     for (detector, pairs), axis in zip(by_detector, axes, strict=True):
         rows = range(len(pairs))
         middle = pairs['difference of AP']
@@ -134,13 +133,3 @@ def draw_gradients(gradients: pd.DataFrame, out: Path) -> None:
         'share of the gradient on positives\n(a dot: one head, early, middle or late in the training)', fontsize=11
     )
     save(figure, out)
-
-
-def _grid(number: int, size: tuple[float, float], columns: int = 3) -> tuple[Any, list[Any]]:
-    columns = min(number, columns)
-    rows = -(-number // columns)
-    figure, axes = new_figure(rows, columns, (size[0] * columns, size[1] * rows))
-    flat = list(axes.flat)
-    for axis in flat[number:]:
-        axis.set_visible(False)
-    return figure, flat[:number]

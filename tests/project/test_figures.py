@@ -204,6 +204,26 @@ def test_the_table_of_small_data_is_what_the_page_says(pair):
         assert row['seeds'] == pair[f'{which}_seeds']
 
 
+def test_the_differences_on_bccd_are_those_of_the_figure():
+    """By the smaller number of seeds; within each cell, the largest gain first."""
+    pairs = [pair for pair in draw_figures.read_pairs(DOCS / 'figures/small_data_ap.csv') if pair['data'] == 'BCCD']
+    expected = {}
+    for pair in pairs:
+        gain, seeds = draw_figures.gain_of(pair), min(pair['stock_seeds'], pair['BRS_seeds'])
+        place = 1 if gain > draw_figures.LEVEL else 2 if gain >= -draw_figures.LEVEL else 3
+        name = pair['detector'].replace('SABL Cascade', 'SABL')
+        text = name if place == 2 else f'{name} {gain:+.3f}'.replace('-0', '\N{MINUS SIGN}0')
+        expected.setdefault(seeds, [seeds, [], [], []])[place].append(text)
+    page = re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', (DOCS / 'results.md').read_text())
+    for seeds in '321':
+        (line,) = re.findall(rf'^  \| {seeds} \|(.*)\|$', page, re.MULTILINE)
+        cells = [[name.strip() for name in cell.split(',') if name.strip()] for cell in line.split('|')]
+        for found, names in zip(cells, expected[seeds][1:], strict=True):
+            assert sorted(found) == sorted(names)
+            gains = [float(name.split()[-1].replace('\N{MINUS SIGN}', '-')) for name in found if '0.' in name]
+            assert gains == sorted(gains, reverse=True)
+
+
 def test_the_table_of_both_data_sets_is_that_of_the_sections():
     page = (DOCS / 'results.md').read_text()
     of_bccd = [*rows_of_section(page, 'Other detectors'), *rows_of_section(page, 'Heads beyond the paper')]

@@ -44,6 +44,7 @@ from bucketed_losses.figure_style import (
     look_of,
     looks_of,
     new_figure,
+    new_panels,
     save,
 )
 
@@ -179,11 +180,8 @@ def draw_query_detectors(docs: Path, out: Path) -> None:
         for detector, of_detector in table.groupby('detector', sort=False)
         for data, runs in of_detector.groupby('data', sort=False)
     ]
-    lines = -(-len(panels) // 3)
-    figure, axes = new_figure(lines, 3, (10.2, 3.4 * lines))
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    for axis, (title, runs) in zip(axes.flat, panels, strict=False):
+    figure, axes = new_panels(len(panels), (3.4, 3.4))
+    for axis, (title, runs) in zip(axes, panels, strict=True):
         axis.set(title=title, xlabel='epoch', ylabel='AP', xticks=sorted(set(runs.epoch)))
         looks = looks_of(list(runs.loss.unique()))
         ends = []
