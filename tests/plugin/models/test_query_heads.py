@@ -21,6 +21,7 @@ from small_query_heads import (
     DENOISING,
     ENCODER,
     METAS,
+    NUM_DENSE,
     NUM_LAYERS,
     STOCK,
     batch,
@@ -206,6 +207,24 @@ def test_dense_queries_are_matched_in_half_precision(dtype):
     half = head.dense_targets(logits, boxes, truth(), METAS)
     full = head.dense_targets(logits.float(), boxes.float(), truth(), METAS)
     assert len(full.positive) and all(torch.equal(one, other) for one, other in zip(half, full, strict=True))
+
+
+def test_dense_queries_are_weighted():
+    """Values and gradients of dense queries; all others stay."""
+    dense, others = [], []
+    for weight in (1.0, 0.25):
+        head = small_head('DDQDETRHead', 'BucketedRSLoss', dense_weight=weight)
+        losses, gradients = losses_and_gradients(head, case(head, 'DDQDETRHead'))
+        dense.append([value for name, value in losses.items() if '_aux_' in name])
+        others.append({name: value for name, value in losses.items() if '_aux_' not in name})
+        of_layers, of_encoder = gradients[0], gradients[-2:]
+        dense[-1] += [of_layers[:, :, -NUM_DENSE:], *of_encoder]
+        others[-1]['gradient'] = of_layers[:, :, :-NUM_DENSE]
+    assert len(dense[0]) == 3 * 4 + 3  # losses of three sets, three gradients
+    for whole, quarter in zip(*dense, strict=True):
+        torch.testing.assert_close(quarter, whole / 4)
+    for name, value in others[0].items():
+        torch.testing.assert_close(others[1][name], value, msg=name)
 
 
 @EVERY_HEAD

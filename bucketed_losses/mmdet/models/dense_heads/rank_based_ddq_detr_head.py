@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmdet.models.dense_heads import DDQDETRHead
 from mmdet.registry import MODELS
@@ -33,10 +35,21 @@ class RankBasedDDQDETRHead(RankingDenoisingMixin, DDQDETRHead):
     a layer that are not distinct are ignored, and each object has up to ``aux_num_pos`` dense queries. The box losses
     of dense queries are those of other queries. ``loss_rank`` and ``loss_sort`` are logged in place of ``loss_cls``.
     ``loss_dn_cls`` keeps another loss for the denoising queries (:class:`RankingDenoisingMixin`).
+
+    Several positives of an object and their neighbours, which are negatives, have nearly the same features, so the
+    ranking losses of dense queries stay large, and so do the box losses that are balanced to them. ``dense_weight``
+    keeps them from dominating the gradient.
+
+    Args:
+        dense_weight: The factor on all losses of dense queries.
     """
 
     classifiers = ('cls_branches', 'aux_cls_branches')
     baseline = 'DDQDETRHead'
+
+    def __init__(self, *args: Any, dense_weight: float = 0.25, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.dense_weight = dense_weight
 
     def loss(
         self,
@@ -97,7 +110,10 @@ class RankBasedDDQDETRHead(RankingDenoisingMixin, DDQDETRHead):
         dense = {f'{layer}_aux_aux_': pair for layer, pair in enumerate(zip(dense_logits, dense_boxes, strict=True))}
         if aux_enc_cls_scores is not None and aux_enc_bbox_preds is not None:
             dense['aux_enc_aux_'] = aux_enc_cls_scores, aux_enc_bbox_preds
-        sets += [QuerySet(prefix, *pair, self.dense_targets(*pair, *truth)) for prefix, pair in dense.items()]
+        sets += [
+            QuerySet(prefix, *pair, self.dense_targets(*pair, *truth), self.dense_weight)
+            for prefix, pair in dense.items()
+        ]
         return self.losses_with_denoising(sets, dn_logits, dn_boxes, *truth, dn_meta)
 
     def distinct_queries(self, num_layers: int, num_images: int) -> list[Tensor | None]:
