@@ -57,7 +57,7 @@ def small_head(stock: str, loss: str, ranking: bool = True, **settings: Any) -> 
     if stock in ENCODER:
         config.update(num_pred_layer=NUM_LAYERS + 1, as_two_stage=True)
     if stock == 'DDQDETRHead':
-        config.update(aux_num_pos=DENSE_POSITIVES, **(dict(dense_weight=1.0) if ranking else {}))
+        config.update(aux_num_pos=DENSE_POSITIVES)
     head = MODELS.build({**config, **settings})
     head.init_weights()
     return head

@@ -382,6 +382,15 @@ def test_a_brs_detr_checkpoint_has_no_centerness(r50):
     assert not convert_co_detr(fill(r50)[0], state).complete
 
 
+def test_a_brs_co_dino_checkpoint_has_no_centerness():
+    state = model_state(CO_DINO.replace('r50', 'r50_brs'))
+    stock = co_dino_shapes(resnet50(), (256, 512, 1024, 2048), LABELS['original'])
+    shapes = {name: shape for name, shape in stock.items() if 'centerness' not in name}
+    shapes |= linear('roi_head.0.bbox_head.fc_cls', 80, 1024)
+    assert convert_co_detr(fill(shapes)[0], state).complete
+    assert not convert_co_detr(fill(stock)[0], state).complete
+
+
 @pytest.mark.parametrize(
     ('names', 'words'),
     [

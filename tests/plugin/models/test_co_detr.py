@@ -234,6 +234,20 @@ def test_inference_does_not_know_the_auxiliary_heads(config):
     assert 'decoder' in ran and not ran & {*AUXILIARY, 'downsample', 'auxiliary_queries'}
 
 
+def test_inference_is_that_of_the_baseline():
+    """The predictions of the query head, of the same weights."""
+    model = without_auxiliary_heads(load(BRS))
+    ranked, baseline = (build({**model, 'bbox_head': load(config).bbox_head}).eval() for config in (BRS, BASELINE))
+    baseline.load_state_dict(shake(ranked).state_dict())
+    data = batch(baseline, training=False)
+    with torch.no_grad():
+        results = [detector(**copy.deepcopy(data), mode='predict') for detector in (ranked, baseline)]
+    for mine, theirs in zip(*results, strict=True):
+        assert len(mine.pred_instances) > 0
+        for key in ('bboxes', 'scores', 'labels'):
+            assert torch.equal(mine.pred_instances[key], theirs.pred_instances[key])
+
+
 @BOTH
 @pytest.mark.parametrize('head', ['roi0', 'atss1'])
 def test_an_auxiliary_head_can_be_evaluated(config, head):

@@ -16,7 +16,7 @@ from config_models import losses_after_backward
 from gloo import on_processes, trained_in_step
 from launching import ROOT
 from mmengine.structures import InstanceData
-from small_co_detr import BASELINE, BOTH, BRS, BRS_CO_DINO, batch, build, load, shake
+from small_co_detr import BASELINE, BOTH, BRS, BRS_CO_DINO, CO_DINO, batch, build, load, shake
 
 pytestmark = pytest.mark.medium
 
@@ -119,8 +119,11 @@ def test_one_auxiliary_head_without_positives(config, head):
 
 def test_processes_stay_in_step_if_one_of_them_has_no_objects():
     """Every parameter gets a gradient on both; DDP does not look for unused ones."""
-    for equal in on_processes(2, trained_in_step, build, batch, [load(BRS), load(BRS_CO_DINO)]):
-        assert equal == [True, True]
+    models = [load(config) for config in (BRS, CO_DINO, BRS_CO_DINO)]
+    quality_focal = dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0, loss_weight=1.0)
+    models.append(load(BRS_CO_DINO, **{'bbox_head.loss_dn_cls': quality_focal}))
+    for equal in on_processes(2, trained_in_step, build, batch, models):
+        assert equal == [True] * len(models)
 
 
 def test_the_tools_train_it_and_test_every_head(shapes_root, tmp_path):

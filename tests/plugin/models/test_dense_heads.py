@@ -279,6 +279,18 @@ def test_stock_dense_heads_without_a_ranking_form_are_refused_with_the_reason():
         )
 
 
+@pytest.mark.parametrize(
+    ('head', 'instead', 'settings'),
+    [
+        ('ATSSVLFusionHead', 'ATSSHead', dict(num_classes=3, in_channels=8)),
+        ('GroundingDINOHead', 'DINOHead', dict(num_classes=3, contrastive_cfg=dict(max_text_len=256))),
+    ],
+)
+def test_heads_with_a_logit_for_each_word_are_refused_when_built(head, instead, settings):
+    with pytest.raises(ValueError, match=rf'{head} cannot train BucketedRSLoss: .*text.*{instead}'):
+        MODELS.build(dict(type=head, loss_cls=dict(type='BucketedRSLoss'), **settings))
+
+
 def test_a_background_channel_is_named_when_built():
     class OwnHead(AnchorHead):
         """A user's head that forgot use_sigmoid, so that it has num_classes + 1 channels."""

@@ -14,7 +14,7 @@ import small_sparse_roi_heads
 from config_models import losses_after_backward
 from detr_reference import slow_query_losses
 from gloo import on_processes, trained_in_step
-from mmdet.models.dense_heads import DINOHead
+from mmdet.models.dense_heads import DDQDETRHead, DINOHead
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 from small_query_heads import (
@@ -66,8 +66,9 @@ def test_losses_equal_loops(stock, loss, objects, accelerator):
     slow, total = {}, 0
     for prefix, queries in given.sets.items():
         values, value = slow_query_losses(loss, queries, class_weight=2.0)
-        slow |= {prefix + name: number for name, number in values.items()}
-        total = total + value
+        weight = 0.25 if '_aux_' in prefix else 1.0  # DDQ's dense queries
+        slow |= {prefix + name: weight * number for name, number in values.items()}
+        total = total + weight * value
     assert {name: value.item() for name, value in fast.items()} == pytest.approx(slow, rel=1e-4, abs=1e-5)
     expected = torch.autograd.grad(total, given.leaves, allow_unused=True, materialize_grads=True)
     for mine, theirs in zip(torch.autograd.grad(sum(fast.values()), given.leaves), expected, strict=True):
@@ -86,18 +87,29 @@ def scoped_case(stock, loss, scope, objects):
     return head, case(head, stock, objects())
 
 
-@pytest.mark.parametrize(('loss', 'objects'), [('APLoss', truth), ('BucketedRSLoss', truth), ('RSLoss', one_of_two)])
+def ranking_losses_and_gradients(head, given):
+    losses = head.loss_by_feat(*given.arguments, **given.keywords)
+    ranking = {name: value for name, value in losses.items() if 'rank' in name or 'sort' in name}
+    return ranking, torch.autograd.grad(sum(ranking.values()), given.leaves[::2])  # logits; the others are boxes
+
+
+@pytest.mark.parametrize(
+    ('loss', 'objects'),
+    [('APLoss', truth), ('BucketedAPLoss', one_of_two), ('BucketedRSLoss', truth), ('RSLoss', one_of_two)],
+)
 @EVERY_HEAD
 def test_images_ranked_alone_have_the_mean_of_their_losses(stock, loss, objects):
-    losses, _ = losses_and_gradients(*scoped_case(stock, loss, 'image', objects))
+    losses, gradients = ranking_losses_and_gradients(*scoped_case(stock, loss, 'image', objects))
     alone = []
     for image in range(2):
         head, given = scoped_case(stock, loss, 'batch', objects)
-        alone.append(losses_and_gradients(head, of_image(head, given, image))[0])
-    ranking = [name for name in losses if 'rank' in name or 'sort' in name]
-    assert ranking
-    for name in ranking:
-        torch.testing.assert_close(losses[name], (alone[0][name] + alone[1][name]) / 2, msg=name)
+        alone.append(ranking_losses_and_gradients(head, of_image(head, given, image)))
+    assert losses and gradients
+    for name, value in losses.items():
+        torch.testing.assert_close(value, (alone[0][0][name] + alone[1][0][name]) / 2, msg=name)
+    for together, *own in zip(gradients, alone[0][1], alone[1][1], strict=True):
+        joined = torch.cat(own, dim=1 if together.dim() == 4 else 0) / 2
+        torch.testing.assert_close(joined, together)
 
 
 SCOPES = [
@@ -107,6 +119,7 @@ SCOPES = [
         ('APLoss', 'batch', one_of_two),
         ('APLoss', 'global', one_of_two),
         ('BucketedRSLoss', 'global', truth),
+        ('BucketedRSLoss', 'global', one_of_two),
     )
 ]
 
@@ -227,6 +240,26 @@ def test_dense_queries_are_weighted():
         torch.testing.assert_close(others[1][name], value, msg=name)
 
 
+def test_an_image_with_few_distinct_queries_has_few_predictions():
+    """The stock head cannot choose 20 of the 12 scores of three queries."""
+    logits, boxes = (values.detach() for values in random_predictions(5, 3))
+    meta = dict(img_shape=(100, 160), scale_factor=(2.0, 2.0))
+
+    def predict(head, max_per_img, count=3):
+        head.test_cfg = dict(max_per_img=max_per_img)
+        return head._predict_by_feat_single(logits[:count], boxes[:count], meta)
+
+    head, plain = small_head('DDQDETRHead', 'BucketedRSLoss'), small_head('DDQDETRHead', 'FocalLoss', ranking=False)
+    with pytest.raises(RuntimeError, match='out of range'):
+        predict(plain, 20)
+    for max_per_img, expected in ((20, 12), (13, 12), (12, 12), (5, 5)):
+        found, all_of_stock = predict(head, max_per_img), predict(plain, expected)
+        assert len(found) == expected
+        for key in ('bboxes', 'scores', 'labels'):
+            assert torch.equal(found[key], all_of_stock[key])
+    assert len(predict(head, 20, count=0)) == 0
+
+
 @EVERY_HEAD
 def test_classifiers_start_without_a_prior(stock):
     head = small_head(stock, 'BucketedRSLoss')
@@ -318,9 +351,10 @@ def test_processes_stay_in_step_if_one_of_them_has_no_objects():
     """Every parameter gets a gradient on both; DDP does not look for unused ones."""
     small = [*map(small_config, STOCK), *map(small_sparse_roi_heads.small_config, small_sparse_roi_heads.STOCK)]
     models = [swap_loss(cfg).cfg.model for cfg in small]
-    plain = copy.deepcopy(models[list(STOCK).index('DINOHead')])
-    plain.bbox_head.loss_dn_cls = FOCAL
-    models.append(plain)
+    for stock in DENOISING:
+        plain = copy.deepcopy(models[list(STOCK).index(stock)])
+        plain.bbox_head.loss_dn_cls = FOCAL
+        models.append(plain)
     for equal in on_processes(2, trained_in_step, build, batch, models):
         assert equal == [True] * len(models)
 
@@ -344,3 +378,57 @@ def test_inference_is_that_of_the_stock_head(stock):
     for mine, theirs in zip(*results, strict=True):
         for key in ('bboxes', 'scores', 'labels'):
             assert torch.equal(mine.pred_instances[key], theirs.pred_instances[key])
+
+
+@pytest.mark.medium
+def test_distinct_queries_are_those_of_the_stock_loss():
+    """After a step of the whole detector, whose decoder has chosen them."""
+    cfg = small_config('DDQDETRHead')
+    cfg.model.dqs_cfg.iou_threshold = 0.1
+    detector = build(swap_loss(cfg).cfg.model).train()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # boxes overlap then after the first layer
+        for parameter in detector.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        for parameter in detector.bbox_head.reg_branches.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    detector(**batch(detector), mode='loss')
+    head, taken = detector.bbox_head, []
+
+    def get_targets(scores, *_):
+        taken.append(scores)
+        raise StopIteration
+
+    head.get_targets = get_targets
+    logits, boxes = random_predictions(7, NUM_LAYERS, 2, detector.num_queries)
+    masks = head.distinct_queries(NUM_LAYERS, 2)
+    for layer in range(NUM_LAYERS):
+        with pytest.raises(StopIteration):
+            DDQDETRHead._loss_for_distinct_queries_single(head, logits[layer], boxes[layer], layer, truth(), METAS)
+        for image, scores in enumerate(taken[layer]):
+            own = logits[layer, image]
+            assert torch.equal(scores, own if masks[layer] is None else own[masks[layer][image]])
+    assert masks[0] is None and not masks[1].all() and masks[1].any(1).all()
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize('stock', ['DETRHead', 'ConditionalDETRHead', 'DABDETRHead', 'DeformableDETRHead'])
+def test_what_lies_in_the_padding_has_no_influence(stock):
+    """On the neck's maps, because convolutions read across the border of an image; without proposals of an encoder."""
+    cfg = small_config(stock)
+    cfg.model.pop('as_two_stage', None)
+    detector = build(swap_loss(cfg).cfg.model).eval()  # without dropout
+    detector.training = True  # only the detector itself, which passes more to the head then
+    data = batch(detector)
+    assert [tuple(sample.img_shape) for sample in data['data_samples']] == [(128, 128), (128, 64)]
+    maps = detector.extract_feat(data['inputs'])
+    losses = []
+    for garbage in (0.0, 100.0):
+        spoiled = [level.clone() for level in maps]
+        for level in spoiled:
+            assert level.size(3) % 2 == 0
+            level[1, :, :, level.size(3) // 2 :] += garbage
+        detector.extract_feat = lambda *_, spoiled=spoiled: tuple(spoiled)
+        losses.append(detector.loss(data['inputs'], data['data_samples']))
+    assert losses[0] and all(value > 0 for value in losses[0].values())
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)

@@ -30,6 +30,10 @@ def nothing():
     return [InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64)) for _ in range(2)]
 
 
+def one_of_two():
+    return [truth()[0], nothing()[1]]
+
+
 def losses_of(head, data):
     return {name: value for name, value in head.loss(*data).items() if 'loss' in name}
 
@@ -60,10 +64,10 @@ def centred(boxes, size):
     return torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], -1)
 
 
-def matched(logits, boxes):
+def matched(logits, boxes, objects):
     """One query for each object by trying all assignments, and for each positive: image, query, object."""
     queries, positives = [], []
-    for image, (own, size) in enumerate(zip(truth(), SIZES, strict=True)):
+    for image, (own, size) in enumerate(zip(objects, SIZES, strict=True)):
         targets, labels, predicted = normalised(own, size), own.labels.tolist(), centred(boxes[image], size)
         with torch.no_grad():
             order = best_assignment(logits[image] + SHIFT, predicted, labels, targets, size, 4.0, l1_of_corners=True)
@@ -92,16 +96,17 @@ def slow_mask_loss(mask_preds, positives, logits, boxes, samples):
 
 
 @pytest.mark.parametrize('accelerator', [False, True])
+@pytest.mark.parametrize('objects', [truth, one_of_two])
 @pytest.mark.parametrize('loss', LOSSES)
-def test_losses_equal_loops(loss, accelerator):
+def test_losses_equal_loops(loss, objects, accelerator):
     """Matching too, by trying all assignments. Values, and the gradients of all logits and boxes."""
     head = small_roi_head(loss)
-    stages, data = record_stages(head), inputs()
+    stages, data = record_stages(head), inputs(objects())
     with as_on_an_accelerator() if accelerator else torch.enable_grad():
         losses = losses_of(head, data)
     slow, total = {}, 0
     for stage, (weight, (logits, boxes, mask_preds)) in enumerate(zip(STAGE_WEIGHTS, stages, strict=True)):
-        queries, positives = matched(logits, boxes)
+        queries, positives = matched(logits, boxes, objects())
         values, value = slow_query_losses(loss, queries, class_weight=2.0, l1_of_corners=True)
         mask = slow_mask_loss(mask_preds, positives, logits, boxes, data[2])
         values['loss_mask'] = values['loss_rank'] + values['loss_sort'] if 'RS' in loss else mask
@@ -202,7 +207,7 @@ def test_matching_in_float16_has_finite_costs():
 
 @pytest.mark.parametrize('scope', ['image', 'class'])
 def test_scopes(scope):
-    """On one image, 'image' is 'batch'; every scope has the same values in one call and stage by stage."""
+    """With 'image', the mean of the images alone; every scope has the same values in one call and stage by stage."""
     loss = dict(type='BucketedRSLoss', loss_weight=2.0, scope=scope)
     values = []
     for accelerator in (False, True):
@@ -211,10 +216,13 @@ def test_scopes(scope):
     torch.testing.assert_close(values[0], values[1])
     if scope == 'image':
         alone = []
-        for settings in ({}, dict(box=dict(loss_cls=loss))):
+        for image in (slice(0, 1), slice(1, 2)):
             x, proposals, samples = inputs()
-            alone.append(losses_of(small_roi_head(**settings), ((x[0][:1],), proposals[:1], samples[:1])))
-        torch.testing.assert_close(alone[0], alone[1])
+            alone.append(losses_of(small_roi_head(), ((x[0][image],), proposals[image], samples[image])))
+        ranking = [name for name in alone[0] if 'rank' in name or 'sort' in name]
+        assert len(ranking) == 2 * len(STAGE_WEIGHTS)
+        for name in ranking:
+            torch.testing.assert_close(values[0][name], (alone[0][name] + alone[1][name]) / 2)
 
 
 def test_classifiers_start_without_a_prior():

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmdet.models.dense_heads import DDQDETRHead
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from mmdet.utils import InstanceList, OptInstanceList
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..losses.box_weighting import at_least_float32
@@ -39,6 +41,9 @@ class RankBasedDDQDETRHead(RankingDenoisingMixin, DDQDETRHead):
     Several positives of an object and their neighbours, which are negatives, have nearly the same features, so the
     ranking losses of dense queries stay large, and so do the box losses that are balanced to them. ``dense_weight``
     keeps them from dominating the gradient.
+
+    If an image has fewer scores of distinct queries than ``max_per_img``, it gets fewer predictions. The stock head
+    fails then (``selected index k out of range``).
 
     Args:
         dense_weight: The factor on all losses of dense queries.
@@ -155,3 +160,15 @@ class RankBasedDDQDETRHead(RankingDenoisingMixin, DDQDETRHead):
         labels, weights, targets = (torch.stack(values) for values in zip(*images, strict=True))
         positive = (labels < self.num_classes).flatten().nonzero().squeeze(1)
         return QueryTargets(labels, weights, bbox_xyxy_to_cxcywh(targets) / sizes, positive)
+
+    def _predict_by_feat_single(
+        self, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool = True
+    ) -> InstanceData:
+        """Predictions of an image; arguments as for ``DDQDETRHead``, ``cls_score`` of its distinct queries."""
+        lacking = self.test_cfg.get('max_per_img', 0) - cls_score.numel()
+        if lacking <= 0:
+            return super()._predict_by_feat_single(cls_score, bbox_pred, img_meta, rescale)
+        padding = (0, 0, 0, -(-lacking // self.num_classes))
+        padded = F.pad(cls_score, padding, value=-torch.inf), F.pad(bbox_pred, padding)
+        predictions = super()._predict_by_feat_single(*padded, img_meta, rescale)
+        return predictions[: cls_score.numel()]
