@@ -209,16 +209,17 @@ def test_matching_in_float16_has_finite_costs():
 def test_scopes(scope):
     """With 'image', the mean of the images alone; every scope has the same values in one call and stage by stage."""
     loss = dict(type='BucketedRSLoss', loss_weight=2.0, scope=scope)
-    values = []
+    values, scoped = [], small_roi_head(box=dict(loss_cls=loss))
     for accelerator in (False, True):
         with as_on_an_accelerator() if accelerator else torch.enable_grad():
-            values.append(losses_of(small_roi_head(box=dict(loss_cls=loss)), inputs()))
+            values.append(losses_of(scoped, inputs()))
     torch.testing.assert_close(values[0], values[1])
     if scope == 'image':
-        alone = []
+        alone, of_batch = [], small_roi_head()
+        of_batch.load_state_dict(scoped.state_dict())
         for image in (slice(0, 1), slice(1, 2)):
             x, proposals, samples = inputs()
-            alone.append(losses_of(small_roi_head(), ((x[0][image],), proposals[image], samples[image])))
+            alone.append(losses_of(of_batch, ((x[0][image],), proposals[image], samples[image])))
         ranking = [name for name in alone[0] if 'rank' in name or 'sort' in name]
         assert len(ranking) == 2 * len(STAGE_WEIGHTS)
         for name in ranking:
