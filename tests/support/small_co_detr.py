@@ -62,15 +62,6 @@ def build(model, seed=0):
     return detector
 
 
-def shake(detector, seed=1):
-    """Random weights everywhere: fresh ones give all locations the same scores and no offsets."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in detector.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return detector
-
-
 def batch(detector, num_items=(2, 3), sizes=((128, 128), (128, 64)), training=True):
     inputs = demo_mm_inputs(
         len(sizes), [[3, *size] for size in sizes], num_classes=NUM_CLASSES, num_items=list(num_items)

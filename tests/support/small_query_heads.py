@@ -73,6 +73,16 @@ def truth() -> InstanceList:
     ]
 
 
+def nothing() -> InstanceList:
+    """Two images without objects."""
+    return [InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64)) for _ in range(2)]
+
+
+def one_of_two() -> InstanceList:
+    """Three objects and none."""
+    return [truth()[0], nothing()[1]]
+
+
 def normalised(objects: InstanceData, size: tuple[int, int]) -> Tensor:
     """Boxes of objects, cx cy w h in fractions of the image."""
     x1, y1, x2, y2 = objects.bboxes.unbind(1)
@@ -266,3 +276,24 @@ def batch(detector: Any, num_items: tuple[int, int] = (2, 3), training: bool = T
         2, [[3, 128, 128], [3, 128, 64]], num_classes=NUM_CLASSES, num_items=list(num_items), with_mask=with_mask
     )
     return detector.data_preprocessor(inputs, training=training)
+
+
+def shake(module: Any, seed: int = 1, scale: float = 0.05) -> Any:
+    """Random weights everywhere: fresh ones give all locations the same scores and no offsets."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+    return module
+
+
+def same_predictions(some: Any, others: Any) -> bool:
+    """Whether the predictions of all images are bitwise equal."""
+    pairs = [
+        (dict(mine.pred_instances.items()), dict(theirs.pred_instances.items()))
+        for mine, theirs in zip(some, others, strict=True)
+    ]
+    return all(
+        mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+        for mine, theirs in pairs
+    )

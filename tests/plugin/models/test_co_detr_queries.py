@@ -24,8 +24,8 @@ from small_co_detr import (
     load,
     predictions,
     query_head,
-    shake,
 )
+from small_query_heads import shake
 
 from bucketed_losses.mmdet.models.dense_heads import QuerySet, QueryTargets
 from bucketed_losses.mmdet.models.detectors import draw_auxiliary_queries

@@ -16,7 +16,8 @@ from config_models import losses_after_backward
 from gloo import on_processes, trained_in_step
 from launching import ROOT
 from mmengine.structures import InstanceData
-from small_co_detr import BASELINE, BOTH, BRS, BRS_CO_DINO, CO_DINO, batch, build, load, shake
+from small_co_detr import BASELINE, BOTH, BRS, BRS_CO_DINO, CO_DINO, batch, build, load
+from small_query_heads import shake
 
 pytestmark = pytest.mark.medium
 

@@ -22,10 +22,9 @@ from small_co_detr import (
     batch,
     build,
     load,
-    shake,
     without_auxiliary_heads,
 )
-from small_query_heads import METAS, NUM_CLASSES, case, random_predictions, small_head, truth
+from small_query_heads import METAS, NUM_CLASSES, case, one_of_two, random_predictions, shake, small_head, truth
 
 from bucketed_losses.core.devices import as_on_an_accelerator
 from bucketed_losses.mmdet.models.dense_heads import QuerySet, QueryTargets
@@ -45,15 +44,12 @@ def small_batch(detector, num_items=(2, 3), training=True):
 
 
 @pytest.mark.parametrize('accelerator', [False, True])
-@pytest.mark.parametrize('empty', [False, True])
+@pytest.mark.parametrize('objects', [truth, one_of_two])
 @pytest.mark.parametrize('loss', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
-def test_losses_of_all_sets_equal_loops(loss, empty, accelerator):
+def test_losses_of_all_sets_equal_loops(loss, objects, accelerator):
     """Decoder layers, proposals and denoising queries, matched by trying all assignments, and auxiliary queries."""
     head = small_head('CoDINOHead', loss)
-    objects = truth()
-    if empty:
-        objects[1] = objects[1][:0]
-    given = case(head, 'DINOHead', objects)
+    given = case(head, 'DINOHead', objects())
     auxiliary = auxiliary_sets(lambda_1=3.0)
     with as_on_an_accelerator() if accelerator else torch.enable_grad():
         fast = head.loss_by_feat(*given.arguments, auxiliary=auxiliary)

@@ -16,7 +16,6 @@ from detr_reference import slow_query_losses
 from gloo import on_processes, trained_in_step
 from mmdet.models.dense_heads import DDQDETRHead, DINOHead
 from mmengine.config import Config
-from mmengine.structures import InstanceData
 from small_query_heads import (
     DENOISING,
     ENCODER,
@@ -27,8 +26,12 @@ from small_query_heads import (
     batch,
     build,
     case,
+    nothing,
     of_image,
+    one_of_two,
     random_predictions,
+    same_predictions,
+    shake,
     small_config,
     small_head,
     truth,
@@ -42,14 +45,6 @@ from bucketed_losses.mmdet.swap import swap_loss
 LOSSES = ('APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss')
 EVERY_HEAD = pytest.mark.parametrize('stock', STOCK)
 FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
-
-
-def nothing():
-    return [InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64)) for _ in range(2)]
-
-
-def one_of_two():
-    return [truth()[0], nothing()[1]]
 
 
 @pytest.mark.parametrize(
@@ -367,17 +362,11 @@ def test_inference_is_that_of_the_stock_head(stock):
     cfg.model.bbox_head.loss_cls = FOCAL  # DETR has a softmax; with sigmoid scores it has as many channels
     cfg.model.train_cfg.assigner.match_costs[0] = dict(type='FocalLossCost', weight=2.0)
     plain = build(cfg.model).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in ranked.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    plain.load_state_dict(ranked.state_dict())
+    plain.load_state_dict(shake(ranked).state_dict())
     data = batch(plain, training=False)
     with torch.no_grad():
         results = [detector(**copy.deepcopy(data), mode='predict') for detector in (ranked, plain)]
-    for mine, theirs in zip(*results, strict=True):
-        for key in ('bboxes', 'scores', 'labels'):
-            assert torch.equal(mine.pred_instances[key], theirs.pred_instances[key])
+    assert {'bboxes', 'scores', 'labels'} <= set(results[0][0].pred_instances.keys()) and same_predictions(*results)
 
 
 @pytest.mark.medium
@@ -386,12 +375,7 @@ def test_distinct_queries_are_those_of_the_stock_loss():
     cfg = small_config('DDQDETRHead')
     cfg.model.dqs_cfg.iou_threshold = 0.1
     detector = build(swap_loss(cfg).cfg.model).train()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():  # boxes overlap then after the first layer
-        for parameter in detector.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-        for parameter in detector.bbox_head.reg_branches.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    shake(shake(detector).bbox_head.reg_branches, scale=0.2)  # boxes overlap then after the first layer
     detector(**batch(detector), mode='loss')
     head, taken = detector.bbox_head, []
 

@@ -13,7 +13,20 @@ from config_models import losses_after_backward
 from detr_reference import best_assignment, slow_query_losses
 from mmengine.config import Config
 from mmengine.structures import InstanceData
-from small_query_heads import METAS, NUM_CLASSES, SHIFT, SIZES, as_queries, batch, build, normalised, truth
+from small_query_heads import (
+    METAS,
+    NUM_CLASSES,
+    SHIFT,
+    SIZES,
+    as_queries,
+    batch,
+    build,
+    normalised,
+    nothing,
+    one_of_two,
+    same_predictions,
+    truth,
+)
 from small_sparse_roi_heads import MASK_SIZE, STAGE_WEIGHTS, STOCK, inputs, roi_head_cfg, small_config, small_roi_head
 from swap_survey import configs
 
@@ -24,14 +37,6 @@ from bucketed_losses.mmdet.swap import swap_loss
 LOSSES = ('APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss')
 FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0)
 EVERY_DETECTOR = pytest.mark.parametrize('detector', STOCK)
-
-
-def nothing():
-    return [InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64)) for _ in range(2)]
-
-
-def one_of_two():
-    return [truth()[0], nothing()[1]]
 
 
 def losses_of(head, data):
@@ -301,7 +306,4 @@ def test_inference_is_that_of_the_stock_head(detector):
     data = batch(plain, training=False)
     with torch.no_grad():
         results = [model(**copy.deepcopy(data), mode='predict') for model in (ranked, plain)]
-    for mine, theirs in zip(*results, strict=True):
-        assert set(mine.pred_instances.keys()) == set(theirs.pred_instances.keys())
-        for key, value in mine.pred_instances.items():
-            assert torch.equal(value, theirs.pred_instances[key])
+    assert same_predictions(*results)
