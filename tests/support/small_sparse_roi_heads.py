@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from small_query_heads import METAS, NUM_CLASSES, SIZES, truth
 from swap_survey import CONFIGS
-from torch import Tensor
+from torch import Tensor, nn
 
 STOCK = {
     'SparseRCNN': 'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',
@@ -89,6 +89,11 @@ def small_roi_head(loss: str = 'BucketedRSLoss', **settings: Any) -> Any:
     torch.manual_seed(0)
     head = MODELS.build(roi_head_cfg(loss, **settings))
     head.init_weights()
+    # mmcv's MultiheadAttention writes the dropout of a DETR into a default argument, so that heads built after it have
+    # dropout, too, unless they ask for another.
+    for module in head.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     return head
 
 
