@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -262,6 +263,23 @@ def test_classifiers_start_without_a_prior(stock):
     lowered = small_head(stock, 'BucketedRSLoss', classifier_prior=0.01)
     assert all(bias[0].item() == pytest.approx(-4.595, abs=1e-3) for bias in lowered.classifier_biases())
     assert lowered.score_shift == 0
+
+
+@EVERY_HEAD
+def test_a_prior_changes_neither_losses_nor_gradients(stock):
+    """Ranking losses do not see it, and matching takes it into account."""
+    found = []
+    for prior in (0.5, 0.01):
+        head = small_head(stock, 'BucketedRSLoss', classifier_prior=prior)
+        given = case(head, stock)
+        with torch.no_grad():
+            for logits in given.leaves[::2]:
+                logits += math.log(prior / (1 - prior))
+        found.append(losses_and_gradients(head, given))
+    (losses, gradients), (lowered, of_lowered) = found
+    assert any(gradient.any() for gradient in gradients[::2])
+    torch.testing.assert_close(lowered, losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(of_lowered, gradients, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('stock', DENOISING)

@@ -1,0 +1,92 @@
+"""The page of the fair study: its tables are those of the CSV files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import report_fair_study as report
+from page_blocks import block_of
+
+DOCS = Path(__file__).resolve().parents[2] / 'docs'
+STUDIES = report.studies_of(DOCS)
+
+
+@pytest.mark.parametrize('folder', STUDIES, ids=lambda folder: folder.name)
+def test_the_page_says_what_the_csv_files_say(folder):
+    assert block_of(DOCS / 'fair_study.md', folder.name) == report.table_of(folder)
+
+
+@pytest.mark.parametrize('folder', STUDIES, ids=lambda folder: folder.name)
+def test_runs_have_the_learning_rate_that_the_trials_chose(folder):
+    """And every loss had the same grid."""
+    if not (folder / 'tuning.csv').is_file():
+        pytest.skip('the learning rates of this study were not tuned')
+    runs, trials = pd.read_csv(folder / 'study.csv'), pd.read_csv(folder / 'tuning.csv')
+    grids = trials.groupby(['detector', 'label']).factor.agg(lambda factors: tuple(sorted(factors)))
+    assert len(set(grids)) == 1
+    best = trials.sort_values('AP').groupby(['detector', 'label']).tail(1).set_index(['detector', 'label'])
+    for run in runs.itertuples(index=False):
+        # A spare digit: rates are stored as products of the config's rate and the factor.
+        rate = dict(zip(runs.columns, run, strict=True))['learning rate']
+        assert rate == pytest.approx(best.loc[(run.detector, run.label), 'learning rate'], rel=1e-9)
+        assert run.seed not in set(trials.seed)
+
+
+def write_study(folder: Path, tuned: bool = True) -> Path:
+    folder.mkdir(parents=True)
+    runs = [('ATSS', 'Focal', 'stock', seed, 'finished', 0.5 + seed / 100) for seed in range(3)]
+    runs += [('ATSS', 'QFL', 'QFL', 0, 'finished', 0.6), ('ATSS', 'QFL', 'QFL', 1, 'diverged', None)]
+    runs += [('ATSS', 'BRS', 'brs', seed, 'finished', 0.7) for seed in (0, 2)]
+    columns = ['detector', 'loss', 'label', 'seed', 'outcome', 'AP']
+    pd.DataFrame(runs, columns=columns).to_csv(folder / 'study.csv', index=False)
+    pairs = [
+        ('ATSS', 'BRS', 'Focal', 0.19, 0.1, 0.25, 'ahead', '0 2'),
+        ('ATSS', 'QFL', 'BRS', -0.1, -0.15, -0.05, 'behind', '0'),
+    ]
+    columns = ['detector', 'loss', 'compared with', 'difference of AP', 'low', 'high', 'verdict', 'seeds']
+    pd.DataFrame(pairs, columns=columns).to_csv(folder / 'differences.csv', index=False)
+    if tuned:
+        trials = [('ATSS', 'Focal', 'stock', 100, factor, 'finished', ap, ap == 0.52)
+                  for factor, ap in ((0.33, 0.4), (1, 0.52), (3, 0.51))]  # fmt: skip
+        trials += [('ATSS', 'BRS', 'brs', 100, 1, 'diverged', None, False)]
+        columns = ['detector', 'loss', 'label', 'seed', 'factor', 'outcome', 'AP', 'chosen']
+        pd.DataFrame(trials, columns=columns).to_csv(folder / 'tuning.csv', index=False)
+    return folder
+
+
+def test_rows_of_a_tuned_study(tmp_path):
+    lines = report.table_of(write_study(tmp_path / 'study')).splitlines()
+    head = '| loss | AP at 0.33 x the learning rate | at 1 x | at 3 x | seeds | AP | BRS minus this loss |'
+    assert lines[0] == head.replace(' x', ' \N{MULTIPLICATION SIGN}')
+    assert lines[2:] == [
+        '| Focal | 0.400 | **0.520** | 0.510 | 0 to 2 | 0.510 ± 0.010 | +0.190 [+0.100, +0.250], ahead (seeds 0, 2) |',
+        '| QFL |  |  |  | 0, 1 | 0.600, 1 diverged | +0.100 [+0.050, +0.150], ahead (seeds 0) |',
+        '| BRS |  | diverged |  | 0, 2 | 0.700 ± 0.000 |  |',
+    ]
+
+
+def test_a_study_that_was_not_tuned_has_no_columns_of_trials(tmp_path):
+    head = report.table_of(write_study(tmp_path / 'study', tuned=False)).splitlines()[0]
+    assert head == '| loss | seeds | AP | BRS minus this loss |'
+
+
+def test_a_study_of_several_detectors_names_them(tmp_path):
+    folder = write_study(tmp_path / 'study', tuned=False)
+    runs = pd.read_csv(folder / 'study.csv')
+    pd.concat([runs, runs.assign(detector='batch 1')]).to_csv(folder / 'study.csv', index=False)
+    lines = report.table_of(folder).splitlines()
+    assert lines[0].startswith('| detector | loss |')
+    assert lines[2].startswith('| ATSS | Focal |') and lines[5].startswith('| batch 1 | Focal |')
+    assert lines[5].endswith('|  |'), 'the differences of another detector'
+
+
+def test_the_command_copies_the_study_and_writes_the_page(tmp_path):
+    study, docs = write_study(tmp_path / 'work_dirs/cards'), tmp_path / 'docs'
+    docs.mkdir()
+    (docs / 'fair_study.md').write_text('before\n<!-- cards -->\nold\n<!-- end of cards -->\nafter\n')
+    report.main([str(study), '--docs', str(docs)])
+    assert {path.name for path in (docs / 'study/cards').iterdir()} == set(report.FILES)
+    text = (docs / 'fair_study.md').read_text()
+    assert 'old' not in text and '**0.520**' in text and text.endswith('<!-- end of cards -->\nafter\n')
