@@ -131,8 +131,12 @@ def run(args: argparse.Namespace) -> None:
     """Run the study, and exit with its status."""
     if args.executor == 'slurm':
         require(SLURM)
+    from mmengine.logging import MMLogger
+
     from bucketed_losses.study.run import run_study
 
+    # Each time it reads a config, MMEngine logs the environment variables in it. The logs of the runs have them, too.
+    MMLogger.get_current_instance().setLevel('WARNING')
     plan = plan_from(args)
     raise SystemExit(run_study(plan, lambda lock: executor_from(args, plan, lock)))
 
