@@ -249,6 +249,19 @@ def test_a_study_that_is_stopped_while_it_tunes_goes_on(tmp_path, monkeypatch):
         run_study(wider, lambda lock: Trainer())
 
 
+@pytest.mark.slow
+def test_a_grid_can_be_widened_until_its_last_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)
+    arguments = ('--losses', 'stock', 'brs', '--seeds', '0', '--lr-factors')
+    stopped, continued = Trainer(3), Trainer()
+    assert run_study(plan(tmp_path, *arguments, '1,3'), lambda lock: stopped) == 130
+    assert run_study(plan(tmp_path, *arguments, '0.3,1,3'), lambda lock: continued) == 0
+    assert continued.trained == [
+        ('brs-lr-3_100', 3e-3), ('stock-lr-0.3_100', 3e-4), ('brs-lr-0.3_100', 3e-4), ('stock_0', 3e-4),
+        ('brs_0', 3e-3),
+    ]  # fmt: skip
+
+
 # A real run
 
 

@@ -2,15 +2,17 @@
 
 python tools/benchmarks/report_fair_study.py [STUDY ...] [--docs docs]
 
-STUDY is the folder of a study of ``bucketed-losses compare``, for example work_dirs/study/cards_atss. Its study.csv,
-differences.csv and, if there is one, tuning.csv are copied to docs/study/cards_atss first. The page has a place for the
-table of each folder: between the comments ``cards_atss`` and ``end of cards_atss``.
+STUDY is the folder of a study of ``bucketed-losses compare``, for example work_dirs/study/cards_atss. Those of its
+tables study.csv, differences.csv and tuning.csv that are there are copied to docs/study/cards_atss first; a study that
+was stopped may have its trials of learning rates only. The page has a place for the table of each folder: between the
+comments ``cards_atss`` and ``end of cards_atss``.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -32,46 +34,56 @@ def copy_study(study: Path, docs: Path) -> None:
 
 def studies_of(docs: Path) -> list[Path]:
     """The folders of docs/study that hold a study."""
-    return sorted(path.parent for path in (docs / 'study').glob('*/study.csv'))
+    return sorted({path.parent for name in FILES for path in (docs / 'study').glob(f'*/{name}')})
 
 
 def table_of(folder: Path) -> str:
     """A row for each loss: trials of learning rates if there are any, AP, and the difference of BRS Loss to it."""
-    runs = pd.read_csv(folder / 'study.csv', keep_default_na=False, na_values={'AP': ['']})
-    differences = pd.read_csv(folder / 'differences.csv', dtype={'seeds': str}, keep_default_na=False)
-    trials = None
-    if (folder / 'tuning.csv').is_file():
-        trials = pd.read_csv(folder / 'tuning.csv', keep_default_na=False, na_values={'AP': ['']})
-    factors = [] if trials is None else sorted(trials.factor.unique())
-    several = runs.detector.nunique() > 1
+    runs, trials = _read(folder / 'study.csv'), _read(folder / 'tuning.csv')
+    differences = _read(folder / 'differences.csv')
+    losses = pd.concat([runs, trials])[['detector', 'label', 'loss']].drop_duplicates()
+    factors = sorted(trials.factor.unique()) if len(trials) else []
+    several = losses.detector.nunique() > 1
+    head = [*(['detector'] if several else []), 'loss', *_head_of_trials(factors)]
+    head += ['seeds', 'AP', 'BRS minus this loss'] if len(runs) else []
     lines = []
-    for (detector, label), group in runs.groupby(['detector', 'label'], sort=False):
-        brs = runs[(runs.detector == detector) & (runs.label == BRS)].loss
-        name = group.loss.iloc[0]
-        lines.append(
-            [
-                *([detector] if several else []),
-                name,
-                *(_trial(trials, detector, label, factor) for factor in factors),
-                _seeds(group.seed),
-                _mean(group),
-                '' if label == BRS or brs.empty else _difference(differences, detector, brs.iloc[0], name),
-            ]
-        )
+    for detector, label, name in losses.itertuples(index=False):
+        line = [*([detector] if several else []), name]
+        line += _trials(trials, detector, label, factors)
+        if len(runs):
+            group = runs[(runs.detector == detector) & (runs.label == label)]
+            brs = losses.loss[(losses.detector == detector) & (losses.label == BRS)]
+            difference = '' if label == BRS or brs.empty else _difference(differences, detector, brs.iloc[0], name)
+            line += [_seeds(group.seed), _mean(group), difference]
+        lines.append(line)
+    return markdown(head, lines)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """A table of a study; one without rows if there is none."""
+    if not path.is_file():
+        return pd.DataFrame(columns=['detector', 'label', 'loss'])
+    return pd.read_csv(path, keep_default_na=False, na_values={'AP': ['']}, dtype={'seeds': str})
+
+
+def _head_of_trials(factors: Sequence[float]) -> list[str]:
     head = [f'at {factor:g} \N{MULTIPLICATION SIGN}' for factor in factors]
-    if head:
-        head[0] = f'AP {head[0]} the learning rate'
-    return markdown([*(['detector'] if several else []), 'loss', *head, 'seeds', 'AP', 'BRS minus this loss'], lines)
+    return [f'AP {head[0]} the learning rate', *head[1:]] if head else []
 
 
-def _trial(trials: pd.DataFrame, detector: str, label: str, factor: float) -> str:
-    """The AP of a trial; that of the chosen learning rate is bold."""
-    found = trials[(trials.detector == detector) & (trials.label == label) & (trials.factor == factor)]
-    if found.empty:
-        return ''
-    trial = found.iloc[0]
-    text = trial.outcome if pd.isna(trial.AP) else f'{trial.AP:.3f}'
-    return f'**{text}**' if trial.chosen else text
+def _trials(trials: pd.DataFrame, detector: str, label: str, factors: Sequence[float]) -> list[str]:
+    """The AP with each learning rate; the highest is bold."""
+    of_loss = trials[(trials.detector == detector) & (trials.label == label)] if len(trials) else trials
+    cells = []
+    for factor in factors:
+        found = of_loss[of_loss.factor == factor]
+        if found.empty:
+            cells.append('')
+            continue
+        trial = found.iloc[0]
+        text = trial.outcome if pd.isna(trial.AP) else f'{trial.AP:.3f}'
+        cells.append(f'**{text}**' if of_loss.AP.max() == trial.AP else text)
+    return cells
 
 
 def _mean(group: pd.DataFrame) -> str:
@@ -100,9 +112,9 @@ def _difference(differences: pd.DataFrame, detector: str, brs: str, other: str) 
     return ''
 
 
-def _seeds(seeds: object) -> str:
+def _seeds(seeds: Iterable[int | str]) -> str:
     """``0 to 4``, or the seeds one by one."""
-    numbers = sorted(int(seed) for seed in seeds)  # type: ignore[attr-defined]
+    numbers = sorted(int(seed) for seed in seeds)
     if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f'{numbers[0]} to {numbers[-1]}'
     return ', '.join(map(str, numbers))
