@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
 
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine.batch_size import base_batch_size
@@ -169,16 +171,17 @@ def stretch(cfg: Config, budget: int) -> None:
 def other_settings_note(run: Run, cfg: Config, stock: Config) -> str | None:
     """The settings outside the model in which the config of a loss differs from that of its detector, or None.
 
+    Only those that MMEngine's runner takes: other names at the top of a config are there for the config itself.
+
     Args:
         run: A run whose loss is given by a config.
         cfg: The config of the run.
         stock: The config of the detector with its own losses and the same seed and learning-rate factor.
     """
     before, now = flat(stock), flat(cfg)
+    taken = signature(Runner.__init__).parameters.keys() - {'model'}
     differing = sorted(
-        key
-        for key in before.keys() | now.keys()
-        if before.get(key) != now.get(key) and not key.startswith(('model.', 'custom_imports'))
+        key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key.partition('.')[0] in taken
     )
     if not differing:
         return None

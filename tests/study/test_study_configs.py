@@ -207,12 +207,13 @@ def test_accumulated_images_count():
 def test_other_settings_of_a_loss_given_by_its_config_are_told():
     stock = config('stock', path=CARDS)
     for name, note in (
-        ('cards_atss_rs-ones', None),
+        ('study/cards_atss_rs-ones', None),
+        ('cards/atss_efficientnet-lite0_fpn_mal_1xb8-12e_cards', None),  # has names that only the config uses
         (
-            'cards_atss_batch4',
+            'study/cards_atss_batch4',
             'ATSS X: its config also has other settings outside the model: auto_scale_lr.enable, param_scheduler, '
             'train_dataloader.batch_size',
         ),
     ):
-        run = Run(detector(CARDS), 'X', 0, config=str(ROOT / f'configs/study/{name}.py'))
+        run = Run(detector(CARDS), 'X', 0, config=str(ROOT / f'configs/{name}.py'))
         assert other_settings_note(run, make_config(run), stock) == note
