@@ -3,9 +3,9 @@
 python tools/benchmarks/report_fair_study.py [STUDY ...] [--docs docs]
 
 STUDY is the folder of a study of ``bucketed-losses compare``, for example work_dirs/study/cards_atss. Those of its
-tables study.csv, differences.csv and tuning.csv that are there are copied to docs/study/cards_atss first; a study that
-was stopped may have its trials of learning rates only. The page has a place for the table of each folder: between the
-comments ``cards_atss`` and ``end of cards_atss``.
+tables study.csv, differences.csv and tuning.csv that are there are copied to docs/study/cards_atss first, and the AP of
+every validation is written to epochs.csv there. A study that was stopped may have its trials of learning rates only.
+The page has a place for the table of each folder: between the comments ``cards_atss`` and ``end of cards_atss``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ import argparse
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from page_blocks import write_block
-from tables import markdown
+from tables import markdown, write_csv
+
+from bucketed_losses.study.logs import read_metrics, with_ap
+from bucketed_losses.study.outcomes import FINISHED
+from bucketed_losses.study.store import Study
 
 FILES = ('study.csv', 'differences.csv', 'tuning.csv')
 BRS = 'brs'
@@ -30,6 +35,21 @@ def copy_study(study: Path, docs: Path) -> None:
     for name in FILES:
         if (study / name).is_file():
             shutil.copy(study / name, folder / name)
+    write_csv(folder / 'epochs.csv', _epochs(Study(study)))
+
+
+def _epochs(study: Study) -> list[dict[str, Any]]:
+    """AP of every validation of all trials and runs that have finished."""
+    rows = []
+    for result in study.results(trials=True) + study.results():
+        run = study.entries[result['detector']]['losses'][result['loss']]
+        label = run.get('trial_of', result['loss'])
+        who = dict(detector=result['detector'], loss=study.name_of(result['detector'], label), label=label)
+        who |= dict(factor=run.get('lr_factor', 1.0), seed=result['seed'])
+        if result['outcome'] == FINISHED:
+            for epoch, metrics in read_metrics(study.folder(result['detector'], result['loss'], result['seed'])):
+                rows.append(who | dict(epoch=epoch, AP=with_ap(metrics)['AP']))
+    return rows
 
 
 def studies_of(docs: Path) -> list[Path]:
@@ -40,16 +60,21 @@ def studies_of(docs: Path) -> list[Path]:
 def table_of(folder: Path) -> str:
     """A row for each loss: trials of learning rates if there are any, AP, and the difference of BRS Loss to it."""
     runs, trials = _read(folder / 'study.csv'), _read(folder / 'tuning.csv')
-    differences = _read(folder / 'differences.csv')
+    differences, epochs = _read(folder / 'differences.csv'), _read(folder / 'epochs.csv')
     losses = pd.concat([runs, trials])[['detector', 'label', 'loss']].drop_duplicates()
     factors = sorted(trials.factor.unique()) if len(trials) else []
     several = losses.detector.nunique() > 1
     head = [*(['detector'] if several else []), 'loss', *_head_of_trials(factors)]
+    if factors and len(epochs):
+        *before, _ = sorted(epochs.epoch.unique())
+        head.append(f'AP of the bold run after {", ".join(map(str, before))} epochs')
     head += ['seeds', 'AP', 'BRS minus this loss'] if len(runs) else []
     lines = []
     for detector, label, name in losses.itertuples(index=False):
         line = [*([detector] if several else []), name]
         line += _trials(trials, detector, label, factors)
+        if factors and len(epochs):
+            line.append(_curve(trials, epochs, detector, label))
         if len(runs):
             group = runs[(runs.detector == detector) & (runs.label == label)]
             brs = losses.loss[(losses.detector == detector) & (losses.label == BRS)]
@@ -86,6 +111,17 @@ def _trials(trials: pd.DataFrame, detector: str, label: str, factors: Sequence[f
     return cells
 
 
+def _curve(trials: pd.DataFrame, epochs: pd.DataFrame, detector: str, label: str) -> str:
+    """The AP of the trial with the highest AP at each validation but the last."""
+    of_loss = trials[(trials.detector == detector) & (trials.label == label)].dropna(subset='AP')
+    if of_loss.empty:
+        return ''
+    best = of_loss.sort_values('AP').iloc[-1]
+    own = (epochs.detector == detector) & (epochs.label == label)
+    curve = epochs[own & (epochs.factor == best.factor) & (epochs.seed == best.seed)].sort_values('epoch')
+    return ', '.join(f'{ap:.3f}' for ap in curve.AP.iloc[:-1])
+
+
 def _mean(group: pd.DataFrame) -> str:
     """Mean ± sample standard deviation of the runs that finished, and how many did not."""
     values = group.AP.dropna()
@@ -98,6 +134,8 @@ def _mean(group: pd.DataFrame) -> str:
 
 def _difference(differences: pd.DataFrame, detector: str, brs: str, other: str) -> str:
     """The mean difference with its interval and what it means; a study names a pair in either order."""
+    if differences.empty:
+        return ''
     of_detector = differences[differences.detector == detector]
     for first, second, sign in ((brs, other, 1), (other, brs, -1)):
         found = of_detector[(of_detector.loss == first) & (of_detector['compared with'] == second)]
