@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
+
+pytest.importorskip('pandas')
+pytest.importorskip('matplotlib')
+
+import pandas as pd
 import report_fair_study as report
 from page_blocks import block_of
 from studies import make_up
