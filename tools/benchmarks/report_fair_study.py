@@ -22,10 +22,12 @@ from tables import markdown, write_csv
 
 from bucketed_losses.study.logs import read_metrics, with_ap
 from bucketed_losses.study.outcomes import FINISHED
+from bucketed_losses.study.report import spread
 from bucketed_losses.study.store import Study
 
 FILES = ('study.csv', 'differences.csv', 'tuning.csv')
 BRS = 'brs'
+KEYS = ['detector', 'label']
 
 
 def copy_study(study: Path, docs: Path) -> None:
@@ -59,27 +61,26 @@ def studies_of(docs: Path) -> list[Path]:
 
 def table_of(folder: Path) -> str:
     """A row for each loss: trials of learning rates if there are any, AP, and the difference of BRS Loss to it."""
-    runs, trials = _read(folder / 'study.csv'), _read(folder / 'tuning.csv')
-    differences, epochs = _read(folder / 'differences.csv'), _read(folder / 'epochs.csv')
-    losses = pd.concat([runs, trials])[['detector', 'label', 'loss']].drop_duplicates()
+    runs, trials, epochs = (_read(folder / name) for name in ('study.csv', 'tuning.csv', 'epochs.csv'))
+    differences = _read(folder / 'differences.csv')
+    losses = pd.concat([runs, trials])[[*KEYS, 'loss']].drop_duplicates()
+    names = losses.set_index(KEYS).loss
     factors = sorted(trials.factor.unique()) if len(trials) else []
     several = losses.detector.nunique() > 1
-    head = [*(['detector'] if several else []), 'loss', *_head_of_trials(factors)]
-    if factors and len(epochs):
-        *before, _ = sorted(epochs.epoch.unique())
-        head.append(f'AP of the bold run after {", ".join(map(str, before))} epochs')
+    head = (['detector'] if several else []) + ['loss'] + _head_of_trials(factors, epochs)
     head += ['seeds', 'AP', 'BRS minus this loss'] if len(runs) else []
     lines = []
     for detector, label, name in losses.itertuples(index=False):
-        line = [*([detector] if several else []), name]
-        line += _trials(trials, detector, label, factors)
+        line = ([detector] if several else []) + [name]
+        of_loss = _of(trials, detector, label)
+        best = of_loss.dropna(subset='AP').nlargest(1, 'AP') if factors else of_loss
+        line += [_trial(of_loss[of_loss.factor == factor], best) for factor in factors]
         if factors and len(epochs):
-            line.append(_curve(trials, epochs, detector, label))
+            line.append(_before_the_end(epochs.merge(best[[*KEYS, 'factor', 'seed']])))
         if len(runs):
-            group = runs[(runs.detector == detector) & (runs.label == label)]
-            brs = losses.loss[(losses.detector == detector) & (losses.label == BRS)]
-            difference = '' if label == BRS or brs.empty else _difference(differences, detector, brs.iloc[0], name)
-            line += [_seeds(group.seed), _mean(group), difference]
+            seeds = _of(runs, detector, label)
+            line += [_seeds(seeds.seed), spread(seeds, 'AP')]
+            line.append(_difference(differences, detector, names.get((detector, BRS)), name))
         lines.append(line)
     return markdown(head, lines)
 
@@ -87,52 +88,39 @@ def table_of(folder: Path) -> str:
 def _read(path: Path) -> pd.DataFrame:
     """A table of a study; one without rows if there is none."""
     if not path.is_file():
-        return pd.DataFrame(columns=['detector', 'label', 'loss'])
+        return pd.DataFrame(columns=[*KEYS, 'loss'])
     return pd.read_csv(path, keep_default_na=False, na_values={'AP': ['']}, dtype={'seeds': str})
 
 
-def _head_of_trials(factors: Sequence[float]) -> list[str]:
-    head = [f'at {factor:g} \N{MULTIPLICATION SIGN}' for factor in factors]
-    return [f'AP {head[0]} the learning rate', *head[1:]] if head else []
+def _of(table: pd.DataFrame, detector: str, label: str) -> pd.DataFrame:
+    return table[(table.detector == detector) & (table.label == label)]
 
 
-def _trials(trials: pd.DataFrame, detector: str, label: str, factors: Sequence[float]) -> list[str]:
-    """The AP with each learning rate; the highest is bold."""
-    of_loss = trials[(trials.detector == detector) & (trials.label == label)] if len(trials) else trials
-    cells = []
-    for factor in factors:
-        found = of_loss[of_loss.factor == factor]
-        if found.empty:
-            cells.append('')
-            continue
-        trial = found.iloc[0]
-        text = trial.outcome if pd.isna(trial.AP) else f'{trial.AP:.3f}'
-        cells.append(f'**{text}**' if of_loss.AP.max() == trial.AP else text)
-    return cells
+def _head_of_trials(factors: Sequence[float], epochs: pd.DataFrame) -> list[str]:
+    if not factors:
+        return []
+    first, *others = (f'at {factor:g} \N{MULTIPLICATION SIGN}' for factor in factors)
+    head = [f'AP {first} the learning rate', *others]
+    if len(epochs):
+        *before, _ = sorted(epochs.epoch.unique())
+        head.append(f'AP of the bold run after {", ".join(map(str, before))} epochs')
+    return head
 
 
-def _curve(trials: pd.DataFrame, epochs: pd.DataFrame, detector: str, label: str) -> str:
-    """The AP of the trial with the highest AP at each validation but the last."""
-    of_loss = trials[(trials.detector == detector) & (trials.label == label)].dropna(subset='AP')
-    if of_loss.empty:
+def _trial(trial: pd.DataFrame, best: pd.DataFrame) -> str:
+    """The AP of the trial with a learning rate; bold if it is the best one of its loss."""
+    if trial.empty:
         return ''
-    best = of_loss.sort_values('AP').iloc[-1]
-    own = (epochs.detector == detector) & (epochs.label == label)
-    curve = epochs[own & (epochs.factor == best.factor) & (epochs.seed == best.seed)].sort_values('epoch')
-    return ', '.join(f'{ap:.3f}' for ap in curve.AP.iloc[:-1])
+    text = trial.outcome.iloc[0] if trial.AP.isna().all() else f'{trial.AP.iloc[0]:.3f}'
+    return f'**{text}**' if trial.index.equals(best.index) else text
 
 
-def _mean(group: pd.DataFrame) -> str:
-    """Mean ± sample standard deviation of the runs that finished, and how many did not."""
-    values = group.AP.dropna()
-    parts = [f'{values.mean():.3f}' + (f' ± {values.std():.3f}' if len(values) > 1 else '')] if len(values) else []
-    lost = group.outcome[group.AP.isna()]
-    if len(lost):
-        parts.append(f'{len(lost)} {lost.iloc[0]}')
-    return ', '.join(parts)
+def _before_the_end(curve: pd.DataFrame) -> str:
+    """The AP of a run at each validation but the last."""
+    return ', '.join(f'{ap:.3f}' for ap in curve.sort_values('epoch').AP.iloc[:-1])
 
 
-def _difference(differences: pd.DataFrame, detector: str, brs: str, other: str) -> str:
+def _difference(differences: pd.DataFrame, detector: str, brs: str | None, other: str) -> str:
     """The mean difference with its interval and what it means; a study names a pair in either order."""
     if differences.empty:
         return ''
