@@ -69,9 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--lr-factors',
-        metavar='X[,X...]',
+        nargs='+',
+        default=[],
+        metavar='[LOSS=]X[,X...]',
         help='choose the learning rate of each detector and loss by AP: multiply that of the config by these factors '
-        'and train once with each, for example 0.33,1,3',
+        'and train once with each, for example 0.33,1,3. LOSS=0.1,0.33,1,3 is the grid of one loss. A single factor, '
+        'such as stock=0.33, is taken without a trial',
     )
     parser.add_argument(
         '--tuning-seed',
@@ -164,7 +167,7 @@ def plan_from(args: argparse.Namespace) -> Plan:
         time_iterations=args.time_iterations,
         configs=configs,
         epochs=args.epochs,
-        lr_factors=parse_factors(args.lr_factors),
+        lr_factors=parse_factors(args.lr_factors, losses),
         tuning_seed=args.tuning_seed,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, log
 from pathlib import Path
@@ -86,8 +86,8 @@ class Plan:
     """Configs of the losses that are given by NAME=CONFIG."""
     epochs: int | None = None
     """Epochs or iterations of every run; None for those of the configs."""
-    lr_factors: Sequence[float] = ()
-    """Learning rates that are tried for each detector and loss, as multiples of that of the config."""
+    lr_factors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Learning rates of each loss, as multiples of that of the config. Several are tried; a single one is taken."""
     tuning_seed: int = 100
     """The seed of these trials."""
 
@@ -100,7 +100,7 @@ class Plan:
             raise Refusal(f'--epochs must be 1 or more, got {self.epochs}')
         if self.configs and len(self.detectors) > 1:
             raise Refusal('--losses: NAME=CONFIG is a config of one detector, so --detectors must name one detector')
-        if self.lr_factors and any(self.tuning_seed in seeds for seeds in self.seeds.values()):
+        if self.trials() and any(self.tuning_seed in seeds for seeds in self.seeds.values()):
             raise Refusal(
                 f'--tuning-seed {self.tuning_seed} is one of --seeds; choose another, so that no run of the comparison '
                 'has chosen the learning rate'
@@ -124,12 +124,15 @@ class Plan:
         return self.run_of(detector, loss, self.seeds[loss][0])
 
     def trials(self) -> list[Run]:
-        """The runs that choose the learning rate of each detector and loss: one for each factor."""
+        """The runs that choose the learning rate of each detector and loss: one for each factor, if it has several."""
+        factors = {loss: tried for loss in self.losses if len(tried := self.lr_factors.get(loss, ())) > 1}
+        grid = dict.fromkeys(factor for tried in factors.values() for factor in tried)
         return [
             self.run_of(detector, loss, self.tuning_seed, lr_factor=factor, is_trial=True)
-            for factor in sorted(self.lr_factors, key=lambda factor: abs(log(factor)))
+            for factor in sorted(grid, key=lambda factor: abs(log(factor)))
             for detector in self.detectors
-            for loss in self.losses
+            for loss, tried in factors.items()
+            if factor in tried
         ]
 
     def run_of(self, detector: Detector, loss: str, seed: int, **more: Any) -> Run:
@@ -176,21 +179,35 @@ def parse_losses(texts: Sequence[str], choices: Sequence[str]) -> tuple[list[str
     return list(dict.fromkeys(names)), configs
 
 
-def parse_factors(text: str | None) -> list[float]:
-    """The factors of ``0.33,1,3``; none if there is no text.
+def parse_factors(texts: Sequence[str], losses: Sequence[str]) -> dict[str, list[float]]:
+    """Factors on the learning rate of each loss, from ``0.33,1,3`` (for all losses) and ``LOSS=0.33``.
+
+    Returns:
+        Nothing if there is no text; 1 for losses that no text names.
 
     Raises:
-        Refusal: the text has another form, or a factor is not above 0.
+        Refusal: a text has another form or names another loss, or a factor is not above 0.
     """
-    if text is None:
-        return []
-    try:
-        factors = [float(part) for part in text.split(',')]
-    except ValueError:
-        factors = []
-    if not factors or not all(0 < factor < inf for factor in factors):
-        raise Refusal(f'--lr-factors: expected numbers above 0 such as 0.33,1,3, got {text!r}')
-    return list(dict.fromkeys(factors))
+    factors: dict[str, list[float]] = {loss: [1.0] for loss in losses} if texts else {}
+    for text, numbers, named in _by_loss(texts, losses):
+        try:
+            values = [float(part) for part in numbers.split(',')]
+        except ValueError:
+            values = []
+        if not named or not values or not all(0 < value < inf for value in values):
+            raise Refusal(
+                f'--lr-factors: expected numbers above 0 such as 0.33,1,3, or LOSS=0.33,1,3 with one of '
+                f'{", ".join(losses)}, got {text!r}'
+            )
+        factors |= {loss: list(dict.fromkeys(values)) for loss in named}
+    return factors
+
+
+def _by_loss(texts: Sequence[str], losses: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """The parts of ``[LOSS=]NUMBERS``: text, numbers, and the losses that they are for; those for all come first."""
+    for text in sorted(texts, key=lambda text: '=' in text):
+        name, separator, numbers = text.rpartition('=')
+        yield text, numbers, [loss for loss in losses if loss == name] if separator else list(losses)
 
 
 def parse_seeds(texts: Sequence[str], losses: Sequence[str]) -> dict[str, list[int]]:
@@ -200,10 +217,8 @@ def parse_seeds(texts: Sequence[str], losses: Sequence[str]) -> dict[str, list[i
         Refusal: a text has another form, or names another loss.
     """
     seeds = {loss: [0] for loss in losses}
-    for text in sorted(texts, key=lambda text: '=' in text):
-        loss, separator, numbers = text.rpartition('=')
-        if not re.fullmatch(r'\d+(,\d+)*', numbers) or (separator and loss not in seeds):
+    for text, numbers, named in _by_loss(texts, losses):
+        if not named or not re.fullmatch(r'\d+(,\d+)*', numbers):
             raise Refusal(f'--seeds: expected 0,1,2 or LOSS=0,1,2 with one of {", ".join(losses)}, got {text!r}')
-        values = list(dict.fromkeys(map(int, numbers.split(','))))
-        seeds.update({loss: values} if separator else dict.fromkeys(losses, values))
+        seeds |= {loss: list(dict.fromkeys(map(int, numbers.split(',')))) for loss in named}
     return seeds

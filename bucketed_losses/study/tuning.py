@@ -17,7 +17,8 @@ from .store import Study, last_metrics
 def chosen_factor(study: Study, plan: Plan, detector: Detector, loss: str) -> float | None:
     """The factor on the learning rate with the highest AP among the trials of a detector and loss.
 
-    Of equal factors, and if all trials have diverged, it is the one nearest to 1. Without trials it is 1.
+    Of equal factors, and if all trials have diverged, it is the one nearest to 1. Without trials it is the only
+    factor of the loss, or 1.
 
     Returns:
         The factor; None if a trial has no result yet or has failed.
@@ -26,7 +27,10 @@ def chosen_factor(study: Study, plan: Plan, detector: Detector, loss: str) -> fl
     if not all(study.is_done(run) for run in trials):
         return None
     aps = {run.lr_factor: _trial_ap(study, study.result(*run.key) or {}) for run in trials}
-    return max(aps, key=lambda factor: (aps[factor], -abs(log(factor))), default=1.0)
+    if not aps:
+        (factor,) = plan.lr_factors.get(loss, (1.0,))
+        return factor
+    return max(aps, key=lambda factor: (aps[factor], -abs(log(factor))))
 
 
 def tuning_table(study: Study) -> pd.DataFrame:

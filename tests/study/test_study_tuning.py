@@ -29,7 +29,8 @@ from bucketed_losses.study.tuning import chosen_factor, tuning_table
 
 
 def tuned(folder, losses=('stock', 'brs'), factors=(0.33, 1.0, 3.0)):
-    return Plan(folder, [detector(name='A')], losses, {loss: [0, 1] for loss in losses}, lr_factors=factors)
+    grid = dict.fromkeys(losses, factors)
+    return Plan(folder, [detector(name='A')], losses, {loss: [0, 1] for loss in losses}, lr_factors=grid)
 
 
 def end(study, run, ap):
@@ -85,7 +86,16 @@ def test_a_trial_that_failed_leaves_no_choice(tmp_path):
     study.write_result(dict(detector='A', loss='brs lr 3', seed=100, outcome='failed', detail='', peak_rss_mb=1))
     assert chosen_factor(study, planned, planned.detectors[0], 'brs') is None
     assert chosen_factor(study, planned, planned.detectors[0], 'stock') == 1.0
-    assert chosen_factor(study, replace(planned, lr_factors=()), planned.detectors[0], 'brs') == 1.0
+    assert chosen_factor(study, replace(planned, lr_factors={}), planned.detectors[0], 'brs') == 1.0
+
+
+def test_a_single_factor_is_taken_without_a_trial(tmp_path):
+    planned = replace(tuned(tmp_path), lr_factors=dict(stock=[0.33], brs=[1.0, 3.0]))
+    assert [run.label for run in planned.trials()] == ['brs lr 1', 'brs lr 3']
+    assert chosen_factor(Study(tmp_path), planned, planned.detectors[0], 'stock') == 0.33
+    # Nothing is tried, so the tuning seed may be one of the comparison.
+    alone = replace(planned, lr_factors=dict(stock=[0.33]), tuning_seed=0)
+    assert alone.trials() == [] and chosen_factor(Study(tmp_path), alone, alone.detectors[0], 'brs') == 1.0
 
 
 def test_grid_and_choice_are_in_the_report_and_trials_in_no_other_table(tmp_path):
@@ -170,11 +180,28 @@ def test_arguments_of_the_command_line(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('arguments', 'factors'),
+    [
+        ([], {}),
+        (['1,3,1'], dict(stock=[1, 3], brs=[1, 3])),
+        (['stock=0.33'], dict(stock=[0.33], brs=[1])),
+        (['stock=0.11,0.33', '1,3'], dict(stock=[0.11, 0.33], brs=[1, 3])),
+    ],
+)
+def test_each_loss_may_have_a_grid_of_its_own(arguments, factors, tmp_path):
+    given = ['--lr-factors', *arguments] if arguments else []
+    assert plan(tmp_path, '--losses', 'stock', 'brs', *given).lr_factors == factors
+
+
+@pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--lr-factors', '0,1'], 'numbers above 0 such as 0.33,1,3, got .0,1.'),
+        (['--lr-factors', '0,1'], 'numbers above 0 such as 0.33,1,3, or LOSS=.*, got .0,1.'),
         (['--lr-factors', 'a'], 'numbers above 0'),
         (['--lr-factors', 'nan'], 'numbers above 0'),
+        (['--lr-factors', 'ap=1'], 'LOSS=0.33,1,3 with one of stock, rs, brs, got .ap=1.'),
+        (['--lr-factors', '=1'], 'got .=1.'),
+        (['--seeds', '=1'], 'got .=1.'),
         (['--lr-factors', '1,3', '--seeds', '0,100'], '--tuning-seed 100 is one of --seeds'),
         (['--epochs', '0'], '--epochs must be 1 or more, got 0'),
         (['--losses', 'brs=my.py'], r'must not be one of stock, .*; got .brs.'),
@@ -250,6 +277,16 @@ def test_a_study_that_is_stopped_while_it_tunes_goes_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_runs_have_a_learning_rate_that_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)
+    trainer = Trainer()
+    made = plan(tmp_path, '--losses', 'stock', 'brs', '--lr-factors', 'stock=0.33')
+    assert run_study(made, lambda lock: trainer) == 0
+    assert trainer.trained == [('stock_0', 3.3e-4), ('brs_0', 1e-3)]
+    assert '## Learning rates' not in (tmp_path / 'study.md').read_text()
+
+
+@pytest.mark.slow
 def test_a_grid_can_be_widened_until_its_last_trial(tmp_path, monkeypatch):
     monkeypatch.setattr(signal, 'signal', lambda *_: None)
     arguments = ('--losses', 'stock', 'brs', '--seeds', '0', '--lr-factors')
@@ -260,6 +297,10 @@ def test_a_grid_can_be_widened_until_its_last_trial(tmp_path, monkeypatch):
         ('brs-lr-3_100', 3e-3), ('stock-lr-0.3_100', 3e-4), ('brs-lr-0.3_100', 3e-4), ('stock_0', 3e-4),
         ('brs_0', 3e-3),
     ]  # fmt: skip
+    # The rate that is chosen does not change, so the runs of the comparison remain.
+    wider = Trainer()
+    assert run_study(plan(tmp_path, *arguments, '0.3,1,3', 'stock=0.3,1,2,3'), lambda lock: wider) == 0
+    assert wider.trained == [('stock-lr-2_100', 2e-3)]
 
 
 # A real run
