@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,18 +31,28 @@ def draw_ap_over_epochs(study: Study, out: Path) -> None:
     by_detector = pd.DataFrame(rows).groupby('detector', sort=False)
     figure, axes = new_panels(by_detector.ngroups, (5.4, 4.2))
     for (detector, of_detector), axis in zip(by_detector, axes, strict=True):
-        labels = list(of_detector.label.unique())
-        looks = list(looks_of(labels).values())
-        ends = []
-        for label, look in zip(labels, looks, strict=True):
-            ap = of_detector[of_detector.label == label].groupby('step').AP.agg(['mean', 'min', 'max'])
-            axis.plot(ap.index, ap['mean'], marker='o', markersize=3.5, **look.line)
-            axis.fill_between(ap.index, ap['min'], ap['max'], color=look.color, alpha=0.15, linewidth=0)
-            ends.append((float(ap.index[-1]), float(ap['mean'].iloc[-1])))
-        unit = 'epoch' if study.counts_epochs(detector, labels[0]) else 'iteration'
+        unit = 'epoch' if study.counts_epochs(detector, of_detector.label.iloc[0]) else 'iteration'
         axis.set(title=detector, xlabel=unit, ylabel='AP on the validation images')
-        label_lines(axis, [study.name_of(detector, label) for label in labels], looks, ends)
+        draw_curves(axis, of_detector, {label: study.name_of(detector, label) for label in of_detector.label.unique()})
     save(figure, out)
+
+
+def draw_curves(axis: Any, runs: pd.DataFrame, names: Mapping[str, str]) -> None:
+    """A line for each loss, the mean over its seeds, and a shade for their range.
+
+    Args:
+        axis: Where to draw.
+        runs: The columns ``label``, ``step`` and ``AP``, with a row for each validation of each seed.
+        names: The losses to draw, in their order, and what the figure calls them.
+    """
+    looks = list(looks_of(names).values())
+    ends = []
+    for label, look in zip(names, looks, strict=True):
+        ap = runs[runs.label == label].groupby('step').AP.agg(['mean', 'min', 'max'])
+        axis.plot(ap.index, ap['mean'], marker='o', markersize=3.5, **look.line)
+        axis.fill_between(ap.index, ap['min'], ap['max'], color=look.color, alpha=0.15, linewidth=0)
+        ends.append((float(ap.index[-1]), float(ap['mean'].iloc[-1])))
+    label_lines(axis, list(names.values()), looks, ends)
 
 
 @figure_style()

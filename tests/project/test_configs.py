@@ -667,7 +667,7 @@ def test_configs_of_small_data_say_where_the_data_are(config, monkeypatch):
 
 
 def test_configs_of_small_data_read_it_from_one_place():
-    assert len([config for config in SMALL_DATA if '/bccd' not in config]) == 50 + 15
+    assert len([config for config in SMALL_DATA if '/bccd' not in config]) == 50 + 18
     roots = {'bccd': set(), 'cards': set()}
     for config in SMALL_DATA:
         cfg = config_of(config)

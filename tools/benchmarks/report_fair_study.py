@@ -25,7 +25,7 @@ from bucketed_losses.study.outcomes import FINISHED
 from bucketed_losses.study.report import spread
 from bucketed_losses.study.store import Study
 
-FILES = ('study.csv', 'differences.csv', 'tuning.csv')
+FILES = ('study.csv', 'tuning.csv', 'differences.csv')
 BRS = 'brs'
 KEYS = ['detector', 'label']
 
@@ -61,13 +61,12 @@ def studies_of(docs: Path) -> list[Path]:
 
 def table_of(folder: Path) -> str:
     """A row for each loss: trials of learning rates if there are any, AP, and the difference of BRS Loss to it."""
-    runs, trials, epochs = (_read(folder / name) for name in ('study.csv', 'tuning.csv', 'epochs.csv'))
-    differences = _read(folder / 'differences.csv')
+    runs, trials, differences = (_read(folder / name) for name in FILES)
     losses = pd.concat([runs, trials])[[*KEYS, 'loss']].drop_duplicates()
     names = losses.set_index(KEYS).loss
     factors = sorted(trials.factor.unique()) if len(trials) else []
     several = losses.detector.nunique() > 1
-    head = (['detector'] if several else []) + ['loss'] + _head_of_trials(factors, epochs)
+    head = (['detector'] if several else []) + ['loss'] + _head_of_trials(factors)
     head += ['seeds', 'AP', 'BRS minus this loss'] if len(runs) else []
     lines = []
     for detector, label, name in losses.itertuples(index=False):
@@ -75,8 +74,6 @@ def table_of(folder: Path) -> str:
         of_loss = _of(trials, detector, label)
         best = of_loss.dropna(subset='AP').nlargest(1, 'AP') if factors else of_loss
         line += [_trial(of_loss[of_loss.factor == factor], best) for factor in factors]
-        if factors and len(epochs):
-            line.append(_before_the_end(epochs.merge(best[[*KEYS, 'factor', 'seed']])))
         if len(runs):
             seeds = _of(runs, detector, label)
             line += [_seeds(seeds.seed), spread(seeds, 'AP')]
@@ -96,15 +93,11 @@ def _of(table: pd.DataFrame, detector: str, label: str) -> pd.DataFrame:
     return table[(table.detector == detector) & (table.label == label)]
 
 
-def _head_of_trials(factors: Sequence[float], epochs: pd.DataFrame) -> list[str]:
+def _head_of_trials(factors: Sequence[float]) -> list[str]:
     if not factors:
         return []
     first, *others = (f'at {factor:g} \N{MULTIPLICATION SIGN}' for factor in factors)
-    head = [f'AP {first} the learning rate', *others]
-    if len(epochs):
-        *before, _ = sorted(epochs.epoch.unique())
-        head.append(f'AP of the bold run after {", ".join(map(str, before))} epochs')
-    return head
+    return [f'AP {first} the learning rate', *others]
 
 
 def _trial(trial: pd.DataFrame, best: pd.DataFrame) -> str:
@@ -113,11 +106,6 @@ def _trial(trial: pd.DataFrame, best: pd.DataFrame) -> str:
         return ''
     text = trial.outcome.iloc[0] if trial.AP.isna().all() else f'{trial.AP.iloc[0]:.3f}'
     return f'**{text}**' if trial.index.equals(best.index) else text
-
-
-def _before_the_end(curve: pd.DataFrame) -> str:
-    """The AP of a run at each validation but the last."""
-    return ', '.join(f'{ap:.3f}' for ap in curve.sort_values('epoch').AP.iloc[:-1])
 
 
 def _difference(differences: pd.DataFrame, detector: str, brs: str | None, other: str) -> str:
@@ -134,7 +122,9 @@ def _difference(differences: pd.DataFrame, detector: str, brs: str | None, other
             if sign < 0:
                 verdict = {'ahead': 'behind', 'behind': 'ahead'}.get(verdict, verdict)
             mean = _signed(sign * row['difference of AP'])
-            return f'{mean} [{_signed(low)}, {_signed(high)}], {verdict} (seeds {_seeds(row.seeds.split())})'
+            seeds = row.seeds.split()
+            verdict = f'seed {seeds[0]} only' if len(seeds) == 1 else f'{verdict} (seeds {_seeds(seeds)})'
+            return f'{mean} [{_signed(low)}, {_signed(high)}], {verdict}'
     return ''
 
 

@@ -20,7 +20,8 @@ class RankedBatch(NamedTuple):
         name: The path of the loss in the model, e.g. ``bbox_head.loss_cls``.
         logits: ``(n, num_classes)``, detached.
         targets: ``(n, num_classes)``: 0 negative, above 0 the IoU of a positive, below 0 ignored.
-        errors: The returned scalars divided by ``loss_weight``: ``loss_rank`` and, for RS losses, ``loss_sort``.
+        errors: The returned scalars divided by ``loss_weight``: ``loss_rank`` and, for RS losses, ``loss_sort``. Those
+            of a loss with a memory are of the batch and the remembered ones together.
     """
 
     name: str

@@ -216,6 +216,11 @@ def test_soft_teacher_in_bfloat16():
     assert all(torch.as_tensor(value).isfinite().all() for value in losses.values())
 
 
+def test_soft_teacher_has_no_memory():
+    with pytest.raises(ValueError, match=r'memory of rpn_head\.loss_cls must be 0, got 7'):
+        small(config(SOFT_TEACHER), **{'detector.rpn_head.loss_cls.memory': 7})
+
+
 def test_soft_teacher_predicts():
     teacher = Teacher()
     teacher.model.eval()

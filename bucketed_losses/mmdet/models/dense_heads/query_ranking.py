@@ -89,7 +89,7 @@ class SetRankingMixin(ClassifierMixin, _Host):
             predictions: ``(num_sets,)`` sums of all predicted boxes or masks of each set. They become part of the
                 graph, and a set with a prediction that is not finite has losses that are not finite.
         """
-        losses = self._rank(rows, ious, sets[0].logits.size(0))
+        losses = self._rank(sets, rows, ious)
         others = self._means_over_positives(rows, errors) + predictions * 0
         if self.loss_cls.self_balancing:
             size = others.sum(0) if self.balanced_together else others
@@ -108,8 +108,9 @@ class SetRankingMixin(ClassifierMixin, _Host):
         )
         return total / (num_pos + torch.finfo(torch.float32).eps)
 
-    def _rank(self, rows: Rows, ious: Tensor, num_images: int) -> dict[str, Tensor]:
+    def _rank(self, sets: Sequence[QuerySet | MaskSet], rows: Rows, ious: Tensor) -> dict[str, Tensor]:
         """The parts of the ranking loss, ``(num_sets,)`` each; ``ious (num_pos,)`` are those of the positives."""
+        num_images = sets[0].logits.size(0)
         row_ious = ious.new_zeros(len(rows.labels)).index_copy(0, rows.positive, ious)
         images = rows.images(num_images) if self.loss_cls.needs_images else None
         if self.loss_cls.ranks_sets and not devices.on_cpu(rows.logits):
@@ -126,9 +127,13 @@ class SetRankingMixin(ClassifierMixin, _Host):
         own_images: list[ImageRows | None] = [None] * len(rows.sizes)
         if images is not None:
             own_images = [ImageRows(image, num_images) for image in images]
+        # Losses of users may not know the argument.
+        more = [dict(series=one.prefix) if self.loss_cls.memory else {} for one in sets]
         parts = [
-            self.loss_cls(logits, (labels, own_ious), weight=weights, positive=positive, images=image)
-            for logits, labels, own_ious, weights, positive, image in zip(*inputs, positives, own_images, strict=True)
+            self.loss_cls(logits, (labels, own_ious), weight=weights, positive=positive, images=image, **own)
+            for logits, labels, own_ious, weights, positive, image, own in zip(
+                *inputs, positives, own_images, more, strict=True
+            )
         ]
         return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 

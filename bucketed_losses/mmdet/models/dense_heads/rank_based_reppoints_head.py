@@ -61,7 +61,7 @@ class RankBasedRepPointsHead(RankingHeadMixin, RepPointsHead):
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_pts_init`` and ``loss_pts_refine``. If there is no
-            positive, all are 0 and connected to the predictions; only DR Loss is not 0 then.
+            positive, all are 0 and connected to the predictions, except with DR Loss or a memory.
         """
         sizes = [(level.size(2), level.size(3)) for level in cls_scores]
         centers, _ = self.get_points(sizes, batch_img_metas, cls_scores[0].device)

@@ -54,7 +54,7 @@ class RankingRTMDetInsHeadMixin(RankingRTMDetHeadMixin, _Host):
 
         Returns:
             The losses of :meth:`ranking_losses` and ``loss_mask``. If there is no positive, all are 0 and connected to
-            the predictions; only DR Loss is not 0 then.
+            the predictions, except with DR Loss or a memory.
         """
         # The assigner, which reads the centres of masks, and the mask loss need tensors, the loss those of one size.
         masks = [

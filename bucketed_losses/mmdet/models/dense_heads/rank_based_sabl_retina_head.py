@@ -62,7 +62,7 @@ class RankBasedSABLRetinaHead(ClassifierMixin, SABLRetinaHead):
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox_cls`` and ``loss_bbox_reg``. If there is no positive,
-            all are 0 and connected to the predictions; only DR Loss is not 0 then.
+            all are 0 and connected to the predictions, except with DR Loss or a memory.
         """
         sizes = [level.shape[-2:] for level in cls_scores]
         device = cls_scores[0].device

@@ -73,7 +73,7 @@ class RankingSOLOHeadMixin(RankingHeadMixin, _Host):
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses) and ``loss_mask``. If there is no positive, all are 0 and connected
-            to the predictions; only DR Loss is not 0 then.
+            to the predictions, except with DR Loss or a memory.
         """
         flat_labels = torch.cat([level.flatten() for level in by_level(labels)])
         logits = flatten_maps(cls_preds, self.cls_out_channels)

@@ -70,7 +70,7 @@ class RankBasedVFNetHead(RankingHeadMixin, VFNetHead):
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and ``loss_bbox_rf``. If there is no positive, all
-            are 0 and connected to the predictions; only DR Loss is not 0 then.
+            are 0 and connected to the predictions, except with DR Loss or a memory.
         """
         sizes = [level.shape[-2:] for level in cls_scores]
         points = self.fcos_prior_generator.grid_priors(sizes, bbox_preds[0].dtype, bbox_preds[0].device)

@@ -80,7 +80,7 @@ class RankBasedYOLOV3Head(RankingHeadMixin, YOLOV3Head):
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_xy`` and ``loss_wh``. If there is no positive, all are 0
-            and connected to the predictions; only DR Loss is not 0 then.
+            and connected to the predictions, except with DR Loss or a memory.
         """
         num_images = len(batch_img_metas)
         sizes, device = [level.shape[-2:] for level in pred_maps], pred_maps[0].device

@@ -60,7 +60,7 @@ class RankBasedYOLOXHead(ScorePriorMixin, RankingHeadMixin, YOLOXHead):
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and, with ``use_l1``, ``loss_l1``. If there is no
-            positive, all are 0 and connected to the predictions; only DR Loss is not 0 then.
+            positive, all are 0 and connected to the predictions, except with DR Loss or a memory.
         """
         num_images = len(batch_img_metas)
         sizes = [level.shape[-2:] for level in cls_scores]

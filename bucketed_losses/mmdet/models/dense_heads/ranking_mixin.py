@@ -86,7 +86,7 @@ class RankingHeadMixin(ClassifierMixin, _Host):
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the losses of :meth:`other_box_losses`. If
-            there is no positive, all are 0 and connected to the predictions; only DR Loss is not 0 then.
+            there is no positive, all are 0 and connected to the predictions, except with DR Loss or a memory.
         """
         positive = self.positives(labels, label_weights)
         all_predictions = predictions

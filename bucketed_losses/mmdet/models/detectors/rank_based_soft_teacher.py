@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from mmdet.models.detectors import SoftTeacher
@@ -15,7 +16,7 @@ from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ..losses import ImageRows
+from ..losses import ImageRows, RankingLoss
 from ..losses.box_weighting import maps_without_bfloat16
 from ..recipes import Note, Part, Role, Rule, ranking_head
 
@@ -52,7 +53,19 @@ class RankBasedSoftTeacher(SoftTeacher):
     score that the teacher gives it is at least ``semi_train_cfg.pseudo_label_initial_score_thr``: it may be an object
     that is not certain enough for a pseudo-label. The box loss of unlabelled images is computed from the pseudo-labels
     with a low box uncertainty, as in MMDetection's detector, and is balanced to the ranking of the same RoIs.
+
+    Raises:
+        ValueError: A ranking loss has a memory. It would hold batches of labelled and of unlabelled images in turn.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, module in self.student.named_modules():
+            if isinstance(module, RankingLoss) and module.memory:
+                raise ValueError(
+                    f'{type(self).__name__}: memory of {name} must be 0, got {module.memory}; a step computes the loss '
+                    'of labelled and of unlabelled images, which would remember each other'
+                )
 
     def rcnn_cls_loss_by_pseudo_instances(
         self,

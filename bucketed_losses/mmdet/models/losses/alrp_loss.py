@@ -86,6 +86,8 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
         images: ImageRows | None = None,
         sets: RowSets | None = None,
         box_losses: Tensor | None = None,
+        *,
+        series: str = '',
     ) -> dict[str, Tensor]:
         """Both parts; arguments as for :meth:`RankingLoss.forward`, and the errors of the boxes.
 

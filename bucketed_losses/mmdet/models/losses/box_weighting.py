@@ -52,7 +52,7 @@ def ranking_and_box_losses(
 
     Returns:
         ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` and the other box losses. If there is no positive, all
-        are 0 and connected to the predictions; only DR Loss is not 0 then.
+        are 0 and connected to the predictions, except with DR Loss or a memory.
     """
     positives = PositiveBoxes(
         loss_bbox, boxes, target_boxes, logits[positive], other_box_losses or {}, quality, box_weights

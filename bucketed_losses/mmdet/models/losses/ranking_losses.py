@@ -15,6 +15,7 @@ from ....core import devices
 from ....core.arguments import check_delta
 from ....functional import SparseTargets
 from .box_weighting import PositiveBoxes, balance_factor
+from .earlier_batches import EarlierBatches, with_gradient_times
 
 
 class ImageRows(NamedTuple):
@@ -63,6 +64,12 @@ class RankingLoss(nn.Module):
         box_weights: How heads of this package weight the box losses of the positives: 'scores', by their highest class
             probabilities; or 'equal', which gives a plain mean. The published auxiliary heads of BRS-DETR compute plain
             means.
+        memory: The number of earlier batches that a batch is ranked together with in training, for batches of one or a
+            few images. Their logits and IoUs are kept as they were and get no gradient. The value is that of all these
+            batches as one. The logits of the batch get the gradient of this value, times the number of batches, because
+            the value is a mean over more positives. The scope must be 'batch', or 'global', where each process
+            remembers its own batches. In evaluation mode, a batch is ranked by itself. On an accelerator, the host
+            waits once in a call.
 
     Attributes:
         LOG_NAMES: Names of the parts that ``forward`` returns.
@@ -89,6 +96,7 @@ class RankingLoss(nn.Module):
         use_sigmoid: bool = True,
         scope: str = 'batch',
         box_weights: str = 'scores',
+        memory: int = 0,
     ) -> None:
         super().__init__()
         if box_weights not in ('scores', 'equal'):
@@ -100,6 +108,15 @@ class RankingLoss(nn.Module):
                 f'{type(self).__name__}: use_sigmoid must be True, got {use_sigmoid}; ranking losses score every '
                 'class with a separate sigmoid and have no background column'
             )
+        if isinstance(memory, bool) or not isinstance(memory, int) or memory < 0:
+            raise ValueError(f'{type(self).__name__}: memory must be a number of batches, 0 or more, got {memory!r}')
+        if memory and not self.TAKES_SPARSE_TARGETS:
+            raise ValueError(f'{type(self).__name__}: this loss has no memory, got memory={memory}')
+        if memory and scope not in ('batch', 'global'):
+            raise ValueError(
+                f"{type(self).__name__}: memory={memory} needs scope='batch' or 'global', which rank all images "
+                f'together, got {scope!r}'
+            )
         check_delta(delta)
         self.delta = delta
         self.loss_weight = loss_weight
@@ -107,6 +124,8 @@ class RankingLoss(nn.Module):
         self.use_sigmoid = use_sigmoid
         self.scope = scope
         self.equal_box_weights = box_weights == 'equal'
+        self.memory = memory
+        self._earlier = EarlierBatches(memory) if memory else None
 
     @property
     def group(self) -> Any:
@@ -117,7 +136,7 @@ class RankingLoss(nn.Module):
     @property
     def ranks_sets(self) -> bool:
         """Whether ``forward`` can rank many sets of rows in one call, as with ``sets``."""
-        return self.TAKES_SPARSE_TARGETS and not self.shared
+        return self.TAKES_SPARSE_TARGETS and not self.shared and not self.memory
 
     @property
     def needs_images(self) -> bool:
@@ -167,6 +186,8 @@ class RankingLoss(nn.Module):
         positive: Tensor | None = None,
         images: ImageRows | None = None,
         sets: RowSets | None = None,
+        *,
+        series: str = '',
     ) -> dict[str, Tensor]:
         """Rank all entries of ``pred`` together, or those of each set of rows.
 
@@ -183,6 +204,8 @@ class RankingLoss(nn.Module):
                 saves a host synchronisation on an accelerator.
             images: The images of the rows; required if the scope is 'image', and not read otherwise.
             sets: Sets of rows. Each set gets the values and the gradient of a call of its own.
+            series: With ``memory``, the calls that remember each other, for a caller that makes several calls in a
+                step, for example one for each decoder layer.
 
         Returns:
             Scalars by log name: ``loss_rank`` and, for RS losses, ``loss_sort``. With ``sets``, each part is
@@ -199,7 +222,10 @@ class RankingLoss(nn.Module):
             targets = sparse_targets(pred, labels, ious, weight, positive)
         else:
             targets = entry_targets(pred, labels, ious, weight)
-        if sets is None and self.scope in ('batch', 'global'):
+        if self._earlier is not None and self.training:
+            (logits, sparse), batches = self._earlier.joined(pred, targets, series)
+            losses = {name: with_gradient_times(value, batches) for name, value in self.rank(logits, sparse).items()}
+        elif sets is None and self.scope in ('batch', 'global'):
             losses = self.rank(pred, targets)
         else:
             losses = self._rank_parts(pred, targets, images, sets)
@@ -256,6 +282,8 @@ class RankingLoss(nn.Module):
             )
 
     def _why_no_sets(self) -> str:
+        if self.memory:
+            return f'memory={self.memory} keeps batches of one set'
         return "scope='global' ranks the logits of all processes together" if self.shared else 'it ranks one set'
 
     def _rank_parts(
@@ -336,7 +364,7 @@ class RankingLoss(nn.Module):
     def extra_repr(self) -> str:
         return (
             f'delta={self.delta}, loss_weight={self.loss_weight}, self_balancing={self.self_balancing}, '
-            f'scope={self.scope!r}'
+            f'scope={self.scope!r}' + (f', memory={self.memory}' if self.memory else '')
         )
 
 
@@ -421,7 +449,7 @@ class APLoss(RankingLoss):
     """Exact AP Loss, :func:`bucketed_losses.functional.ap_loss`; log name ``loss_rank``.
 
     Args:
-        delta, loss_weight, self_balancing, use_sigmoid, scope, box_weights: As for :class:`RankingLoss`.
+        delta, loss_weight, self_balancing, use_sigmoid, scope, box_weights, memory: As for :class:`RankingLoss`.
         interpolated: Interpolate precisions, as the published code does. The scope must then be 'batch' or 'global'.
 
     Raises:
@@ -441,8 +469,9 @@ class APLoss(RankingLoss):
         scope: str = 'batch',
         box_weights: str = 'scores',
         interpolated: bool = False,
+        memory: int = 0,
     ) -> None:
-        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope, box_weights)
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope, box_weights, memory)
         if interpolated and scope not in ('batch', 'global'):
             raise ValueError(f"APLoss: interpolated=True needs scope='batch' or 'global', got {scope!r}")
         self.interpolated = interpolated
@@ -476,8 +505,9 @@ class BucketedAPLoss(APLoss):
         use_sigmoid: bool = True,
         scope: str = 'batch',
         box_weights: str = 'scores',
+        memory: int = 0,
     ) -> None:
-        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope, box_weights)
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope, box_weights, memory=memory)
 
     def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
         return (functional.bucketed_ap_loss(logits, targets, self.delta, **arguments),)
@@ -499,8 +529,9 @@ class RSLoss(RankingLoss):
         use_sigmoid: bool = True,
         scope: str = 'batch',
         box_weights: str = 'scores',
+        memory: int = 0,
     ) -> None:
-        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope, box_weights)
+        super().__init__(delta, loss_weight, self_balancing, use_sigmoid, scope, box_weights, memory)
 
     def _values(self, logits: Tensor, targets: Tensor | SparseTargets, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
         return functional.rs_loss(logits, targets, self.delta, **arguments)

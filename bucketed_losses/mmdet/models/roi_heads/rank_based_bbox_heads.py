@@ -105,7 +105,7 @@ class RankingBBoxHeadMixin(RankedRoIsMixin):
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox`` (with regression) and ``acc_classes``. If there is
-            no positive, the losses are 0 and connected to the predictions; only DR Loss is not 0 then.
+            no positive, the losses are 0 and connected to the predictions, except with DR Loss or a memory.
         """
         positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
         boxes = rois[positive, 1:]

@@ -60,7 +60,7 @@ class RankBasedSABLHead(RankedRoIsMixin, SABLHead):
 
         Returns:
             ``loss_rank``, ``loss_sort`` (RS losses), ``loss_bbox_cls``, ``loss_bbox_reg`` and ``acc_classes``. If there
-            is no positive, the losses are 0 and connected to the predictions; only DR Loss is not 0 then.
+            is no positive, the losses are 0 and connected to the predictions, except with DR Loss or a memory.
         """
         positive = ((labels < self.num_classes) & (label_weights > 0)).nonzero().squeeze(1)
         logits = at_least_float32(cls_score)

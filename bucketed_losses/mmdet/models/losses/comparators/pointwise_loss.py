@@ -59,12 +59,14 @@ class PointwiseLoss(RankingLoss):
         positive: Tensor | None = None,
         images: ImageRows | None = None,
         sets: RowSets | None = None,
+        *,
+        series: str = '',
     ) -> dict[str, Tensor]:
         """The loss of a batch; arguments as for :meth:`RankingLoss.forward`.
 
         Args:
             weight: ``(n,)``; rows with weight 0 are left out.
-            positive, images: Not used.
+            positive, images, series: Not used.
 
         Returns:
             ``loss_cls``, a scalar.
