@@ -37,22 +37,26 @@ def draw_ap_over_epochs(study: Study, out: Path) -> None:
     save(figure, out)
 
 
-def draw_curves(axis: Any, runs: pd.DataFrame, names: Mapping[str, str]) -> None:
+def draw_curves(
+    axis: Any, runs: pd.DataFrame, names: Mapping[str, str], looks: Mapping[str, Look] | None = None
+) -> None:
     """A line for each loss, the mean over its seeds, and a shade for their range.
 
     Args:
         axis: Where to draw.
         runs: The columns ``label``, ``step`` and ``AP``, with a row for each validation of each seed.
         names: The losses to draw, in their order, and what the figure calls them.
+        looks: The look of each, for panels with different losses; None for those that tell these losses apart.
     """
-    looks = list(looks_of(names).values())
+    looks = looks_of(names) if looks is None else looks
     ends = []
-    for label, look in zip(names, looks, strict=True):
+    for label in names:
+        look = looks[label]
         ap = runs[runs.label == label].groupby('step').AP.agg(['mean', 'min', 'max'])
         axis.plot(ap.index, ap['mean'], marker='o', markersize=3.5, **look.line)
         axis.fill_between(ap.index, ap['min'], ap['max'], color=look.color, alpha=0.15, linewidth=0)
         ends.append((float(ap.index[-1]), float(ap['mean'].iloc[-1])))
-    label_lines(axis, list(names.values()), looks, ends)
+    label_lines(axis, list(names.values()), [looks[label] for label in names], ends)
 
 
 @figure_style()

@@ -8,6 +8,7 @@ NAME (default: all):
                      without the playing cards
     small_data_ap    AP on all sets
     query_detectors  AP of detectors with queries over the epochs, from figures/query_detectors.csv
+    fair_study_epochs AP over the epochs of short and long training runs, from study/cards_atss and study/cards_atss_36e
     benchmark_time   time over the number of logits
     benchmark_memory peak memory over the number of logits
     gpu_time         time over the number of logits on a GPU, from figures/gpu/benchmark.csv
@@ -57,6 +58,8 @@ COST_LOSSES = {
     'cross-entropy': 'cross-entropy',
 }
 Pair = dict[str, str]
+# Studies of the same detector and data in docs/study.
+SCHEDULES = {'cards_atss': '12 epochs', 'cards_atss_36e': '36 epochs'}
 CARDS = 'playing cards'
 # Of AP: about the length of an arrow's head. A smaller difference is a dot of the colour of BRS Loss.
 SHORTEST_ARROW = 0.01
@@ -195,6 +198,29 @@ def draw_query_detectors(docs: Path, out: Path) -> None:
     save(figure, out)
 
 
+@figure_style()
+def draw_fair_study_epochs(docs: Path, out: Path) -> None:
+    """AP over the epochs of a short and of a long training: a panel for each, lines are means over seeds."""
+    import pandas as pd
+
+    from bucketed_losses.study.figures import draw_curves
+
+    panels = []
+    for folder in SCHEDULES:
+        study = docs / 'study' / folder
+        compared = pd.read_csv(study / 'study.csv')[['detector', 'label', 'seed']]  # the trials have another seed
+        panels.append(pd.read_csv(study / 'epochs.csv').merge(compared).rename(columns={'epoch': 'step'}))
+    runs = pd.concat(panels)
+    looks = looks_of(dict.fromkeys(runs.label))
+    figure, axes = new_panels(len(panels), (5.4, 4.2))
+    for axis, own, title in zip(axes, panels, SCHEDULES.values(), strict=True):
+        last = own.step.max()
+        axis.set(title=title, xlabel='epoch', ylabel='AP on the validation images')
+        axis.set(xticks=[last * part // 4 for part in range(1, 5)], ylim=(runs.AP.min() - 0.02, runs.AP.max() + 0.02))
+        draw_curves(axis, own, dict(zip(own.label, own.loss, strict=True)), looks)
+    save(figure, out)
+
+
 def _cost_rows(docs: Path) -> tuple[list[report_benchmark.Row], float]:
     """The rows to draw, and their share of positives."""
     scaling = docs / 'figures/scaling.csv'
@@ -234,6 +260,7 @@ FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     'headline': ('figures/headline.png', draw_headline),
     'small_data_ap': ('figures/small_data_ap.png', draw_small_data_ap),
     'query_detectors': ('figures/query_detectors.png', draw_query_detectors),
+    'fair_study_epochs': ('figures/fair_study_epochs.png', draw_fair_study_epochs),
     'benchmark_time': ('figures/benchmark_time.png', _draw_benchmark('milliseconds')),
     'benchmark_memory': ('figures/benchmark_memory.png', _draw_benchmark('peak_bytes')),
     'gpu_time': ('figures/gpu_time.png', _draw_gpu_time),
