@@ -11,6 +11,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from cases import LOSSES
 
 from bucketed_losses import functional as F
 from bucketed_losses.core.devices import as_on_an_accelerator
@@ -20,12 +21,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(DEVICE == 'cuda' and not torch.cuda.is_available(), reason='needs a CUDA device'),
 ]
-LOSSES = {
-    'ap_loss': F.ap_loss,
-    'bucketed_ap_loss': F.bucketed_ap_loss,
-    'rs_loss': F.rs_loss,
-    'bucketed_rs_loss': F.bucketed_rs_loss,
-}
 EACH = pytest.mark.parametrize('name', sorted(LOSSES))
 
 

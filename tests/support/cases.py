@@ -14,6 +14,13 @@ LOSSES = {
     'rs_loss': F.rs_loss,
     'bucketed_rs_loss': F.bucketed_rs_loss,
 }
+# The functions of the losses in MMDetection's registry, by their types.
+REGISTERED = {
+    'APLoss': F.ap_loss,
+    'BucketedAPLoss': F.bucketed_ap_loss,
+    'RSLoss': F.rs_loss,
+    'BucketedRSLoss': F.bucketed_rs_loss,
+}
 # The replacements for published code, called with IoUs as targets like the others.
 REPLACEMENTS = {
     'compat.RankSort': RankSort.apply,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from cases import REGISTERED
 from gloo import on_processes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,19 +21,12 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 
-from bucketed_losses import functional as F
 from bucketed_losses.mmdet.models.losses import ImageRows, RowSets, RSLoss
 from bucketed_losses.mmdet.models.losses.ranking_losses import entry_targets
 
 ROOT = Path(__file__).resolve().parents[3]
-NAMES = {
-    'APLoss': F.ap_loss,
-    'BucketedAPLoss': F.bucketed_ap_loss,
-    'RSLoss': F.rs_loss,
-    'BucketedRSLoss': F.bucketed_rs_loss,
-}
-EACH = pytest.mark.parametrize('name', sorted(NAMES))
-CONFIGS = [*(dict(type=name) for name in sorted(NAMES)), dict(type='APLoss', interpolated=True)]
+EACH = pytest.mark.parametrize('name', sorted(REGISTERED))
+CONFIGS = [*(dict(type=name) for name in sorted(REGISTERED)), dict(type='APLoss', interpolated=True)]
 CLASSES = 3
 
 
@@ -246,7 +240,7 @@ def remembering(config):
     if not isinstance(config, dict):
         return 0
     found = sum(map(remembering, config.values()))
-    if config.get('type') in NAMES:
+    if config.get('type') in REGISTERED:
         config['memory'] = 1
         found += 1
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import REGISTERED
 
 pytest.importorskip('mmdet')
 
@@ -24,13 +25,7 @@ from bucketed_losses.mmdet.models.losses import (
 )
 from bucketed_losses.mmdet.models.losses.ranking_losses import entry_targets
 
-NAMES = {
-    'APLoss': F.ap_loss,
-    'BucketedAPLoss': F.bucketed_ap_loss,
-    'RSLoss': F.rs_loss,
-    'BucketedRSLoss': F.bucketed_rs_loss,
-}
-EACH = pytest.mark.parametrize('name', sorted(NAMES))
+EACH = pytest.mark.parametrize('name', sorted(REGISTERED))
 
 
 def example(num=60, num_classes=4):
@@ -54,7 +49,7 @@ def test_is_the_function_on_one_target_per_entry(name):
             targets[row] = -1
     loss = MODELS.build(dict(type=name, delta=0.7, loss_weight=2.0))
     result = loss(pred, (labels, ious), weight=weight, avg_factor=123.0)
-    expected = NAMES[name](pred, targets, 0.7)
+    expected = REGISTERED[name](pred, targets, 0.7)
     expected = expected if isinstance(expected, tuple) else (expected,)
     assert list(result) == ['loss_rank', 'loss_sort'][: len(expected)]
     for got, value in zip(result.values(), expected, strict=True):
