@@ -100,6 +100,28 @@ def test_a_study_of_several_detectors_names_them(tmp_path):
     assert lines[5].endswith('|  |'), 'the differences of another detector'
 
 
+def test_a_class_that_the_study_is_about_has_a_column(tmp_path):
+    folder = write_study(tmp_path / 'shapes_imbalance', tuned=False)
+    runs = pd.read_csv(folder / 'study.csv')
+    runs.assign(star=runs.AP - 0.3).to_csv(folder / 'study.csv', index=False)
+    lines = report.table_of(folder).splitlines()
+    assert lines[0] == '| loss | seeds | AP | AP of star | BRS minus this loss |'
+    assert lines[2].startswith('| Focal | 0 to 2 | 0.510 ± 0.010 | 0.210 ± 0.010 | +0.190')
+    assert lines[4] == '| BRS | 0, 2 | 0.700 ± 0.000 | 0.400 ± 0.000 |  |'
+
+
+def test_the_ablation_says_what_each_row_changes(tmp_path):
+    folder = write_study(tmp_path / 'cards_ablation', tuned=False)
+    for name in ('study.csv', 'differences.csv'):
+        table = pd.read_csv(folder / name, dtype=str, keep_default_na=False).replace('QFL', 'unbalanced')
+        table.iloc[::-1].to_csv(folder / name, index=False)
+    lines = report.table_of(folder).splitlines()
+    assert [line.split(' | ')[0] for line in lines[2:]] == [
+        '| focal loss', '| BRS Loss without self-balancing', '| BRS Loss'
+    ]  # fmt: skip
+    assert '+0.190 [+0.100, +0.250], ahead' in lines[2] and '+0.100 [+0.050, +0.150], seed 0 only' in lines[3]
+
+
 def test_the_command_copies_the_study_and_writes_the_page(tmp_path):
     study, docs = make_up(tmp_path / 'work_dirs/cards'), tmp_path / 'docs'
     docs.mkdir()

@@ -9,6 +9,7 @@ NAME (default: all):
     small_data_ap    AP on all sets
     query_detectors  AP of detectors with queries over the epochs, from figures/query_detectors.csv
     fair_study_epochs AP over the epochs of short and long training runs, from study/cards_atss and study/cards_atss_36e
+    fair_study_imbalance AP with fewer objects of the rarest class and with more anchors, from study/shapes_imbalance
     benchmark_time   time over the number of logits
     benchmark_memory peak memory over the number of logits
     gpu_time         time over the number of logits on a GPU, from figures/gpu/benchmark.csv
@@ -60,6 +61,12 @@ COST_LOSSES = {
 Pair = dict[str, str]
 # Studies of the same detector and data in docs/study.
 SCHEDULES = {'cards_atss': '12 epochs', 'cards_atss_36e': '36 epochs'}
+# What study/shapes_imbalance varies: its detectors, and what the figure calls them. Both columns have the baseline.
+IMBALANCE = {
+    'share of the stars': {'all stars': 'all', '1 of 2 stars': '1/2', '1 of 4 stars': '1/4', '1 of 8 stars': '1/8'},
+    'anchors per place': {'1 anchor': '1', 'all stars': '3', '9 anchors': '9'},
+}
+RARE = 'star'
 CARDS = 'playing cards'
 # Of AP: about the length of an arrow's head. A smaller difference is a dot of the colour of BRS Loss.
 SHORTEST_ARROW = 0.01
@@ -221,6 +228,32 @@ def draw_fair_study_epochs(docs: Path, out: Path) -> None:
     save(figure, out)
 
 
+@figure_style()
+def draw_fair_study_imbalance(docs: Path, out: Path) -> None:
+    """AP of the rarest class above, AP of all classes below: a column for what varies, bars are the range of seeds."""
+    import pandas as pd
+
+    runs = pd.read_csv(docs / 'study/shapes_imbalance/study.csv')
+    names = dict(zip(runs.label, runs.loss, strict=True))
+    looks = looks_of(names)
+    figure, grid = new_figure(2, 2, (8.8, 6.6), sharey='row')
+    ends = []
+    for column, (varied, places) in enumerate(IMBALANCE.items()):
+        for axis, quantity in zip(grid[:, column], (RARE, 'AP'), strict=True):
+            for label, look in looks.items():
+                ap = runs[runs.label == label].groupby('detector')[quantity].agg(['mean', 'min', 'max']).loc[[*places]]
+                spread = [ap['mean'] - ap['min'], ap['max'] - ap['mean']]
+                axis.errorbar(range(len(ap)), ap['mean'], spread, marker='o', markersize=3.5, capsize=3, **look.line)
+                ends.append((len(ap) - 1.0, float(ap['mean'].iloc[-1])))
+            axis.set(xticks=range(len(places)), xticklabels=list(places.values()), xlabel=varied)
+    grid[0, 0].set_ylabel(f'AP of {RARE}s')
+    grid[1, 0].set_ylabel('AP of all classes')
+    for index, axis in enumerate(grid.T.flat):  # the limits of a row are those of both columns
+        own = ends[index * len(looks) : (index + 1) * len(looks)]
+        label_lines(axis, list(names.values()), list(looks.values()), own)
+    save(figure, out)
+
+
 def _cost_rows(docs: Path) -> tuple[list[report_benchmark.Row], float]:
     """The rows to draw, and their share of positives."""
     scaling = docs / 'figures/scaling.csv'
@@ -261,6 +294,7 @@ FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     'small_data_ap': ('figures/small_data_ap.png', draw_small_data_ap),
     'query_detectors': ('figures/query_detectors.png', draw_query_detectors),
     'fair_study_epochs': ('figures/fair_study_epochs.png', draw_fair_study_epochs),
+    'fair_study_imbalance': ('figures/fair_study_imbalance.png', draw_fair_study_imbalance),
     'benchmark_time': ('figures/benchmark_time.png', _draw_benchmark('milliseconds')),
     'benchmark_memory': ('figures/benchmark_memory.png', _draw_benchmark('peak_bytes')),
     'gpu_time': ('figures/gpu_time.png', _draw_gpu_time),

@@ -27,6 +27,23 @@ from bucketed_losses.study.store import Study
 
 FILES = ('study.csv', 'tuning.csv', 'differences.csv')
 BRS = 'brs'
+# Classes whose AP has a column of its own, in studies of this class.
+CLASSES = {'shapes_imbalance': 'star'}
+# Studies whose table has its own names for the losses, and their order.
+NAMES = {
+    'cards_ablation': {
+        'stock': 'focal loss',
+        'zero-bias': 'focal loss, bias 0',
+        'weighted': 'focal loss, boxes weighted by scores',
+        'balanced': 'focal loss, boxes weighted by scores, self-balancing',
+        'balanced-zero-bias': 'focal loss, boxes weighted by scores, self-balancing, bias 0',
+        'ap': 'AP Loss',
+        'rs-ones': 'RS Loss, all IoUs 1',
+        'rs': 'RS Loss',
+        'unbalanced': 'BRS Loss without self-balancing',
+        'brs': 'BRS Loss',
+    }
+}
 KEYS = ['detector', 'label']
 
 
@@ -63,20 +80,24 @@ def table_of(folder: Path) -> str:
     """A row for each loss: trials of learning rates if there are any, AP, and the difference of BRS Loss to it."""
     runs, trials, differences = (_read(folder / name) for name in FILES)
     losses = pd.concat([runs, trials])[[*KEYS, 'loss']].drop_duplicates()
+    shown = NAMES.get(folder.name, {})
+    losses = losses.sort_values('label', key=lambda labels: labels.map([*shown].index)) if shown else losses
     names = losses.set_index(KEYS).loss
     factors = sorted(trials.factor.unique()) if len(trials) else []
     several = losses.detector.nunique() > 1
     head = (['detector'] if several else []) + ['loss'] + _head_of_trials(factors)
-    head += ['seeds', 'AP', 'BRS minus this loss'] if len(runs) else []
+    rare = CLASSES.get(folder.name)
+    if len(runs):
+        head += ['seeds', 'AP', *([f'AP of {rare}'] if rare else []), 'BRS minus this loss']
     lines = []
     for detector, label, name in losses.itertuples(index=False):
-        line = ([detector] if several else []) + [name]
+        line = ([detector] if several else []) + [shown.get(label, name)]
         of_loss = _of(trials, detector, label)
         best = of_loss.dropna(subset='AP').nlargest(1, 'AP') if factors else of_loss
         line += [_trial(of_loss[of_loss.factor == factor], best) for factor in factors]
         if len(runs):
             seeds = _of(runs, detector, label)
-            line += [_seeds(seeds.seed), spread(seeds, 'AP')]
+            line += [_seeds(seeds.seed), spread(seeds, 'AP'), *([spread(seeds, rare)] if rare else [])]
             line.append(_difference(differences, detector, names.get((detector, BRS)), name))
         lines.append(line)
     return markdown(head, lines)
@@ -86,7 +107,8 @@ def _read(path: Path) -> pd.DataFrame:
     """A table of a study; one without rows if there is none."""
     if not path.is_file():
         return pd.DataFrame(columns=[*KEYS, 'loss'])
-    return pd.read_csv(path, keep_default_na=False, na_values={'AP': ['']}, dtype={'seeds': str})
+    empty = {quantity: [''] for quantity in ('AP', *CLASSES.values())}
+    return pd.read_csv(path, keep_default_na=False, na_values=empty, dtype={'seeds': str})
 
 
 def _of(table: pd.DataFrame, detector: str, label: str) -> pd.DataFrame:

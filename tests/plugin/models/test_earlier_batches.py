@@ -21,7 +21,7 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 
-from bucketed_losses.mmdet.models.losses import ImageRows, RowSets, RSLoss
+from bucketed_losses.mmdet.models.losses import BucketedRSLoss, ImageRows, RowSets, RSLoss
 from bucketed_losses.mmdet.models.losses.ranking_losses import entry_targets
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -246,32 +246,60 @@ def remembering(config):
     return found
 
 
+def model_of(cfg):
+    """A detector with scores that differ, so that the order of all of them matters."""
+    model = build(cfg).train()
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape)
+    return model
+
+
+def step(model, masks=False):
+    """The losses of a detector and their gradient; the same images and random numbers in every call."""
+    inputs = demo_mm_inputs(2, [[3, 96, 96]] * 2, num_classes=3, num_items=[3, 2], with_mask=masks)
+    torch.manual_seed(2)
+    model.zero_grad()
+    data = model.data_preprocessor(inputs, training=True)
+    total, logs = model.parse_losses(model(**data, mode='loss'))
+    total.backward()
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    return {name: value.detach() for name, value in logs.items()}, gradient.clone()
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize('detector', DETECTORS)
 def test_a_step_against_a_copy_of_itself_is_the_same_step(detector):
     """Ranks double, and so do sums of errors. A head that mixes decoder layers or stages has other losses."""
     cfg = Config.fromfile(ROOT / 'configs' / DETECTORS[detector])
     assert remembering(cfg.model)
-    model = build(cfg).train()
-    torch.manual_seed(1)
-    for parameter in model.parameters():  # scores that differ, so that the order of all of them matters
-        parameter.data += 0.02 * torch.randn(parameter.shape)
+    model = model_of(cfg)
     masks = DETECTORS[detector].startswith('shapes')
-    inputs = demo_mm_inputs(2, [[3, 96, 96]] * 2, num_classes=3, num_items=[3, 2], with_mask=masks)
-
-    def step():
-        torch.manual_seed(2)
-        model.zero_grad()
-        data = model.data_preprocessor(copy.deepcopy(inputs), training=True)
-        total, logs = model.parse_losses(model(**data, mode='loss'))
-        total.backward()
-        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        return {name: value.detach() for name, value in logs.items()}, gradient.clone()
-
-    (alone, gradient), (logs, of_step) = step(), step()
+    (alone, gradient), (logs, of_step) = step(model, masks), step(model, masks)
     assert any('loss_rank' in name for name in alone)
     torch.testing.assert_close(logs, alone, rtol=1e-4, atol=1e-5)
     assert (of_step - gradient).norm() < 1e-3 * gradient.norm()
+
+
+class LossWithoutSeries(BucketedRSLoss):
+    """A loss of a user, written before there was a memory."""
+
+    def forward(
+        self, pred, target, weight=None, avg_factor=None, reduction_override=None, positive=None, images=None, sets=None
+    ):
+        return super().forward(pred, target, weight, avg_factor, reduction_override, positive, images, sets)
+
+
+@pytest.mark.medium
+def test_a_query_head_does_not_pass_what_losses_of_users_may_not_know():
+    model = model_of(Config.fromfile(ROOT / 'configs' / DETECTORS['dino']))
+    expected, gradient = step(model)
+    model.bbox_head.loss_cls.__class__ = LossWithoutSeries
+    logs, of_step = step(model)
+    torch.testing.assert_close(logs, expected)
+    torch.testing.assert_close(of_step, gradient)
+    with pytest.raises(TypeError, match='series'):
+        model.bbox_head.loss_cls(*batch(0)[:1], batch(0)[1:3], series='')
 
 
 # Several processes
