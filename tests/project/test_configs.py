@@ -530,6 +530,8 @@ QUERY_LOSS_KEYS = ('model.bbox_head.type', 'model.bbox_head.loss_cls')
             for base, name in ((BCCD_DINO, 'dino'), (BCCD_DEFORMABLE, 'deformable-detr'))
         ),
         *((SHAPES_FOCAL, f'shapes_atss_rare{n}', ('train_dataloader.dataset.data_root',)) for n in (2, 4, 8)),
+        (SHAPES_FOCAL, 'shapes_atss_brs-class', LOSS_KEYS),
+        ('study/shapes_atss_brs-class', 'shapes_atss_rare8-brs-class', ('train_dataloader.dataset.data_root',)),
         (SHAPES_FOCAL, 'shapes_atss_anchors1', ('model.bbox_head.anchor_generator.scales_per_octave',)),
         (SHAPES_FOCAL, 'shapes_atss_anchors9', ('model.bbox_head.anchor_generator.ratios',)),
     ],

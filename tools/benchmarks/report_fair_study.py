@@ -34,9 +34,9 @@ NAMES = {
     'cards_ablation': {
         'stock': 'focal loss',
         'zero-bias': 'focal loss, bias 0',
-        'weighted': 'focal loss, boxes weighted by scores',
-        'balanced': 'focal loss, boxes weighted by scores, self-balancing',
-        'balanced-zero-bias': 'focal loss, boxes weighted by scores, self-balancing, bias 0',
+        'weighted': 'focal loss, weighted boxes',
+        'balanced': 'focal loss, weighted boxes, self-balancing',
+        'balanced-zero-bias': 'focal loss, weighted boxes, self-balancing, bias 0',
         'ap': 'AP Loss',
         'rs-ones': 'RS Loss, all IoUs 1',
         'rs': 'RS Loss',
