@@ -64,7 +64,7 @@ SCHEDULES = {'cards_atss': '12 epochs', 'cards_atss_36e': '36 epochs'}
 # What study/shapes_imbalance varies: its detectors, and what the figure calls them. Both columns have the baseline.
 IMBALANCE = {
     'share of the stars': {'all stars': 'all', '1 of 2 stars': '1/2', '1 of 4 stars': '1/4', '1 of 8 stars': '1/8'},
-    'anchors per place': {'1 anchor': '1', 'all stars': '3', '9 anchors': '9'},
+    'anchors per location': {'1 anchor': '1', 'all stars': '3', '9 anchors': '9'},
 }
 RARE = 'star'
 CARDS = 'playing cards'
