@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'gpu'))
 
 import benchmark_figures
 import report_benchmark
+import report_fair_study
 from drawing import draw_times
 from tables import read_csv
 
@@ -66,7 +67,6 @@ IMBALANCE = {
     'share of the stars': {'all stars': 'all', '1 of 2 stars': '1/2', '1 of 4 stars': '1/4', '1 of 8 stars': '1/8'},
     'anchors per location': {'1 anchor': '1', 'all stars': '3', '9 anchors': '9'},
 }
-RARE = 'star'
 CARDS = 'playing cards'
 # Of AP: about the length of an arrow's head. A smaller difference is a dot of the colour of BRS Loss.
 SHORTEST_ARROW = 0.01
@@ -233,25 +233,29 @@ def draw_fair_study_imbalance(docs: Path, out: Path) -> None:
     """AP of the rarest class above, AP of all classes below: a column for what varies, bars are the range of seeds."""
     import pandas as pd
 
-    runs = pd.read_csv(docs / 'study/shapes_imbalance/study.csv')
+    study = docs / 'study/shapes_imbalance'
+    rare = report_fair_study.CLASSES[study.name]
+    runs = pd.read_csv(study / 'study.csv')
     runs = runs[runs.label.isin(('stock', 'brs'))]  # others were not trained everywhere
     names = dict(zip(runs.label, runs.loss, strict=True))
     looks = looks_of(names)
     figure, grid = new_figure(2, 2, (8.8, 6.6), sharey='row')
-    ends = []
-    for column, (varied, places) in enumerate(IMBALANCE.items()):
-        for axis, quantity in zip(grid[:, column], (RARE, 'AP'), strict=True):
+    drawn = []
+    for column, (varied, settings) in enumerate(IMBALANCE.items()):
+        for axis, quantity in zip(grid[:, column], (rare, 'AP'), strict=True):
+            ends = []
             for label, look in looks.items():
-                ap = runs[runs.label == label].groupby('detector')[quantity].agg(['mean', 'min', 'max']).loc[[*places]]
+                of_loss = runs[runs.label == label].groupby('detector')[quantity]
+                ap = of_loss.agg(['mean', 'min', 'max']).loc[[*settings]]
                 spread = [ap['mean'] - ap['min'], ap['max'] - ap['mean']]
                 axis.errorbar(range(len(ap)), ap['mean'], spread, marker='o', markersize=3.5, capsize=3, **look.line)
                 ends.append((len(ap) - 1.0, float(ap['mean'].iloc[-1])))
-            axis.set(xticks=range(len(places)), xticklabels=list(places.values()), xlabel=varied)
-    grid[0, 0].set_ylabel(f'AP of {RARE}s')
+            axis.set(xticks=range(len(settings)), xticklabels=list(settings.values()), xlabel=varied)
+            drawn.append((axis, ends))
+    grid[0, 0].set_ylabel(f'AP of {rare}s')
     grid[1, 0].set_ylabel('AP of all classes')
-    for index, axis in enumerate(grid.T.flat):  # the limits of a row are those of both columns
-        own = ends[index * len(looks) : (index + 1) * len(looks)]
-        label_lines(axis, list(names.values()), list(looks.values()), own)
+    for axis, ends in drawn:  # only now, since the limits of a row are those of both columns
+        label_lines(axis, list(names.values()), list(looks.values()), ends)
     save(figure, out)
 
 
