@@ -42,6 +42,10 @@ def test_losses_have_the_same_grid_and_runs_have_the_learning_rate_with_the_high
         assert run['seed'] not in set(trials.seed)
 
 
+def test_the_overview_says_what_the_csv_files_say():
+    assert block_of(DOCS / 'fair_study.md', 'overview') == report.overview_of(DOCS)
+
+
 def write_study(folder: Path, tuned: bool = True) -> Path:
     folder.mkdir(parents=True)
     runs = [('ATSS', 'Focal', 'stock', seed, 'finished', 0.5 + seed / 100) for seed in range(3)]
@@ -110,6 +114,17 @@ def test_a_class_that_the_study_is_about_has_a_column(tmp_path):
     assert lines[4] == '| BRS | 0, 2 | 0.700 ± 0.000 | 0.400 ± 0.000 |  |'
 
 
+def test_the_overview_has_the_mean_of_each_loss_and_marks_those_that_differ_from_brs_loss(tmp_path):
+    folder = write_study(tmp_path / 'study/cards_atss')
+    runs = pd.read_csv(folder / 'study.csv').assign(budget='12 epochs')
+    runs.to_csv(folder / 'study.csv', index=False)
+    assert report.overview_of(tmp_path).splitlines() == [
+        '| data | detector | epochs | own loss | QFL | VFL | IA-BCE | MAL | RS | BRS |',
+        '|---' * 10 + '|',
+        '| cards | ATSS | 12 | 0.510 \N{DOWNWARDS ARROW} | 0.600 |  |  |  |  | **0.700** |',
+    ]
+
+
 def test_the_ablation_says_what_each_row_changes(tmp_path):
     folder = write_study(tmp_path / 'cards_ablation', tuned=False)
     for name in ('study.csv', 'differences.csv'):
@@ -125,7 +140,8 @@ def test_the_ablation_says_what_each_row_changes(tmp_path):
 def test_the_command_copies_the_study_and_writes_the_page(tmp_path):
     study, docs = make_up(tmp_path / 'work_dirs/cards'), tmp_path / 'docs'
     docs.mkdir()
-    (docs / 'fair_study.md').write_text('before\n<!-- cards -->\nold\n<!-- end of cards -->\nafter\n')
+    blocks = '<!-- cards -->\nold\n<!-- end of cards -->\nafter\n'
+    (docs / 'fair_study.md').write_text(f'<!-- overview -->\n<!-- end of overview -->\n{blocks}')
     report.main([str(study.root), '--docs', str(docs)])
     folder = docs / 'study/cards'
     assert (folder / 'study.csv').read_text() == (study.root / 'study.csv').read_text()

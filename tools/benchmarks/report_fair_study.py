@@ -5,7 +5,8 @@ python tools/benchmarks/report_fair_study.py [STUDY ...] [--docs docs]
 STUDY is the folder of a study of ``bucketed-losses compare``, for example work_dirs/study/cards_atss. Those of its
 tables study.csv, differences.csv and tuning.csv that are there are copied to docs/study/cards_atss first, and the AP of
 every validation is written to epochs.csv there. A study that was stopped may have its trials of learning rates only.
-The page has a place for the table of each folder: between the comments ``cards_atss`` and ``end of cards_atss``.
+The page has a place for the table of each folder: between the comments ``cards_atss`` and ``end of cards_atss``. The
+place ``overview`` has a row for each of the tuned studies.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from page_blocks import write_block
@@ -44,6 +45,12 @@ NAMES = {
         'brs': 'BRS Loss',
     }
 }
+# The studies in the overview, with their data, and its columns.
+OVERVIEW = {'cards_atss': 'cards', 'cards_atss_36e': 'cards', 'bccd_atss': 'BCCD', 'shapes_atss': 'drawn shapes'}
+OWN = 'stock'
+# What stands after the AP of a loss if BRS Loss is ahead of it, or behind it.
+MARKS = {'ahead': ' \N{DOWNWARDS ARROW}', 'behind': ' \N{UPWARDS ARROW}'}
+LOSSES = {OWN: 'own loss', **{name: name for name in ('QFL', 'VFL', 'IA-BCE', 'MAL')}, 'rs': 'RS', BRS: 'BRS'}
 KEYS = ['detector', 'label']
 
 
@@ -103,6 +110,24 @@ def table_of(folder: Path) -> str:
     return markdown(head, lines)
 
 
+def overview_of(docs: Path) -> str:
+    """A row for each detector of the studies in the overview, with the mean AP of each loss and what it means."""
+    lines = []
+    for folder, data in ((docs / 'study' / name, data) for name, data in OVERVIEW.items()):
+        runs, _, differences = (_read(folder / name) for name in FILES)
+        for detector, of_detector in runs.groupby('detector', sort=False):
+            names = of_detector.drop_duplicates('label').set_index('label').loss
+            means = of_detector.groupby('label').AP.mean().dropna().map('{:.3f}'.format)
+            line = [data, detector, of_detector.budget.iloc[0].removesuffix(' epochs')]
+            for label in LOSSES:
+                pair = _pair(differences, detector, names.get(BRS), names.get(label))
+                mark = MARKS.get(pair.verdict, '') if pair and len(pair.seeds) > 1 else ''
+                text = means.get(label, 'no result' if label in names else '')
+                line.append((f'**{text}**' if text == means.max() else text) + mark)
+            lines.append(line)
+    return markdown(['data', 'detector', 'epochs', *LOSSES.values()], lines)
+
+
 def _read(path: Path) -> pd.DataFrame:
     """A table of a study; one without rows if there is none."""
     if not path.is_file():
@@ -130,10 +155,20 @@ def _trial(trial: pd.DataFrame, best: pd.DataFrame) -> str:
     return f'**{text}**' if trial.index.equals(best.index) else text
 
 
-def _difference(differences: pd.DataFrame, detector: str, brs: str | None, other: str) -> str:
-    """The mean difference with its interval and what it means; a study names a pair in either order."""
+class Pair(NamedTuple):
+    """BRS Loss minus another loss: the mean difference, its interval, what it means, and the seeds."""
+
+    mean: float
+    low: float
+    high: float
+    verdict: str
+    seeds: list[str]
+
+
+def _pair(differences: pd.DataFrame, detector: str, brs: str | None, other: str | None) -> Pair | None:
+    """A study names a pair in either order."""
     if differences.empty:
-        return ''
+        return None
     of_detector = differences[differences.detector == detector]
     for first, second, sign in ((brs, other, 1), (other, brs, -1)):
         found = of_detector[(of_detector.loss == first) & (of_detector['compared with'] == second)]
@@ -143,11 +178,17 @@ def _difference(differences: pd.DataFrame, detector: str, brs: str | None, other
             verdict = row.verdict
             if sign < 0:
                 verdict = {'ahead': 'behind', 'behind': 'ahead'}.get(verdict, verdict)
-            mean = _signed(sign * row['difference of AP'])
-            seeds = row.seeds.split()
-            verdict = f'seed {seeds[0]} only' if len(seeds) == 1 else f'{verdict} (seeds {_seeds(seeds)})'
-            return f'{mean} [{_signed(low)}, {_signed(high)}], {verdict}'
-    return ''
+            return Pair(sign * row['difference of AP'], low, high, verdict, row.seeds.split())
+    return None
+
+
+def _difference(differences: pd.DataFrame, detector: str, brs: str | None, other: str) -> str:
+    """The mean difference with its interval and what it means."""
+    pair = _pair(differences, detector, brs, other)
+    if pair is None:
+        return ''
+    verdict = f'{pair.verdict} (seeds {_seeds(pair.seeds)})' if len(pair.seeds) > 1 else f'seed {pair.seeds[0]} only'
+    return f'{_signed(pair.mean)} [{_signed(pair.low)}, {_signed(pair.high)}], {verdict}'
 
 
 def _seeds(seeds: Iterable[int | str]) -> str:
@@ -172,6 +213,7 @@ def main(argv: list[str] | None = None) -> None:
     page = args.docs / 'fair_study.md'
     for folder in studies_of(args.docs):
         write_block(page, folder.name, table_of(folder))
+    write_block(page, 'overview', overview_of(args.docs))
     print(f'wrote {page}')
 
 
