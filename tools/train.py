@@ -20,7 +20,12 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from bucketed_losses.cli._runner import add_common_arguments, load_config, refuse_unusable_data, runner_from
 from bucketed_losses.errors import UserError, one_line_errors
-from bucketed_losses.mmdet.engine import check_checkpoint, newest_complete_checkpoint, why_incomplete
+from bucketed_losses.mmdet.engine import (
+    LastValidationHook,
+    check_checkpoint,
+    newest_complete_checkpoint,
+    why_incomplete,
+)
 from bucketed_losses.mmdet.engine.batch_size import warn_of_learning_rate
 
 
@@ -60,6 +65,8 @@ def build_runner(args: argparse.Namespace) -> Runner:
     if cfg.get('load_from') and not resumes:
         check_checkpoint(cfg.load_from)
     runner = runner_from(cfg, ('train_dataloader', 'val_dataloader'))
+    if resumes:
+        runner.register_hook(LastValidationHook())
     warn_of_learning_rate(runner.cfg, runner.world_size)
     return runner
 

@@ -22,6 +22,7 @@ from mmengine.dist import is_main_process
 
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine import load_safely
+from bucketed_losses.mmdet.engine.config import imported_modules
 from bucketed_losses.mmdet.engine.config_checks import check_keys
 from bucketed_losses.mmdet.evaluation import (
     average_precision,
@@ -97,16 +98,18 @@ def annotations_of(dataset: Any) -> Any:
         raise UserError(f'the maps cannot be fitted on the validation set: {error}') from error
 
 
-def write_config(config: str, detector: str, two_stage: bool, calibration: ScoreCalibration, out: Path) -> None:
+def write_config(config: str, cfg: Config, calibration: ScoreCalibration, out: Path) -> None:
+    """Write a config that inherits the detector's and imports the modules that register what both name."""
     base = config if '::' in config else os.path.relpath(Path(config).resolve(), out.resolve().parent)
     num_classes, num_knots = calibration.knots.shape
-    threshold = 'rcnn=dict(score_thr=0.0)' if two_stage else 'score_thr=0.0'
+    modules = [*dict.fromkeys([*imported_modules(cfg), 'bucketed_losses.mmdet'])]
+    threshold = 'rcnn=dict(score_thr=0.0)' if 'roi_head' in cfg.model else 'score_thr=0.0'
     out.write_text(
         f'"""Written by bucketed-losses calibrate: scores are precisions, and so is score_thr."""\n\n'
         f'_base_ = {base!r}\n\n'
-        "custom_imports = dict(imports=['bucketed_losses.mmdet'])\n"
+        f'custom_imports = dict(imports={modules!r})\n'
         "model = dict(\n    type='CalibratedDetector',\n"
-        f'    detector={detector!r},\n    calibration=dict(num_classes={num_classes}, num_knots={num_knots}),\n'
+        f'    detector={cfg.model.type!r},\n    calibration=dict(num_classes={num_classes}, num_knots={num_knots}),\n'
         f'    # Set it as for any detector: 0.5 keeps what is more likely right than wrong.\n'
         f'    test_cfg=dict({threshold}),\n)\n'
     )
@@ -136,10 +139,8 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(args.checkpoint)
     cfg = load_config(args)
     check_keys(cfg, ['val_dataloader'])
-    detector = cfg.model.type
-    if detector == 'CalibratedDetector':
+    if cfg.model.type == 'CalibratedDetector':
         raise UserError(f'{args.config} is already calibrated; give the config that was trained')
-    two_stage = 'roi_head' in cfg.model
     cfg.load_from = str(args.checkpoint)
     detections, dataset = detect(cfg)
     if not is_main_process():
@@ -162,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
     torch.save({'meta': checkpoint.get('meta', {}), 'state_dict': state}, content)
     panels = {'as trained': (matches, errors[0]), 'calibrated, on unseen images': (unseen, errors[1])}
     with new_files(*(out_dir / f'{name}.{suffix}' for suffix in ('py', 'pth', 'png'))) as (config, weights, diagram):
-        write_config(args.config, detector, two_stage, calibration, config)
+        write_config(args.config, cfg, calibration, config)
         weights.write_bytes(content.getvalue())
         draw_reliability(panels, args.iou_thr, diagram)
 
@@ -180,3 +181,5 @@ def run(args: argparse.Namespace) -> None:
     ap = [average_precision(annotations, found, classes) for found in (detections, mapped)]
     print(f'  AP      {ap[0]:10.5f} {ap[1]:10.5f}')
     print(f'written to {out_dir}: {name}.py, {name}.pth, {name}.png')
+    if again := ' '.join(key for key in args.cfg_options or {} if key.partition('.')[0] == 'model'):
+        print(f'{name}.py does not have these settings of --cfg-options, so give them again when you use it: {again}')

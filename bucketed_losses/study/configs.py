@@ -14,7 +14,8 @@ from mmengine.runner import Runner
 
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine.batch_size import base_batch_size
-from bucketed_losses.mmdet.engine.config_checks import find_config, read_editable_config
+from bucketed_losses.mmdet.engine.config import imported_modules
+from bucketed_losses.mmdet.engine.config_checks import find_config, read_config, read_editable_config
 from bucketed_losses.mmdet.engine.runner import apply_options
 from bucketed_losses.mmdet.swap import SwapError, swap_loss
 
@@ -100,22 +101,32 @@ def _add_hooks(cfg: Config) -> None:
         )
     )
     cfg.custom_hooks = hooks
-    checkpoint = cfg.setdefault('default_hooks', ConfigDict()).setdefault('checkpoint', ConfigDict())
+    default_hooks = cfg.setdefault('default_hooks', ConfigDict())
+    if not by_epoch:  # MMEngine would log all validations as those of epoch 0
+        default_hooks.setdefault('logger', ConfigDict(type='LoggerHook')).log_metric_by_epoch = False
+    checkpoint = default_hooks.setdefault('checkpoint', ConfigDict())
     checkpoint.setdefault('type', 'CheckpointHook')
     checkpoint.setdefault('max_keep_ckpts', 2)
 
 
 def _replace_data(cfg: Config, data: Path) -> None:
     """Replace the data of a detector's config, and the number of classes by theirs."""
-    if not data.is_file():
-        raise Refusal(f'--data: there is no file {data}')
-    source = Config.fromfile(data)
+    try:
+        source = read_config(data)
+    except UserError as error:
+        raise Refusal(f'--data: {error}') from error
     missing = [key for key in ('train_dataloader', 'val_dataloader', 'val_evaluator') if key not in source]
     if missing:
         raise Refusal(f'{data} is not a config of a data set: it has no {", ".join(missing)}')
     for key in DATA_KEYS:
         if key in source:
             cfg[key] = source[key]
+    cfg.pop('data_root', None)
+    if 'data_root' in source:
+        cfg.data_root = source.data_root  # --cfg-options data_root=... replaces it
+    modules = dict.fromkeys(imported_modules(cfg) + imported_modules(source))
+    if modules:
+        cfg.custom_imports = {**(cfg.get('custom_imports') or {}), 'imports': [*modules]}
     classes = classes_of(source.train_dataloader.dataset)
     if not classes:
         kind = source.train_dataloader.dataset.type
@@ -171,23 +182,28 @@ def stretch(cfg: Config, budget: int) -> None:
 def other_settings_note(run: Run, cfg: Config, stock: Config) -> str | None:
     """The settings outside the model in which the config of a loss differs from that of its detector, or None.
 
-    Only those that MMEngine's runner takes: other names at the top of a config are there for the config itself.
-
     Args:
         run: A run whose loss is given by a config.
         cfg: The config of the run.
         stock: The config of the detector with its own losses and the same seed and learning-rate factor.
     """
-    before, now = flat(stock), flat(cfg)
-    taken = signature(Runner.__init__).parameters.keys() - {'model'}
+    before, now = _taken_by_runner(stock), _taken_by_runner(cfg)
     differing = sorted(
-        key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key.partition('.')[0] in taken
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and key.partition('.')[0] != 'model'
     )
     if not differing:
         return None
     return (
         f'{run.detector.name} {run.loss}: its config also has other settings outside the model: {", ".join(differing)}'
     )
+
+
+def _taken_by_runner(cfg: Config) -> dict[str, Any]:
+    """The settings that MMEngine's runner takes; other names at the top of a config are there for the config itself."""
+    taken = signature(Runner.__init__).parameters.keys() | {'runner_type'}
+    return {key: value for key, value in flat(cfg).items() if key.partition('.')[0] in taken}
 
 
 def write_config(cfg: Config, path: Path) -> None:
@@ -198,7 +214,7 @@ def write_config(cfg: Config, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     label = path.stem.rpartition('_')[0]
-    settings = flat(Config.fromstring(cfg.pretty_text, '.py'))
+    settings = _taken_by_runner(Config.fromstring(cfg.pretty_text, '.py'))
     for other in sorted(path.parent.glob('*.py')):
         if re.fullmatch(rf'{re.escape(label)}_\d+', other.stem):
             _check_settings(settings, other, path)
@@ -209,7 +225,7 @@ def write_config(cfg: Config, path: Path) -> None:
 
 
 def _check_settings(now: Mapping[str, Any], existing: Path, path: Path) -> None:
-    before = flat(Config.fromfile(existing))
+    before = _taken_by_runner(Config.fromfile(existing))
     differing = sorted(
         key
         for key in before.keys() | now.keys()

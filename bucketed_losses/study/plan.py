@@ -189,7 +189,7 @@ def parse_factors(texts: Sequence[str], losses: Sequence[str]) -> dict[str, list
         Refusal: a text has another form or names another loss, or a factor is not above 0.
     """
     factors: dict[str, list[float]] = {loss: [1.0] for loss in losses} if texts else {}
-    for text, numbers, named in _by_loss(texts, losses):
+    for text, numbers, named in _by_loss('--lr-factors', texts, losses):
         try:
             values = [float(part) for part in numbers.split(',')]
         except ValueError:
@@ -203,10 +203,22 @@ def parse_factors(texts: Sequence[str], losses: Sequence[str]) -> dict[str, list
     return factors
 
 
-def _by_loss(texts: Sequence[str], losses: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
-    """The parts of ``[LOSS=]NUMBERS``: text, numbers, and the losses that they are for; those for all come first."""
+def _by_loss(option: str, texts: Sequence[str], losses: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """The parts of ``[LOSS=]NUMBERS``: text, numbers, and the losses that they are for; those for all come first.
+
+    Raises:
+        Refusal: two texts are for the same loss, or for all.
+    """
+    before: dict[str, str] = {}
     for text in sorted(texts, key=lambda text: '=' in text):
         name, separator, numbers = text.rpartition('=')
+        if name in before:
+            both = f'{before[name].rpartition("=")[2]},{numbers}'
+            raise Refusal(
+                f'{option}: {before[name]!r} and {text!r} are both for {name or "all losses"}; separate numbers by '
+                f'commas: {name}{separator}{both}'
+            )
+        before[name] = text
         yield text, numbers, [loss for loss in losses if loss == name] if separator else list(losses)
 
 
@@ -217,7 +229,7 @@ def parse_seeds(texts: Sequence[str], losses: Sequence[str]) -> dict[str, list[i
         Refusal: a text has another form, or names another loss.
     """
     seeds = {loss: [0] for loss in losses}
-    for text, numbers, named in _by_loss(texts, losses):
+    for text, numbers, named in _by_loss('--seeds', texts, losses):
         if not named or not re.fullmatch(r'\d+(,\d+)*', numbers):
             raise Refusal(f'--seeds: expected 0,1,2 or LOSS=0,1,2 with one of {", ".join(losses)}, got {text!r}')
         seeds |= {loss: list(dict.fromkeys(map(int, numbers.split(',')))) for loss in named}

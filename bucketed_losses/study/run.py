@@ -26,14 +26,13 @@ from .detections import resample, save_detections
 from .executors import Executor
 from .learning_rates import learning_rate, learning_rate_note
 from .lock import only_study
-from .logs import read_metrics
 from .measurements import Measurements
 from .names import describe_losses
 from .outcomes import keep_three, outcome_of
-from .plan import STOCK, Plan, Run
+from .plan import STOCK, Plan, Refusal, Run
 from .progress import share_done, time_left
 from .report import write_report
-from .store import Study
+from .store import Study, last_metrics
 from .tuning import chosen_factor
 
 PROGRESS_SECONDS = 60
@@ -155,6 +154,12 @@ class StudyRunner:
         cfg = self._make_config(run)
         write_config(cfg, self.study.config(*run.key))
         tuned: dict[str, Any] = {'lr_factor': run.lr_factor} if self.plan.lr_factors else {}
+        gpus = self.study.gpus(run)
+        if gpus not in (None, self.plan.gpus):
+            raise Refusal(
+                f'{run.detector.name} {run.label} has --gpus {gpus} in {self.study.root}, got --gpus '
+                f'{self.plan.gpus}; the runs of a row must have the same, so use another STUDY'
+            )
         if run.is_trial:
             tuned['trial_of'] = run.loss
         self._remember(run, cfg, **tuned)
@@ -164,7 +169,7 @@ class StudyRunner:
         name = run.loss if run.config and not run.is_trial else None
         self.study.remember(
             run.detector.name, run.label, *describe_losses(cfg.model), cfg.model.type, budget_of(cfg), name=name,
-            learning_rate=learning_rate(cfg, self.plan.gpus), **more,
+            learning_rate=learning_rate(cfg, self.plan.gpus), gpus=self.plan.gpus, **more,
         )  # fmt: skip
 
     def equal_time_runs(self, runs: Sequence[Run]) -> list[Run]:
@@ -209,7 +214,7 @@ class StudyRunner:
         for run in waiting:
             self.executor.check(Command([], self._log(run)))
         with ThreadPoolExecutor(self.executor.jobs or max(len(waiting), 1)) as pool:
-            futures = [pool.submit(self._train, run) for run in waiting]
+            futures = [pool.submit(self._train_or_tell, run) for run in waiting]
             while wait(futures, timeout=PROGRESS_SECONDS).not_done:
                 self.print_progress()
         for future in futures:
@@ -227,6 +232,14 @@ class StudyRunner:
     def _log(self, run: Run) -> Path:
         return self.study.folder(*run.key) / 'train.log'
 
+    def _train_or_tell(self, run: Run) -> None:
+        """Train a run; tell an error at once, since it is raised only when all other runs have ended."""
+        try:
+            self._train(run)
+        except Exception as error:
+            print(f'    {run}: {type(error).__name__}: {error}', flush=True)
+            raise
+
     def _train(self, run: Run) -> None:
         if self.executor.stopping.is_set():
             return
@@ -237,7 +250,7 @@ class StudyRunner:
             say(f'[{self.started}/{self.total}] {run}: training; {self._time_left()}')
         cfg = Config.fromfile(self.study.config(*run.key))
         # In the work directory, and with its path: the study's own config has no path, so that it may be moved.
-        cfg.custom_hooks[-1].out_dir = str(folder / 'weights')
+        cfg.custom_hooks[-1].update(type='WeightsHook', out_dir=str(folder / 'weights'))
         save_detections(cfg, folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / self.study.config(*run.key).name
@@ -247,9 +260,11 @@ class StudyRunner:
             'train', processes=self.plan.gpus, config=str(config), work_dir=str(folder), launcher=launcher
         )
         start = time.monotonic()
-        ended = self.executor.call(Command(command, log))
-        with self.guard:
-            self.running.remove(run)
+        try:
+            ended = self.executor.call(Command(command, log))
+        finally:
+            with self.guard:
+                self.running.remove(run)
         if self.executor.stopping.is_set():
             return
         with log.open(errors='replace') as file:
@@ -260,9 +275,9 @@ class StudyRunner:
             dict(detector=run.detector.name, loss=run.label, seed=run.seed, peak_rss_mb=ended.peak_mb, **outcome,
                  seconds_since_start=time.monotonic() - start, jobs=self.executor.jobs)
         )  # fmt: skip
-        resample(self.study, run)
         with self.guard:
+            resample(self.study, run)  # it redirects what the whole process prints, so no other thread may print
             self.waiting.remove(run)
-            detail = outcome['detail'] or f'AP {read_metrics(folder)[-1][1]["AP"]:.3f}'
+            detail = outcome['detail'] or f'AP {last_metrics(folder)["AP"]:.3f}'
             print(f'    {run}: {outcome["outcome"]}, {detail}', flush=True)
             write_report(self.study)

@@ -56,8 +56,8 @@ class Study:
             cls, box: Names of its classification loss and box loss.
             model: Class of the detector.
             budget: Whether the training is counted in epochs, and the number of epochs or iterations.
-            more: ``name`` for tables; ``learning_rate``; ``lr_factor``, the factor that was chosen or is tried; and
-                ``trial_of``, the loss whose learning rate the run chooses.
+            more: ``name`` for tables; ``learning_rate``; ``gpus``, the processes of each training; ``lr_factor``, the
+                factor that was chosen or is tried; and ``trial_of``, the loss whose learning rate the run chooses.
         """
         entry = self.entries.setdefault(detector, {'model': model, 'losses': {}})
         by_epoch, number = budget
@@ -70,6 +70,10 @@ class Study:
     def knows(self, run: Run) -> bool:
         """Whether the loss of a run was added to the study."""
         return run.label in self.entries.get(run.detector.name, {}).get('losses', {})
+
+    def gpus(self, run: Run) -> int | None:
+        """Processes of each training of a run's loss; None if the study does not say."""
+        return self.entries[run.detector.name]['losses'][run.label].get('gpus') if self.knows(run) else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Record how a run ended. A run that was killed has no result."""

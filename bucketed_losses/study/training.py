@@ -5,8 +5,10 @@ from __future__ import annotations
 from mmengine.config import Config
 
 # Importing the plug-in registers its modules, also for configs that do not name it.
-from bucketed_losses.mmdet.engine import newest_complete_checkpoint
+from bucketed_losses.mmdet.engine import LastValidationHook, newest_complete_checkpoint
 from bucketed_losses.mmdet.engine.runner import refuse_unusable_data, runner_from
+
+from .weights_hook import WeightsHook  # noqa: F401  # registers it
 
 
 def train(config: str, work_dir: str, launcher: str = 'none') -> None:
@@ -27,4 +29,6 @@ def train(config: str, work_dir: str, launcher: str = 'none') -> None:
     if newest:
         cfg.resume = True
         cfg.load_from = newest
-    refuse_unusable_data(runner_from(cfg, ('train_dataloader', 'val_dataloader')), ['train', 'val']).train()
+    runner = runner_from(cfg, ('train_dataloader', 'val_dataloader'))
+    runner.register_hook(LastValidationHook())
+    refuse_unusable_data(runner, ['train', 'val']).train()

@@ -102,6 +102,32 @@ def test_other_data_bring_their_classes(path, tmp_path):
     assert set(numbers.values()) == {80}, 'those that the data set is registered with'
 
 
+def test_other_data_bring_their_modules_and_their_folder(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'my_data.py').write_text('')
+    dataset = dict(type='CocoDataset', metainfo=dict(classes=('a',)), data_root='/mine/', ann_file='/mine/train.json')
+    path = data_config(tmp_path, dataset)
+    path.write_text(f"{path.read_text()}data_root = '/mine/'\ncustom_imports = dict(imports=['my_data'])\n")
+    stock, brs = (config(loss, data=path, options={'data_root': '/elsewhere'}) for loss in ('stock', 'brs'))
+    for cfg in (stock, brs):
+        assert cfg.custom_imports.imports == ['bucketed_losses.mmdet', 'my_data']
+    moved = stock.train_dataloader.dataset
+    assert (moved.data_root, moved.ann_file) == ('/elsewhere/', '/elsewhere/train.json')
+    path.write_text('train_dataloader = dict(\n')
+    with pytest.raises(Refusal, match=r'--data: .*data\.py: syntax error'):
+        config('stock', data=path)
+
+
+def test_a_budget_of_iterations_logs_validations_by_iteration(tmp_path):
+    assert 'log_metric_by_epoch' not in config('brs').default_hooks.logger
+    path = tmp_path / 'iterations.py'
+    path.write_text(
+        f"_base_ = {str(ATSS)!r}\ntrain_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=24)\n"
+    )
+    cfg = config('brs', path=path)
+    assert cfg.default_hooks.logger.log_metric_by_epoch is False and cfg.custom_hooks[-1].interval == 2
+
+
 def test_data_without_classes_or_loaders_are_named(tmp_path):
     with pytest.raises(Refusal, match=r'data\.py: BaseDetDataset names no classes'):
         config('brs', data=data_config(tmp_path, dict(type='BaseDetDataset')))
@@ -166,7 +192,7 @@ def test_a_config_that_trains_nothing_is_refused(tmp_path):
     ):
         with pytest.raises(Refusal, match=message):
             config('stock', path=path)
-    with pytest.raises(Refusal, match=r'--data: there is no file nowhere\.py'):
+    with pytest.raises(Refusal, match=r'--data: nowhere\.py: there is no file nowhere\.py'):
         config('stock', data=Path('nowhere.py'))
 
 

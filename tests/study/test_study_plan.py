@@ -14,8 +14,10 @@ from studies import ATSS, FASTER, detector, plan
 from bucketed_losses.cli._requirements import MissingPackagesError, Requirements, require
 from bucketed_losses.cli.compare import executor_from
 from bucketed_losses.errors import UserError
+from bucketed_losses.study.executors import LocalExecutor
 from bucketed_losses.study.lock import only_study
 from bucketed_losses.study.plan import Plan, Refusal
+from bucketed_losses.study.run import StudyRunner
 
 
 def test_first_seeds_of_all_losses_come_first(tmp_path):
@@ -32,6 +34,9 @@ def test_first_seeds_of_all_losses_come_first(tmp_path):
         (['--losses', 'focal'], 'invalid choice'),
         (['--seeds', 'brs=x'], r'expected 0,1,2 or LOSS=0,1,2 with one of stock, rs, brs, got .brs=x'),
         (['--seeds', 'dr=1'], 'got .dr=1'),
+        (['--seeds', '0', '1', '2'], r'--seeds: .0. and .1. are both for all losses; separate .* by commas: 0,1$'),
+        (['--seeds', '3', 'brs=0', 'brs=1,2'], r'.brs=0. and .brs=1,2. are both for brs; .*: brs=0,1,2$'),
+        (['--lr-factors', '0.33', '1', '3'], r'--lr-factors: .0.33. and .1. are both for all losses; .*: 0.33,1$'),
         (['--losses', 'brs', '--equal-time'], 'add both to --losses'),
         (['--jobs', '0'], 'must be 1 or more'),
         (['--gpus', '0'], 'must be 1 or more'),
@@ -81,3 +86,15 @@ def test_a_missing_package_names_its_extra():
         require(Requirements('study', ('no_such_a', 'no_such_b', 'json')))
     with pytest.raises(ImportError, match=r'no_such_b is not installed: pip install "bucketed-losses\[slurm\]"'):
         require(Requirements('slurm', ('no_such_b',)))
+
+
+def test_runs_of_a_row_have_the_same_number_of_gpus(tmp_path):
+    def prepared(gpus, seed):
+        made = plan(tmp_path, '--losses', 'brs', '--gpus', gpus, '--seeds', seed)
+        with only_study(tmp_path) as lock:
+            return StudyRunner(made, LocalExecutor(lock)).prepare()
+
+    prepared('2', '0')
+    assert [run.seed for run in prepared('2', '1')] == [1]
+    with pytest.raises(Refusal, match=r'ATSS brs has --gpus 2 in .*, got --gpus 4; .* use another STUDY'):
+        prepared('4', '2')

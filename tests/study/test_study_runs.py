@@ -145,6 +145,23 @@ def test_a_killed_study_loses_nothing_and_its_orphan_keeps_others_out(small, tmp
     assert code == 0, output
     assert '1 of 2 runs are finished already' in output
     assert (folder / 'runs/ATSS/brs_0/epoch_60.pth').is_file()
+    resumed_from = re.findall(r'Loads checkpoint by \w+ backend from path: (\S+)', log.read_text())
+    assert all(Path(path).parent == log.parent for path in resumed_from), 'not from weights without an optimizer'
+
+
+@pytest.mark.slow
+def test_a_study_that_counts_iterations(small, tmp_path):
+    iterations = tmp_path / 'iterations.py'
+    iterations.write_text(
+        "_base_ = './stock.py'\n"
+        "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=8, val_interval=4)\n"
+        "train_dataloader = dict(sampler=dict(type='InfiniteSampler'))\nparam_scheduler = None\n"
+        'default_hooks = dict(checkpoint=dict(by_epoch=False))\nlog_processor = dict(by_epoch=False)\n'
+    )
+    code, output = call(study_command(tmp_path / 'study', iterations, '--losses', 'brs', '--epochs', '6'))
+    assert code == 0 and re.search(r'brs seed 0: finished, AP \d', output), output
+    with (tmp_path / 'study/study.csv').open() as file:
+        assert [(row['outcome'], row['budget']) for row in csv.DictReader(file)] == [('finished', '6 iterations')]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from .config_checks import check_files, check_names, check_not_empty
 from .cpu_processes import launch_on_cpu
 from .epoch_seed_hook import EpochSeedHook
 from .invalid_loss_hook import InvalidLossHook
+from .last_validation_hook import LastValidationHook
 from .numpy_names import mend_evaluators
 from .preemption_hook import PreemptionHook
 from .ranking_visualization_hook import RankingVisualizationHook
@@ -21,6 +22,7 @@ __all__ = [
     'CheckpointError',
     'EpochSeedHook',
     'InvalidLossHook',
+    'LastValidationHook',
     'PreemptionHook',
     'RankingVisualizationHook',
     'UnreadableCheckpointError',

@@ -12,6 +12,11 @@ from mmengine.logging import print_log
 from ...errors import UserError
 from .safe_loading import CheckpointError, UnreadableCheckpointError, safe_load
 
+WITHOUT_OPTIMIZER = (
+    'it does not contain the state of the optimizer (it was saved with save_optimizer=False); load_from starts a '
+    'training from its weights'
+)
+
 
 def why_incomplete(path: str | Path) -> str | None:
     """The reason why a run cannot be resumed from a file, or None if it can. Reads the whole file and checks checksums.
@@ -48,7 +53,7 @@ def _without_progress(path: str | Path) -> str | None:
             f'it does not contain the progress of its run (no meta.{" and no meta.".join(missing)}), like published '
             'weights; load_from starts a training from those'
         )
-    return None
+    return None if 'optimizer' in content else WITHOUT_OPTIMIZER
 
 
 def _meta(content: Any) -> dict:
@@ -105,8 +110,9 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
     """The complete checkpoint with the most iterations in a work directory, or None. ``best_*`` files are not used.
 
     Incomplete checkpoints, and ``.pth`` files that are not checkpoints, are skipped with a warning that names them. A
-    complete checkpoint that cannot be loaded safely is an error, because resuming from an older one would silently lose
-    its progress.
+    checkpoint without the state of the optimizer is skipped, too, because a run that continued from it would start its
+    learning rate anew; a warning names it if there is no other. A complete checkpoint that cannot be loaded safely is
+    an error, because resuming from an older one would silently lose its progress.
 
     Raises:
         CheckpointError: A checkpoint contains something that safe loading refuses; the message names the file.
@@ -115,6 +121,7 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
     folders = {work_dir, *_folder_of_last_checkpoint(work_dir)}
     paths = [path for folder in folders for path in sorted(folder.glob('*.pth')) if not path.name.startswith('best_')]
     damaged = []
+    weights_only = []
     progress = {}
     for path in paths:
         try:
@@ -132,8 +139,12 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
             damaged.append((path, f'it contains a {type(content).__name__}'))
             continue
         iteration = _meta(content).get('iter')
-        if isinstance(iteration, int):  # otherwise published weights, or a file of another program
+        if not isinstance(iteration, int):  # published weights, or a file of another program
+            continue
+        if 'optimizer' in content:
             progress[path] = (iteration, path.stat().st_mtime_ns)
+        else:
+            weights_only.append(path)
     chosen = None
     for path in sorted(progress, key=progress.__getitem__, reverse=True):
         why = why_damaged(path)
@@ -141,6 +152,8 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
             chosen = str(path)
             break
         damaged.append((path, why))
+    if chosen is None:
+        damaged += [(path, WITHOUT_OPTIMIZER) for path in weights_only]
     for path, why in damaged:
         print_log(
             f'{path} is not a complete checkpoint: {why}. '

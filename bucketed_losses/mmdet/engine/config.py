@@ -9,6 +9,12 @@ from mmengine.config import Config
 from ...errors import UserError
 
 
+def imported_modules(cfg: Config) -> list[str]:
+    """The modules that the ``custom_imports`` of a config name."""
+    modules = (cfg.get('custom_imports') or {}).get('imports') or []
+    return [modules] if isinstance(modules, str) else list(modules)
+
+
 class DataRootError(UserError, KeyError):
     """The data root of a config cannot be replaced."""
 

@@ -31,7 +31,7 @@ def test_nothing_to_resume(tmp_path):
     elsewhere = tmp_path / 'elsewhere'
     elsewhere.mkdir()
     for number, iteration in ((1, 20), (2, 10)):  # the furthest, whatever its name and age
-        torch.save({'state_dict': {}, 'meta': {'iter': iteration}}, elsewhere / f'{number}.pth')
+        torch.save({'state_dict': {}, 'optimizer': {}, 'meta': {'iter': iteration}}, elsewhere / f'{number}.pth')
     (tmp_path / 'last_checkpoint').write_text(str(elsewhere / '2.pth'))
     assert newest_complete_checkpoint(tmp_path) == str(elsewhere / '1.pth')
 
@@ -65,7 +65,7 @@ def test_stray_files_do_not_hide_the_newest_checkpoint(tmp_path, logged):
     strays = not_checkpoints(tmp_path)
     assert newest_complete_checkpoint(tmp_path) is None
     good = tmp_path / 'epoch_1.pth'
-    torch.save(dict(state_dict={}, meta=dict(epoch=1, iter=4)), good)
+    torch.save(dict(state_dict={}, optimizer={}, meta=dict(epoch=1, iter=4)), good)
     logged.clear()
     assert newest_complete_checkpoint(tmp_path) == str(good)
     named = [path.name for path in strays if any(f'{path} is not' in message for message in logged)]
@@ -75,9 +75,21 @@ def test_stray_files_do_not_hide_the_newest_checkpoint(tmp_path, logged):
     assert why_incomplete(good) is None
 
 
+def test_weights_without_the_state_of_the_optimizer_are_not_resumed_from(tmp_path, logged):
+    weights, whole = tmp_path / 'epoch_3.pth', tmp_path / 'epoch_2.pth'
+    torch.save(dict(state_dict={}, meta=dict(epoch=3, iter=12)), weights)
+    assert newest_complete_checkpoint(tmp_path) is None
+    assert any(f'{weights} is not a complete checkpoint: it does not contain the state of' in text for text in logged)
+    assert 'load_from starts a training from its weights' in why_incomplete(weights)
+    torch.save(dict(state_dict={}, optimizer={}, meta=dict(epoch=2, iter=8)), whole)
+    logged.clear()
+    assert newest_complete_checkpoint(tmp_path) == str(whole) and why_incomplete(whole) is None
+    assert not logged, 'a folder may have both'
+
+
 @pytest.mark.parametrize('content', [b'\0' * 40, b'\xff\xfe', b'/a\0b'])
 def test_a_damaged_pointer_does_not_hide_the_newest_checkpoint(content, tmp_path):
-    torch.save(dict(state_dict={}, meta=dict(epoch=1, iter=4)), tmp_path / 'epoch_1.pth')
+    torch.save(dict(state_dict={}, optimizer={}, meta=dict(epoch=1, iter=4)), tmp_path / 'epoch_1.pth')
     (tmp_path / 'last_checkpoint').write_bytes(content)
     assert newest_complete_checkpoint(tmp_path) == str(tmp_path / 'epoch_1.pth')
 

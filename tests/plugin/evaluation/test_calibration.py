@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 pytest.importorskip('mmdet')
 pytest.importorskip('sklearn')
 
+from mmengine.config import Config
 from pycocotools.coco import COCO
 
+from bucketed_losses.cli.calibrate import write_config
 from bucketed_losses.mmdet.evaluation import (
     ClassMatches,
     average_precision,
@@ -282,3 +284,14 @@ def test_score_threshold_is_taken_over():
     assert take_score_threshold(two, two_stage=True) == 0.4 and two['rcnn']['score_thr'] == 0.0
     assert take_score_threshold(dict(max_per_img=100), two_stage=False) == 0.0
     assert take_score_threshold(None, two_stage=False) == 0.0
+
+
+def test_the_written_config_imports_the_modules_of_the_detector_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'my_heads.py').write_text('')
+    (tmp_path / 'mine.py').write_text("custom_imports = dict(imports='my_heads')\nmodel = dict(type='ATSS')\n")
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    write_config(str(tmp_path / 'mine.py'), cfg, ScoreCalibration(2, 5), tmp_path / 'out.py')
+    written = Config.fromfile(tmp_path / 'out.py')
+    assert written.custom_imports.imports == ['my_heads', 'bucketed_losses.mmdet']
+    assert (written.model.type, written.model.detector) == ('CalibratedDetector', 'ATSS')
