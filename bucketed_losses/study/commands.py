@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,21 @@ class Command:
     def start(
         self,
         environment: Mapping[str, str] | None = None,
-        keep_open: Sequence[int] = (),
+        lock: TextIO | None = None,
         wrapper: Sequence[str] = (),
     ) -> None:
         """Start it in a session of its own, so that Ctrl-C in the terminal does not reach it.
 
         Args:
             environment: Environment variables; those of this process by default.
-            keep_open: File descriptors that it inherits.
+            lock: A file that stays locked until it and all processes that it has started have ended.
             wrapper: A command that is put before it.
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open('a') as file:
+            # Of open files, the processes of torchrun inherit only standard input and output.
             self.process = subprocess.Popen(
-                [*wrapper, *self.arguments], stdout=file, stderr=subprocess.STDOUT, env=environment, pass_fds=keep_open,
+                [*wrapper, *self.arguments], stdin=lock, stdout=file, stderr=subprocess.STDOUT, env=environment,
                 start_new_session=True,
             )  # fmt: skip
 
@@ -62,7 +64,16 @@ class Command:
         """Send a signal to the process, if it has not ended."""
         # Popen.send_signal would take the exit status away from a thread that waits for it.
         if self.process is not None and self.process.returncode is None:
-            os.kill(self.process.pid, number)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """Kill the process and, on Linux, those that it has started: the processes of torchrun would outlive it."""
+        started = descendants(self.process.pid) if self.process is not None else []
+        self.send(signal.SIGKILL)
+        for number in started:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
 
     def log_size(self) -> int:
         """The size of the log; 0 if there is none."""
@@ -93,6 +104,20 @@ class Command:
         if self.process is not None:
             self.process.wait()
         return DelayedSubmission(Command(self.arguments, self.log))
+
+
+def descendants(process: int) -> list[int]:
+    """The processes that a process has started, and those that these have started, by Linux's /proc; else none."""
+    children: dict[int, list[int]] = {}
+    for file in Path('/proc').glob('[0-9]*/stat'):
+        with suppress(OSError):  # it has just ended
+            # The number of the parent comes after the name of the program, which is in brackets.
+            parent = int(file.read_text(errors='replace').rpartition(')')[2].split()[1])
+            children.setdefault(parent, []).append(int(file.parent.name))
+    found = [process]
+    for number in found:
+        found += children.get(number, [])
+    return found[1:]
 
 
 def _megabytes(usage: resource.struct_rusage) -> float:

@@ -59,7 +59,7 @@ class LocalExecutor:
         self.gpus = gpus
         self.lock = lock
         self.stopping = threading.Event()
-        self.guard = threading.Lock()
+        self.guard = threading.RLock()  # stop() may interrupt the thread that holds it
         self.running: list[Command] = []
         self.slots: queue.Queue[int] = queue.Queue()
         for slot in range(jobs):
@@ -91,8 +91,10 @@ class LocalExecutor:
                 if self.stopping.is_set():
                     return Ended(1)
                 share = dict(os.environ) if alone else environment(slot, self.jobs or 1, self.gpus)
-                command.start(share, keep_open=[self.lock.fileno()])
+                command.start(share, lock=self.lock)
                 self.running.append(command)
+                if self.stopping.is_set():  # since it was started, in this thread
+                    command.send(signal.SIGTERM)
             ended = command.wait(begin)
             with self.guard:
                 self.running.remove(command)
@@ -107,11 +109,15 @@ class LocalExecutor:
             self.slots.put(slot)
 
     def stop(self) -> None:
-        """Send SIGTERM to the commands; runs that train then save a checkpoint. A second call sends SIGKILL."""
-        number = signal.SIGKILL if self.stopping.is_set() else signal.SIGTERM
+        """Send SIGTERM to the commands; runs that train then save a checkpoint. A second call kills them."""
+        again = self.stopping.is_set()
         self.stopping.set()
-        for command in list(self.running):
-            command.send(number)
+        with self.guard:  # a command that another thread is starting is among those that run then
+            for command in list(self.running):
+                if again:
+                    command.kill()
+                else:
+                    command.send(signal.SIGTERM)
 
 
 def environment(slot: int, jobs: int, gpus: int) -> dict[str, str]:

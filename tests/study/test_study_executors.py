@@ -32,11 +32,35 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
+def is_running(process):
+    """Whether a process has not ended; a zombie has."""
+    try:
+        return Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False
+
+
 # Python waits for SIGTERM and ends with 3.
 OBEYS = (
     'import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); '
     'print("ready", flush=True); time.sleep(60)'
 )
+# As torchrun: it starts a process in another session, without its open files; neither obeys SIGTERM.
+LAUNCHES = """
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+text = 'import time; print("ready", flush=True); time.sleep(120)'
+process = subprocess.Popen([sys.executable, '-c', text], start_new_session=True)
+print(process.pid, flush=True)
+process.wait()
+"""
+
+
+def launched(log):
+    """The number of the process that LAUNCHES has started."""
+    wait_for(lambda: log.is_file() and 'ready' in log.read_text() and any(map(str.isdecimal, log.read_text().split())))
+    (number,) = filter(str.isdecimal, log.read_text().split())
+    return int(number)
 
 
 def test_a_command_appends_to_its_log_and_tells_how_it_ended(tmp_path):
@@ -91,17 +115,75 @@ def test_stop_lets_a_command_save_and_starts_no_other(tmp_path):
     assert not (tmp_path / 'other').exists()
 
 
-def test_the_lock_is_inherited(tmp_path):
-    """A training that outlives its study keeps others out of the folder."""
+@pytest.mark.parametrize('in_main_thread', [False, True])
+def test_a_command_that_is_being_started_is_stopped(in_main_thread, tmp_path, monkeypatch):
+    """The signal handler runs in the main thread, which may be the one that starts the command."""
+    started, start = threading.Event(), Command.start
+
+    def slow_start(command, *args, **kwargs):
+        start(command, *args, **kwargs)
+        started.set()
+        if in_main_thread:
+            executor.stop()
+        else:
+            wait_for(executor.stopping.is_set)
+
+    monkeypatch.setattr(Command, 'start', slow_start)
+    sleeps = python('import time; time.sleep(90)', tmp_path / 'log')
     with only_study(tmp_path) as lock:
-        command = python(OBEYS, tmp_path / 'log')
-        command.start(keep_open=[lock.fileno()])
+        executor = LocalExecutor(lock)
+        ended = []
+        if in_main_thread:
+            ended.append(executor.call(sleeps))
+        else:
+            thread = threading.Thread(target=lambda: ended.append(executor.call(sleeps)), daemon=True)
+            thread.start()
+            started.wait(60)
+            executor.stop()
+            thread.join(60)
+    assert [end.code for end in ended] == [-signal.SIGTERM]
+
+
+@pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='finds processes by /proc')
+def test_a_second_stop_kills_the_processes_of_a_launcher(tmp_path):
+    with only_study(tmp_path) as lock:
+        executor = LocalExecutor(lock)
+        ended = []
+        thread = threading.Thread(target=lambda: ended.append(executor.call(python(LAUNCHES, tmp_path / 'log'))))
+        thread.start()
+        worker = launched(tmp_path / 'log')
+        executor.stop()
+        assert is_running(worker) and not ended
+        executor.stop()
+        thread.join(60)
+        assert [end.code for end in ended] == [-signal.SIGKILL]
+        wait_for(lambda: not is_running(worker))
+
+
+@pytest.mark.parametrize('launcher_is_killed', [False, True])
+def test_the_lock_is_inherited(launcher_is_killed, tmp_path):
+    """A training that outlives its study, and a process that outlives its launcher, keep others out of the folder."""
+    with only_study(tmp_path) as lock:
+        command = python(LAUNCHES, tmp_path / 'log')
+        command.start(lock=lock)
+    worker = launched(tmp_path / 'log')
+    if launcher_is_killed:
+        command.send(signal.SIGKILL)
+        command.wait()
     with pytest.raises(Refusal, match='a run that it started before'), only_study(tmp_path):
         pass
-    command.send(signal.SIGKILL)
-    command.wait()
-    with only_study(tmp_path):
-        pass
+    os.kill(worker, signal.SIGKILL)
+    if not launcher_is_killed:
+        command.wait()
+
+    def is_free():
+        try:
+            with only_study(tmp_path):
+                return True
+        except Refusal:
+            return False
+
+    wait_for(is_free)
 
 
 def test_a_job_of_slurm_is_not_started_a_second_time_here(tmp_path):
