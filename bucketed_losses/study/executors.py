@@ -121,14 +121,18 @@ class LocalExecutor:
 
 
 def environment(slot: int, jobs: int, gpus: int) -> dict[str, str]:
-    """The environment variables of one of several runs: its share of the GPUs, or of the cores of the processor."""
+    """The environment variables of one of several runs: its share of the GPUs, or of the cores of the processor.
+
+    If there are more runs than groups of ``gpus`` GPUs, several runs share a group.
+    """
     env = dict(os.environ)
     if jobs == 1:
         return env
     if torch.cuda.is_available():
         devices = env.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(torch.cuda.device_count())))
         visible = devices.split(',')
-        if len(visible) >= jobs * gpus:
-            env['CUDA_VISIBLE_DEVICES'] = ','.join(visible[slot * gpus : (slot + 1) * gpus])
+        if groups := len(visible) // gpus:
+            first = slot % groups * gpus
+            env['CUDA_VISIBLE_DEVICES'] = ','.join(visible[first : first + gpus])
     env.setdefault('OMP_NUM_THREADS', str(max((os.cpu_count() or 1) // (jobs * gpus), 1)))
     return env

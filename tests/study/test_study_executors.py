@@ -77,6 +77,7 @@ def test_a_command_appends_to_its_log_and_tells_how_it_ended(tmp_path):
 
 def test_commands_at_once_share_the_machine(monkeypatch):
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     monkeypatch.setattr(os, 'cpu_count', lambda: 8)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     assert 'OMP_NUM_THREADS' not in environment(0, 1, 1)
@@ -84,6 +85,10 @@ def test_commands_at_once_share_the_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     assert [environment(slot, 2, 2)['CUDA_VISIBLE_DEVICES'] for slot in (0, 1)] == ['0,1', '2,3']
+    # More jobs than GPUs for them: they take turns.
+    assert [environment(slot, 5, 1)['CUDA_VISIBLE_DEVICES'] for slot in range(5)] == ['0', '1', '2', '3', '0']
+    assert [environment(slot, 3, 2)['CUDA_VISIBLE_DEVICES'] for slot in range(3)] == ['0,1', '2,3', '0,1']
+    assert 'CUDA_VISIBLE_DEVICES' not in environment(1, 2, 8), 'too few GPUs for one run'
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '6,7')
     assert environment(1, 2, 1)['CUDA_VISIBLE_DEVICES'] == '7'
 
