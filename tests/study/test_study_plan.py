@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 
 import pytest
@@ -72,6 +74,28 @@ def test_two_studies_in_one_folder_are_refused(tmp_path):
         pass
     with only_study(tmp_path):
         pass
+
+
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(number, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    words = rf'study/\.lock cannot be locked: {os.strerror(number)}; .*give a STUDY on another one'
+    with pytest.raises(Refusal, match=words), only_study(tmp_path / 'study'):
+        pass
+
+
+def test_a_study_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / 'file').write_text('precious')
+    for folder in (tmp_path / 'file', tmp_path / 'file/below'):
+        with pytest.raises(UserError, match=rf'\(STUDY\) {folder}: .*file is a file, not a folder'):
+            run_verb('compare', folder, '--detectors', ATSS)
+    (tmp_path / 'study/.lock').mkdir(parents=True)  # as a file of another user, it cannot be opened
+    with pytest.raises(UserError, match=r'study/\.lock cannot be written: Is a directory'):
+        run_verb('compare', tmp_path / 'study', '--detectors', ATSS)
+    assert (tmp_path / 'file').read_text() == 'precious'
 
 
 def test_configs_are_trained_on_this_machine_one_by_one_by_default(tmp_path):
