@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from bucketed_losses.errors import UserError
 
 # Importing the plug-in registers its modules, also for configs that do not name it.
 from bucketed_losses.mmdet.engine.config_checks import check_keys, read_config
-from bucketed_losses.mmdet.engine.runner import apply_options, refuse_unusable_data, runner_from
+from bucketed_losses.mmdet.engine.runner import apply_options, parse_options, refuse_unusable_data, runner_from
 from bucketed_losses.terminal import is_quiet
 
 __all__ = ['add_common_arguments', 'apply_options', 'load_config', 'refuse_unusable_data', 'runner_from']
@@ -36,14 +36,11 @@ LAUNCHERS = {
 }
 
 
-class Options(DictAction):
-    """``DictAction`` that names an option which is not KEY=VALUE."""
+class Options(argparse.Action):
+    """Stores the settings of KEY=VALUE texts; an option that is given again adds to them."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *more: Any) -> None:
-        for value in values:
-            if '=' not in value:
-                parser.error(f'--cfg-options: write KEY=VALUE, got {value!r}')
-        super().__call__(parser, namespace, values, *more)
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **parse_options(values)})
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

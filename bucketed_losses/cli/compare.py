@@ -188,4 +188,4 @@ def executor_from(args: argparse.Namespace, plan: Plan, lock: TextIO) -> Executo
         return LocalExecutor(lock, 1 if args.jobs is None else args.jobs, plan.gpus)
     from bucketed_losses.study.slurm import SlurmExecutor
 
-    return SlurmExecutor(plan.folder / 'slurm', parse_options(args.slurm), args.jobs, plan.gpus)
+    return SlurmExecutor(plan.folder / 'slurm', parse_options(args.slurm, '--slurm'), args.jobs, plan.gpus)

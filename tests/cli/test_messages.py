@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +14,13 @@ import pytest
 
 pytest.importorskip('mmdet')
 
+from command_line import run_verb
 from mmengine.config import Config
 
+from bucketed_losses.cli._runner import add_common_arguments
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine import check_files, check_names
-from bucketed_losses.mmdet.engine.runner import apply_options
+from bucketed_losses.mmdet.engine.runner import apply_options, parse_options
 from bucketed_losses.mmdet.suggestions import nearest
 
 pytestmark = pytest.mark.stack
@@ -59,6 +63,37 @@ def test_modules_named_in_options_are_imported(tmp_path, monkeypatch):
     assert 'module_in_an_option' in sys.modules
     with pytest.raises(UserError, match=r'--cfg-options: custom_imports: .*no_such_module'):
         apply_options(cfg, {'custom_imports.imports': ['no_such_module']})
+
+
+def test_options_are_parsed_as_mmengine_does():
+    texts = ['a.b=1', 'c=x=y', 'd=[1,(2,z)]', 'e=1.5,None', 'f=', '-g=true']
+    expected = {'a.b': 1, 'c': 'x=y', 'd': [1, (2, 'z')], 'e': [1.5, None], 'f': '', '-g': True}
+    assert parse_options(texts) == expected
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'), [('foo', 'write KEY=VALUE'), ('=1', 'write KEY=VALUE'), ('a=[1,2', 'brackets do not match')]
+)
+def test_options_of_another_form_are_named(text, words, tmp_path):
+    option = ['--cfg-options', text]
+    row = 'atss_r50_fpn_brs_4xb4-1x_coco'
+    for verb, *arguments in (['gradient-shares', SHAPES, 'epoch_1.pth'], ['reproduce', row, '--dry-run']):
+        with pytest.raises(UserError, match=rf'--cfg-options: {words}, got {re.escape(repr(text))}'):
+            run_verb(verb, *arguments, *option)
+    with pytest.raises(UserError, match=rf'--slurm: {words}'):
+        parse_options([text], '--slurm')
+
+
+def test_a_value_in_place_of_a_dict_is_refused():
+    with pytest.raises(UserError, match=r'^--cfg-options: '):
+        apply_options(Config(dict(param_scheduler=[dict(type='LinearLR')])), {'param_scheduler.0': 1})
+
+
+def test_options_that_are_given_twice_are_joined():
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser)
+    args = parser.parse_args(['--cfg-options', 'a=1', 'b=2', '--cfg-options', 'b=3'])
+    assert args.cfg_options == {'a': 1, 'b': 3}
 
 
 def test_every_config_here_passes_the_check_of_names():

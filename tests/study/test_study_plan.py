@@ -45,11 +45,18 @@ def test_first_seeds_of_all_losses_come_first(tmp_path):
         (['--detectors', f'a/b={ATSS}'], 'may contain letters'),
         (['--detectors', f'A={ATSS}', f'A={FASTER}'], r'two detectors have the same name \(A, A\)'),
         (['--slurm', 'partition=gpu'], '--slurm needs --executor slurm'),
+        (['--cfg-options', 'a=1', 'foo'], "--cfg-options: write KEY=VALUE, got 'foo'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message, tmp_path):
     with pytest.raises(UserError, match=message):
         run_verb('compare', tmp_path / 'study', '--detectors', f'ATSS={ATSS}', *arguments)
+
+
+def test_a_parameter_of_slurm_without_a_value_is_named(tmp_path):
+    args = parse('compare', [tmp_path, '--detectors', ATSS, '--executor', 'slurm', '--slurm', 'foo'])
+    with pytest.raises(UserError, match=r"--slurm: write KEY=VALUE, got 'foo'"):
+        executor_from(args, plan(tmp_path), lock=None)
 
 
 def test_wrong_configs_are_refused_before_anything_is_trained(tmp_path):

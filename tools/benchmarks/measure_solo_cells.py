@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from sklearn.metrics import average_precision_score
@@ -24,6 +24,7 @@ from torch.nn.functional import conv2d
 
 import bucketed_losses.mmdet  # noqa: F401  (registers the heads)
 from bucketed_losses.errors import one_line_errors
+from bucketed_losses.mmdet.engine.runner import apply_options, parse_options
 from bucketed_losses.mmdet.models.dense_heads.positive_masks import mask_ious
 
 
@@ -76,10 +77,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', metavar='CONFIG')
     parser.add_argument('checkpoint', metavar='CHECKPOINT')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='as for tools/train.py')
+    parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     args = parser.parse_args(argv)
     cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    apply_options(cfg, parse_options(args.cfg_options))
     init_default_scope('mmdet')
     detector = MODELS.build(cfg.model).eval()
     load_checkpoint(detector, args.checkpoint, map_location='cpu')

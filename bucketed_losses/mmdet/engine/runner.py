@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,11 +24,22 @@ NEEDS = {
 """The other keys of a config that MMEngine's Runner needs with each data loader."""
 
 
-def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """The settings of ``--cfg-options``, from texts of the form KEY=VALUE."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='*', action=DictAction, default={})
-    return parser.parse_args(['--cfg-options', *texts]).cfg_options or {}
+def parse_options(texts: Sequence[str], option: str = '--cfg-options') -> dict[str, Any]:
+    """The settings of ``--cfg-options``, or of another option, from texts of the form KEY=VALUE.
+
+    Raises:
+        UserError: A text has another form.
+    """
+    settings = {}
+    for text in texts:
+        key, separator, value = text.partition('=')
+        if not key or not separator:
+            raise UserError(f'{option}: write KEY=VALUE, got {text!r}')
+        try:
+            settings[key] = DictAction._parse_iterable(value)
+        except AssertionError as error:
+            raise UserError(f'{option}: brackets do not match, got {text!r}') from error
+    return settings
 
 
 def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -43,7 +53,7 @@ def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
         if 'data_root' in rest:
             replace_data_root(cfg, str(rest.pop('data_root')))
         cfg.merge_from_dict(rest)
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise UserError(f'--cfg-options: {error.args[0] if error.args else error}') from error
     if any(name.split('.')[0] == 'custom_imports' for name in rest):  # MMEngine has imported those of the file
         import_custom_modules(cfg, '--cfg-options')
