@@ -22,7 +22,8 @@ class Measurements:
 
     Args:
         plan: What to measure.
-        study: Where the results are stored; it has the configs of all runs.
+        study: Where the results are stored. Losses are measured if it has the configs of their runs; a loss of which a
+            trial has failed has none.
         executor: Where to measure.
     """
 
@@ -31,19 +32,25 @@ class Measurements:
         self.study = study
         self.executor = executor
 
+    def _config(self, detector: Detector, loss: str) -> Path:
+        return self.study.config(*self.plan.first_run(detector, loss).key)
+
+    def _losses(self, detector: Detector) -> list[str]:
+        return [loss for loss in self.plan.losses if self._config(detector, loss).is_file()]
+
     def times(self) -> None:
         """Measure seconds per iteration; the losses of a detector take turns."""
         for detector in self.plan.detectors:
-            known = self.study.times(detector.name)
-            if any(loss not in known for loss in self.plan.losses):
-                say(f'{detector.name}: time per iteration of {", ".join(self.plan.losses)}')
-                measured = self._times_of(detector, self.plan.losses)
-                if not measured:  # one of them fails, or they need too much memory together
-                    for loss in self.plan.losses:
+            known, losses = self.study.times(detector.name), self._losses(detector)
+            if any(loss not in known for loss in losses):
+                say(f'{detector.name}: time per iteration of {", ".join(losses)}')
+                measured = self._times_of(detector, losses)
+                if not measured and len(losses) > 1:  # one of them fails, or they need too much memory together
+                    for loss in losses:
                         measured |= self._times_of(detector, [loss])
                 known |= measured
                 self.study.write_times(detector.name, known)
-            if self.plan.equal_time and 'rs, loops timed' not in known:
+            if self.plan.equal_time and {'rs', 'brs'} <= set(losses) and 'rs, loops timed' not in known:
                 say(f'{detector.name}: time of the published loop over positives')
                 measured = self._times_of(detector, ['rs', 'brs'], with_loop=True)
                 known |= {f'{loss}, loops timed': times for loss, times in measured.items()}
@@ -52,7 +59,7 @@ class Measurements:
     def _times_of(self, detector: Detector, losses: Sequence[str], with_loop: bool = False) -> dict[str, dict]:
         name = '-'.join([detector.name, *losses, *(['by-loop'] if with_loop else [])])
         out = self.study.root / 'times' / f'{name}.measured.json'
-        configs = [str(self.study.config(*self.plan.first_run(detector, loss).key)) for loss in losses]
+        configs = [str(self._config(detector, loss)) for loss in losses]
         if not self._run('times', out, configs=configs, iterations=self.plan.time_iterations, with_loop=with_loop):
             return {}
         measured = json.loads(out.read_text())
@@ -72,12 +79,13 @@ class Measurements:
     def gradients(self) -> None:
         """Measure the gradient of every loss on the logits of first runs, early, middle and late in their training."""
         for detector in self.plan.detectors:
-            ranking = [loss for loss in self.plan.losses if loss != STOCK and loss not in self.plan.configs]
+            losses = self._losses(detector)
+            ranking = [loss for loss in losses if loss != STOCK and loss not in self.plan.configs]
             if self.executor.stopping.is_set() or not ranking:
                 continue
             head = 'brs' if 'brs' in ranking else ranking[0]
-            config = self.study.config(*self.plan.first_run(detector, head).key)
-            for loss in dict.fromkeys([*([STOCK] if STOCK in self.plan.losses else []), head]):
+            config = self._config(detector, head)
+            for loss in dict.fromkeys([*([STOCK] if STOCK in losses else []), head]):
                 run = self.plan.first_run(detector, loss)
                 weights = sorted_weights(self.study.folder(*run.key) / 'weights')
                 out = self.study.root / 'gradients' / f'{detector.name}_{loss}.json'
