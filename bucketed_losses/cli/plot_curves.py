@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the figure."""
     from bucketed_losses.study.curves import plot_curves
-    from bucketed_losses.study.logs import parse_run
+    from bucketed_losses.study.logs import parse_runs
 
-    plot_curves(dict(parse_run(text) for text in args.runs), args.out, args.ap_only)
+    plot_curves(parse_runs(args.runs), args.out, args.ap_only)
     print(f'Curves are in {args.out}')

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
-    from bucketed_losses.study.logs import parse_run
+    from bucketed_losses.study.logs import parse_runs
     from bucketed_losses.study.summary import summarize
 
-    print(summarize(dict(parse_run(text) for text in args.runs)))
+    print(summarize(parse_runs(args.runs)))

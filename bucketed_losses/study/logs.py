@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
 
@@ -18,17 +19,34 @@ class NoLogsError(UserError, FileNotFoundError):
 
 
 def parse_run(text: str) -> tuple[str, list[str]]:
-    """``NAME=DIR,DIR`` as a name and the work directories of its seeds; a directory without NAME has its own name.
+    """``NAME=DIR,DIR`` as a name and the work directories of its seeds; without NAME, a directory has its own name.
 
     Raises:
         UserError: the name or the directories are missing.
     """
     name, separator, work_dirs = text.partition('=')
-    if not separator:
-        return Path(text).name, [text]
+    if not separator or Path(text).is_dir():
+        return Path(os.path.abspath(text)).name, [text]
     if not name or not work_dirs:
         raise UserError(f'a run must have the form {RUN_METAVAR}, got {text}')
     return name, work_dirs.split(',')
+
+
+def parse_runs(texts: Sequence[str]) -> dict[str, list[str]]:
+    """The work directories of each run by its name, from texts as :func:`parse_run` takes them.
+
+    Raises:
+        UserError: a text has another form, or two runs have the same name.
+    """
+    runs: dict[str, list[str]] = {}
+    for name, work_dirs in map(parse_run, texts):
+        if name in runs:
+            raise UserError(
+                f'two runs have the same name, {name!r} ({", ".join(runs[name] + work_dirs)}); write NAME=WORK_DIR for '
+                'each, or NAME=WORK_DIR,WORK_DIR if they are seeds of one run'
+            )
+        runs[name] = work_dirs
+    return runs
 
 
 def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:

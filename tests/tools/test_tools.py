@@ -23,6 +23,7 @@ pytest.importorskip('mmdet')
 from malicious import Malicious, Prying, SetsAttributes
 
 from bucketed_losses.errors import UserError
+from bucketed_losses.study.logs import parse_runs
 from bucketed_losses.mmdet import engine
 from bucketed_losses.mmdet.engine import safe_load
 
@@ -238,6 +239,23 @@ def test_summarize_runs(trained, capsys):
     assert row.startswith(f'| BRS | 2 | {float(ap):.3f} ± 0.000 |')
     with pytest.raises(UserError, match=r'a run must have the form NAME=WORK_DIR\[,WORK_DIR...\], got BRS='):
         run_verb('summarize', 'BRS=')
+
+
+def test_runs_of_the_same_name_are_refused(tmp_path):
+    for verb, *more in (['summarize'], ['plot-curves', tmp_path / 'out.png']):
+        with pytest.raises(UserError, match=r"same name, 'brs_0' \(s1/brs_0, s2/brs_0\); write NAME=WORK_DIR for each"):
+            run_verb(verb, *more, 's1/brs_0', 's2/brs_0')
+        with pytest.raises(UserError, match=r"same name, 'BRS' \(a, b, c\); .* if they are seeds of one run"):
+            run_verb(verb, *more, 'BRS=a,b', 'BRS=c')
+
+
+def test_names_of_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / 'lr=0.1'
+    folder.mkdir()
+    assert parse_runs(['lr=0.1', 'lr=0.2', f'best={folder}', '.']) == {
+        'lr=0.1': ['lr=0.1'], 'lr': ['0.2'], 'best': [str(folder)], tmp_path.name: ['.'],
+    }  # fmt: skip
 
 
 def test_summarize_runs_with_masks(tmp_path, capsys):
