@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from math import nan
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def parse_run(text: str) -> tuple[str, list[str]]:
     """
     name, separator, work_dirs = text.partition('=')
     if not separator or Path(text).is_dir():
-        return Path(os.path.abspath(text)).name, [text]
+        return Path(text).absolute().name, [text]
     if not name or not work_dirs:
         raise UserError(f'a run must have the form {RUN_METAVAR}, got {text}')
     return name, work_dirs.split(',')
@@ -49,31 +50,62 @@ def parse_runs(texts: Sequence[str]) -> dict[str, list[str]]:
     return runs
 
 
+def log_files(work_dir: str | Path) -> list[Path]:
+    """The logs of a work directory, one for each start of the training; their folders are named by the time."""
+    return sorted(Path(work_dir).glob('**/vis_data/scalars.json'))
+
+
 def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
     """Training and validation records of a work directory in the order of their steps.
 
-    If a run was resumed, its logs are joined.
+    If a run was resumed, its logs are joined: a log replaces what the earlier ones have from its first training step
+    on. So if a training began anew, the earlier logs do not count, even if they are longer. A warning says so if there
+    are validations in them.
 
     Raises:
         NoLogsError: there is none.
     """
-    files = sorted(Path(work_dir).glob('**/vis_data/scalars.json'))
+    files = log_files(work_dir)
     if not files:
         raise NoLogsError(f'there is no vis_data/scalars.json in {work_dir}; give the work directory of a training run')
     train: dict[int, dict] = {}
-    val: dict[int, dict] = {}
+    val: dict[int, tuple[int, dict]] = {}  # with the last training step before each, because val counts epochs
     for file in files:
-        lines = file.read_text().splitlines()
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                if number == len(lines):  # a killed run was writing it
-                    break
+        records = _records(file)
+        first = next((record['step'] for record in records if 'loss' in record), None)
+        if first is not None:
+            if train and val and first <= min(train):
+                _warn_of_restart(work_dir, file.parents[1].name)
+            train = {step: record for step, record in train.items() if step < first}
+            val = {number: (step, record) for number, (step, record) in val.items() if step < first}
+        step = 0 if first is None else first - 1
+        for record in records:
+            if 'loss' in record:
+                step = record['step']
+                train[step] = record
+            else:
+                val[record['step']] = step, record
+    return [train[step] for step in sorted(train)], [val[number][1] for number in sorted(val)]
+
+
+def _records(file: Path) -> list[dict]:
+    records = []
+    lines = file.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
                 raise
-            # A resumed run repeats what came after its checkpoint: the later record counts.
-            (train if 'loss' in record else val)[record['step']] = record
-    return [train[step] for step in sorted(train)], [val[step] for step in sorted(val)]
+            # A killed run was writing the last line.
+    return records
+
+
+@cache  # the logs of a study are read again and again
+def _warn_of_restart(work_dir: str | Path, log: str) -> None:
+    logging.getLogger(__name__).warning(
+        f'{work_dir} has logs of more than one training; those before {log} do not count'
+    )
 
 
 def read_metrics(work_dir: str | Path) -> list[tuple[int, dict[str, float]]]:

@@ -60,7 +60,7 @@ def prepared(folder, planned, losses):
 @pytest.fixture
 def planned(tmp_path):
     losses = ['stock', 'rs', 'brs']
-    return Plan(tmp_path, [detector(name='A')], losses, dict.fromkeys(losses, [0]), equal_time=True)
+    return Plan(tmp_path, [detector(name='A')], losses, {loss: [0] for loss in losses}, equal_time=True)
 
 
 def test_a_loss_without_a_config_is_not_measured(planned, tmp_path, capsys):

@@ -23,9 +23,9 @@ pytest.importorskip('mmdet')
 from malicious import Malicious, Prying, SetsAttributes
 
 from bucketed_losses.errors import UserError
-from bucketed_losses.study.logs import parse_runs
 from bucketed_losses.mmdet import engine
 from bucketed_losses.mmdet.engine import safe_load
+from bucketed_losses.study.logs import parse_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'configs/shapes/atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py'
