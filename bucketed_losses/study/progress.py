@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from statistics import median
 
-from .logs import NoLogsError, read_scalars
+from .logs import NoLogsError, log_files, read_scalars
 from .outcomes import FINISHED
 from .plan import Run
 from .store import Study
@@ -25,14 +25,15 @@ def share_done(study: Study, run: Run) -> float:
 def seconds_per_step(study: Study, run: Run) -> float | None:
     """Seconds that one epoch, or iteration, of a run's budget takes.
 
-    This is the median of the detector's finished runs or, without any, follows from its time per iteration. None if
-    neither is known.
+    This is the median of the detector's finished runs or, without any, follows from its time per iteration. Runs that
+    were resumed are left out, because only the seconds since their last start are known. None if neither is known.
     """
     detector = run.detector.name
     seconds = [
         result['seconds_since_start'] / study.budget(detector, result['loss'])
         for result in (*study.results(), *study.results(trials=True))
         if result['detector'] == detector and result['outcome'] == FINISHED
+        if len(log_files(study.folder(detector, result['loss'], result['seed']))) == 1
     ]
     if seconds:
         return median(seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 
 import pytest
 
@@ -174,6 +175,21 @@ def test_progress_follows_the_logs(made_up):
     assert share_done(made_up, runs[0]) == 0.5
     assert time_left(made_up, runs, runs[:1], 2) == 'about 8 min left of the study'
     assert time_left(made_up, runs * 10, [], 1) == 'about 3 h 20 min left of the study'
+
+
+def test_the_time_left_does_not_follow_runs_that_were_resumed(made_up):
+    """Only the seconds since their last start are known."""
+    runs = [Run(detector(name='F'), loss, 7) for loss in ('stock', 'rs')]
+    assert time_left(made_up, runs, [], 1) == 'about 20 min left of the study'
+    shutil.copytree(made_up.folder('F', 'stock', 0) / 'now', made_up.folder('F', 'stock', 0) / 'later')
+    result = made_up.result('F', 'stock', 0)
+    made_up.write_result({**result, 'seconds_since_start': 60})
+    assert time_left(made_up, runs, [], 1) == 'about 20 min left of the study', 'that of RS Loss'
+    shutil.copytree(made_up.folder('F', 'rs', 0) / 'now', made_up.folder('F', 'rs', 0) / 'later')
+    assert time_left(made_up, runs, [], 1) == 'time left not known yet'
+    measured = dict(seconds_per_iteration=0.5, iterations_per_epoch=10)
+    made_up.write_times('F', dict.fromkeys(['stock', 'rs'], measured))
+    assert time_left(made_up, runs, [], 1) == 'about 2 min left of the study'
 
 
 # The study in the docs
