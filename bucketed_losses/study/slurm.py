@@ -12,6 +12,7 @@ from typing import Any
 
 from .commands import Command, Ended
 from .plan import Refusal
+from .store import write_json
 
 LOST = 'the Slurm job ended without a result: it was cancelled, had too little memory, or its node failed'
 
@@ -96,8 +97,11 @@ class SlurmExecutor:
                 job = self.executor.submit(command)
             except submitit.core.utils.FailedJobError as error:
                 raise Refusal(f'--slurm: the job is not accepted: {str(error).strip().splitlines()[-1]}') from error
-        command.job_file.parent.mkdir(parents=True, exist_ok=True)
-        command.job_file.write_text(json.dumps({'job': job.job_id}))
+        try:
+            write_json(command.job_file, {'job': job.job_id})
+        except OSError as error:
+            job.cancel(check=False)  # no later command would find it, and it would train in the same folder as another
+            raise Refusal(f'{command.job_file} cannot be written: {error.strerror}') from error
         return job
 
     def _wait(self, command: Command, job: Any) -> Ended | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -234,6 +235,25 @@ def test_a_job_without_a_result_is_submitted_again(jobs, tmp_path):
     command.job_file.write_text(json.dumps({'job': '17'}))
     assert jobs.call(command).code == 0
     assert command.log.read_text() == 'one\n'
+
+
+def test_a_job_whose_number_cannot_be_kept_is_cancelled(jobs, tmp_path, monkeypatch):
+    """On a full disk, an empty file would end all later commands."""
+    write_text, job_class, cancelled = Path.write_text, jobs.executor._executor.job_class, []
+
+    def full_disk(path, *args):
+        if 'job.json' not in path.name:
+            return write_text(path, *args)
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cancel = job_class.cancel
+    monkeypatch.setattr(Path, 'write_text', full_disk)
+    monkeypatch.setattr(job_class, 'cancel', lambda job, check=True: (cancelled.append(job.job_id), cancel(job, check)))
+    command = python(OBEYS, tmp_path / 'train.log')
+    with pytest.raises(Refusal, match=r'train\.job\.json cannot be written: No space left on device'):
+        jobs.call(command)
+    assert len(cancelled) == 1 and not command.job_file.exists()
 
 
 def test_a_job_that_cannot_start_its_command_says_so(jobs, tmp_path):
