@@ -195,6 +195,13 @@ def test_the_time_left_does_not_follow_runs_that_were_resumed(made_up):
 # The study in the docs
 
 
+def test_the_page_on_studies_lists_all_files(made_up):
+    page = (ROOT / 'docs/compare.md').read_text()
+    files = [path.name for path in made_up.root.iterdir() if path.suffix in ('.csv', '.md', '.png')]
+    assert {'study.csv', 'gradients.csv', 'study.md', 'gradients.png'} <= set(files)
+    assert [name for name in files if f'`{name}`' not in page] == []
+
+
 def test_the_published_page_is_what_the_report_makes_of_its_csv(tmp_path):
     folder = ROOT / 'docs/study'
     table = read_table(folder / 'study.csv')
