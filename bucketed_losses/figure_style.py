@@ -19,6 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .errors import UserError
+from .new_files import check_folder
+
 # Okabe and Ito's colours.
 _BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _VERMILLION, _PURPLE = (
     '#000000', '#E69F00', '#56B4E9', '#009E73', '#0072B2', '#D55E00', '#CC79A7',
@@ -182,8 +185,22 @@ def new_panels(number: int, size: tuple[float, float], columns: int = 3) -> tupl
     return figure, flat[:number]
 
 
+def check_picture(out: str | Path) -> None:
+    """Refuse a file that a figure cannot be written to. Nothing is written.
+
+    Raises:
+        UserError: its name has no suffix of a picture, or its folder is a file or cannot be written to.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    if Path(out).suffix[1:].lower() not in FigureCanvasAgg.get_supported_filetypes():
+        raise UserError(f'the name of the picture must end in .png, got {out}')
+    check_folder('folder of the picture', Path(out).parent)
+
+
 def save(figure: Any, out: str | Path) -> None:
-    """Write the figure to a PNG file, with a white margin."""
+    """Write the figure to a PNG file, with a white margin. Its folder is created if it is missing."""
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=_DPI, facecolor=BACKGROUND, bbox_inches='tight', pad_inches=_MARGIN)
 
 

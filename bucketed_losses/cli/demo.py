@@ -36,6 +36,7 @@ from rich.progress import Progress as RichProgress
 
 from bucketed_losses.mmdet.datasets.shapes import is_shapes, make_shapes
 from bucketed_losses.mmdet.engine.observers import ObserverGuard
+from bucketed_losses.new_files import check_folder
 from bucketed_losses.shipped_files import shipped
 from bucketed_losses.study.curves import plot_curves
 from bucketed_losses.terminal import is_quiet
@@ -202,6 +203,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     work_dir = args.out
+    check_folder('folder of the demo (--out)', work_dir)
     # Only the first process writes to the terminal and to the log.
     is_first = os.environ.get('RANK', '0') == '0' or args.launcher == 'none'
     log = None if args.verbose else work_dir / 'demo.log' if is_first else Path(os.devnull)

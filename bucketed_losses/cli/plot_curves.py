@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the figure."""
+    from bucketed_losses.figure_style import check_picture
     from bucketed_losses.study.curves import plot_curves
     from bucketed_losses.study.logs import parse_runs
 
+    check_picture(args.out)
     plot_curves(parse_runs(args.runs), args.out, args.ap_only)
     print(f'Curves are in {args.out}')

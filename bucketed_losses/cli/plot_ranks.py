@@ -12,10 +12,18 @@ import numpy as np
 import torch
 
 from bucketed_losses.errors import UserError
-from bucketed_losses.figure_style import IOU_MAP, NEGATIVES, QUIET, figure_style, name_of_place, new_figure, save
+from bucketed_losses.figure_style import (
+    IOU_MAP,
+    NEGATIVES,
+    QUIET,
+    check_picture,
+    figure_style,
+    name_of_place,
+    new_figure,
+    save,
+)
 from bucketed_losses.mmdet.engine import check_checkpoint
 from bucketed_losses.mmdet.evaluation.ranked_batch import RankedBatch, watch_ranking_losses
-from bucketed_losses.new_files import check_folder
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
 from ._progress import hide_log_lines
@@ -83,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     refuse_to_overwrite(args.out, force=args.force)
     cfg = load_config(args)
     check_checkpoint(args.checkpoint)
-    check_folder('folder of the picture', Path(args.out).parent)
+    check_picture(args.out)
     cfg.load_from = args.checkpoint
     hide_log_lines(cfg)
     runner = runner_from(cfg, ['train_dataloader'])

@@ -160,6 +160,26 @@ def test_make_shapes_and_plot_curves_complain(tmp_path):
         run_verb('plot-curves', tmp_path / 'out.png', tmp_path)
 
 
+def test_output_that_cannot_be_written_is_refused(tmp_path, capsys):
+    file = tmp_path / 'a_file'
+    file.write_text('precious')
+    run = tmp_path / 'run/vis_data'
+    run.mkdir(parents=True)
+    (run / 'scalars.json').write_text('{"loss": 1.0, "step": 5}\n{"coco/bbox_mAP": 0.5, "step": 1}\n')
+    for out, words in (
+        ('a_file/x.png', 'a_file is a file'),
+        ('run', 'must end in .png'),
+        ('x.foo', 'must end in .png'),
+    ):
+        with pytest.raises(UserError, match=words):
+            run_verb('plot-curves', tmp_path / out, tmp_path / 'run')
+    with pytest.raises(UserError, match=r'--out\) .*a_file is a file'):
+        run_verb('demo', '--out', file)
+    assert file.read_text() == 'precious' and capsys.readouterr().out == ''
+    run_verb('plot-curves', tmp_path / 'new/x.png', tmp_path / 'run')
+    assert (tmp_path / 'new/x.png').is_file()
+
+
 def test_plot_curves(trained, tmp_path):
     run_verb('plot-curves', tmp_path / 'curves.png', trained[0])
     run_verb('plot-curves', tmp_path / 'ap.png', f'two seeds={trained[0]},{trained[0]}', '--ap-only')
