@@ -69,9 +69,9 @@ class Command:
 
     def kill(self) -> None:
         """Kill the process and, on Linux, those that it has started: the processes of torchrun would outlive it."""
-        started = descendants(self.process.pid) if self.process is not None else []
-        self.send(signal.SIGKILL)
-        for number in started:
+        if self.process is None or self.process.returncode is not None:
+            return
+        for number in [self.process.pid, *descendants(self.process.pid)]:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
 

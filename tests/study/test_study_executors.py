@@ -166,6 +166,17 @@ def test_a_second_stop_kills_the_processes_of_a_launcher(tmp_path):
         wait_for(lambda: not is_running(worker))
 
 
+def test_a_command_that_has_ended_is_not_killed(tmp_path, monkeypatch):
+    """Another process may have its number."""
+    command = python('pass', tmp_path / 'log')
+    command.kill()
+    command.start()
+    command.wait()
+    monkeypatch.setattr(os, 'kill', lambda *_: pytest.fail('it has killed another process'))
+    command.kill()
+    command.send(signal.SIGTERM)
+
+
 @pytest.mark.parametrize('launcher_is_killed', [False, True])
 def test_the_lock_is_inherited(launcher_is_killed, tmp_path):
     """A training that outlives its study, and a process that outlives its launcher, keep others out of the folder."""
