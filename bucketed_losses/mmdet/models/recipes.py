@@ -117,6 +117,14 @@ class Part:
     dataset_types: tuple[str, ...]
     scope: str | None
 
+    @property
+    def scales_other_losses(self) -> bool:
+        """Whether the loss scales other losses of a head to its value, unless its config sets ``self_balancing``.
+
+        A loss that is a box loss too, such as aLRP Loss, balances only its own parts.
+        """
+        return self.loss.balances_itself and 'loss_bbox' not in self.loss.LOG_NAMES
+
     def type_of(self, config: Any, registry: Registry = MODELS) -> type | None:
         """The class of a config with a ``type``, or None if there is none or it is not known."""
         kind = config.get('type') if isinstance(config, dict) else None

@@ -23,7 +23,7 @@ def ranking_loss(weight: float | None = None, *, not_balanced: str = '') -> Rule
 
     Args:
         weight: ``loss_weight`` if the detector gives none; None for the loss's default.
-        not_balanced: Why a loss that balances itself does not in this head; '' if it does.
+        not_balanced: Why the loss does not scale other losses of this head to its value; '' if it may.
     """
 
     def apply(part: Part) -> Iterator[Setting]:
@@ -36,7 +36,7 @@ def ranking_loss(weight: float | None = None, *, not_balanced: str = '') -> Rule
         softmaxes = (CrossEntropyLoss, CrossEntropyCustomLoss, SeesawLoss)
         if isinstance(old, dict) and part.type_of(old) in softmaxes and not old.get('use_sigmoid', False):
             reason += '; it was a softmax'
-        if not_balanced and part.loss.balances_itself:
+        if not_balanced and part.scales_other_losses:
             loss['self_balancing'] = False
             reason += f'; {not_balanced}'
         if isinstance(old, dict) and own_weight is not None and old.get('loss_weight', 1) != own_weight:

@@ -427,3 +427,11 @@ def test_stock_configs_train_a_step(name):
 def test_what_is_kept_or_dropped_is_said(name, words):
     notes = swap_loss(Config.fromfile(swap_survey.CONFIGS / name, import_custom_modules=False)).notes
     assert any(words in note for note in notes), notes
+
+
+def test_masks_are_said_to_be_scaled_only_if_they_are():
+    cfg = Config.fromfile(swap_survey.CONFIGS / 'boxinst/boxinst_r50_fpn_ms-90k_coco.py', import_custom_modules=False)
+    for loss in ('ap', 'alrp', 'dr'):
+        notes = swap_loss(cfg, loss).notes
+        assert any('masks are not weighted by scores' in note for note in notes), notes
+        assert not any('scaled to the ranking loss' in note for note in notes), notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import pytest
 
@@ -15,7 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from bucketed_losses.mmdet.swap import SwapError, swap_loss
+from bucketed_losses.mmdet.swap import LOSSES, SwapError, swap_loss
 
 GA, SABL = 'guided_anchoring', 'sabl'
 QDTRACK = 'qdtrack/qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py'
@@ -23,6 +24,32 @@ MASKTRACK = 'masktrack_rcnn/masktrack-rcnn_mask-rcnn_r50_fpn_8xb1-12e_youtubevis
 SORT = 'sort/sort_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py'
 BYTETRACK = 'bytetrack/bytetrack_yolox_x_8xb4-80e_crowdhuman-mot17halftrain_test-mot17halfval.py'
 SOFT_TEACHER = 'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'
+# The configs of families, with names of losses that they train.
+FAMILIES = [
+    ('htc/htc_r50_fpn_1x_coco.py', 's2.loss_mask loss_semantic_seg'),
+    ('detectors/detectors_htc-r50_1x_coco.py', 's2.loss_mask'),
+    ('scnet/scnet_r50_fpn_1x_coco.py', 'loss_mask loss_glbctx'),
+    ('ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py', 'loss_mask_iou'),
+    ('point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py', 'loss_point'),
+    ('double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py', 'loss_bbox'),
+    ('dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py', 'loss_bbox'),
+    ('grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py', 'loss_grid'),
+    ('tridentnet/tridentnet_r50-caffe_1x_coco.py', 'loss_bbox'),
+    ('pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py', 'loss_bbox'),
+    ('pisa/retinanet-r50_fpn_pisa_1x_coco.py', 'loss_bbox'),
+    (f'{SABL}/sabl-faster-rcnn_r50_fpn_1x_coco.py', 'loss_bbox_cls loss_bbox_reg'),
+    (f'{SABL}/sabl-cascade-rcnn_r50_fpn_1x_coco.py', 's2.loss_bbox_cls s2.loss_bbox_reg'),
+    (f'{SABL}/sabl-retinanet_r50_fpn_1x_coco.py', 'loss_bbox_cls loss_bbox_reg'),
+    (f'{GA}/ga-faster-rcnn_r50-caffe_fpn_1x_coco.py', 'rpn_loss_anchor_shape loss_rpn_rank'),
+    (f'{GA}/ga-retinanet_r50-caffe_fpn_1x_coco.py', 'loss_shape loss_loc'),
+    ('cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py', 's0.loss_rpn_reg s1.loss_rpn_rank'),
+    ('libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py', 'loss_bbox'),
+    (QDTRACK, 'loss_rank loss_track'),
+    (MASKTRACK, 'loss_rank loss_mask loss_match'),
+    (SORT, 'loss_rank'),
+    (BYTETRACK, 'loss_rank loss_bbox'),
+    (SOFT_TEACHER, 'sup_loss_rank unsup_loss_rank unsup_loss_bbox'),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -37,33 +64,7 @@ def config(name):
 
 
 @pytest.mark.parametrize(
-    ('name', 'expected'),
-    [
-        ('htc/htc_r50_fpn_1x_coco.py', 's2.loss_mask loss_semantic_seg'),
-        ('detectors/detectors_htc-r50_1x_coco.py', 's2.loss_mask'),
-        ('scnet/scnet_r50_fpn_1x_coco.py', 'loss_mask loss_glbctx'),
-        ('ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py', 'loss_mask_iou'),
-        ('point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py', 'loss_point'),
-        ('double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py', 'loss_bbox'),
-        ('dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py', 'loss_bbox'),
-        ('grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py', 'loss_grid'),
-        ('tridentnet/tridentnet_r50-caffe_1x_coco.py', 'loss_bbox'),
-        ('pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py', 'loss_bbox'),
-        ('pisa/retinanet-r50_fpn_pisa_1x_coco.py', 'loss_bbox'),
-        (f'{SABL}/sabl-faster-rcnn_r50_fpn_1x_coco.py', 'loss_bbox_cls loss_bbox_reg'),
-        (f'{SABL}/sabl-cascade-rcnn_r50_fpn_1x_coco.py', 's2.loss_bbox_cls s2.loss_bbox_reg'),
-        (f'{SABL}/sabl-retinanet_r50_fpn_1x_coco.py', 'loss_bbox_cls loss_bbox_reg'),
-        (f'{GA}/ga-faster-rcnn_r50-caffe_fpn_1x_coco.py', 'rpn_loss_anchor_shape loss_rpn_rank'),
-        (f'{GA}/ga-retinanet_r50-caffe_fpn_1x_coco.py', 'loss_shape loss_loc'),
-        ('cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py', 's0.loss_rpn_reg s1.loss_rpn_rank'),
-        ('libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py', 'loss_bbox'),
-        (QDTRACK, 'loss_rank loss_track'),
-        (MASKTRACK, 'loss_rank loss_mask loss_match'),
-        (SORT, 'loss_rank'),
-        (BYTETRACK, 'loss_rank loss_bbox'),
-        (SOFT_TEACHER, 'sup_loss_rank unsup_loss_rank unsup_loss_bbox'),
-    ],
-    ids=lambda value: value.split('/')[-1][:30] if '/' in value else '',
+    ('name', 'expected'), FAMILIES, ids=lambda value: value.split('/')[-1][:30] if '/' in value else ''
 )
 def test_swapped_configs_train_a_step(name, expected):
     outcome = swap_survey.outcome(swap_survey.CONFIGS / name)
@@ -97,14 +98,39 @@ def test_what_is_kept_or_dropped_is_said(name, words):
     assert any(words in note for note in notes), notes
 
 
-@pytest.mark.parametrize('loss', ['brs', 'ap'])
+def losses_in(part):
+    """The configs of the ranking losses in a part of a config."""
+    if isinstance(part, dict):
+        if part.get('type') in LOSSES.values():
+            yield part
+        part = part.values()
+    if not isinstance(part, str) and isinstance(part, Iterable):
+        for value in part:
+            yield from losses_in(value)
+
+
+@pytest.mark.parametrize('name', [name for name, _ in FAMILIES], ids=lambda name: name.split('/')[-1][:30])
+def test_every_loss_of_a_swapped_config_can_be_built(name):
+    cfg = config(name)
+    for loss, kind in LOSSES.items():
+        configs = list(losses_in(swap_loss(cfg, loss).cfg.model))
+        assert configs and all(type(MODELS.build(found)).__name__ == kind for found in configs)
+
+
+def test_alrp_trains_side_aware_boxes():
+    outcome = swap_survey.outcome(swap_survey.CONFIGS / f'{SABL}/sabl-retinanet_r50_fpn_1x_coco.py', 'alrp')
+    assert outcome.what == swap_survey.TRAINED, outcome
+    assert {'loss_cls', 'loss_bbox', 'loss_bbox_cls', 'loss_bbox_reg'} <= set(outcome.detail.split())
+
+
+@pytest.mark.parametrize('loss', LOSSES)
 def test_side_aware_boxes_are_not_balanced(loss):
     cascade = swap_loss(config(f'{SABL}/sabl-cascade-rcnn_r50_fpn_1x_coco.py'), loss).cfg.model
     retina = swap_loss(config(f'{SABL}/sabl-retinanet_r50_fpn_1x_coco.py'), loss).cfg.model
     for head in [*cascade.roi_head.bbox_head, retina.bbox_head]:
         assert not MODELS.build(head.loss_cls).self_balancing
-        assert ('self_balancing' in head.loss_cls) == (loss == 'brs'), 'AP Loss does not balance itself anyway'
-    if loss == 'brs':
+        assert ('self_balancing' in head.loss_cls) == (loss in ('rs', 'brs')), 'others do not scale box losses anyway'
+    if loss in ('rs', 'brs'):
         assert MODELS.build(cascade.rpn_head.loss_cls).self_balancing, 'it has a box loss on decoded boxes'
 
 

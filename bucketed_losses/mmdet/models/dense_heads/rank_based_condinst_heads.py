@@ -108,7 +108,7 @@ def _equal_positives() -> Rule:
     """A note on how the losses of BoxInst's masks are weighted."""
 
     def apply(part: Part) -> Iterator[Note]:
-        scaled = 'both mask losses are scaled to the ranking loss together; ' if part.loss.balances_itself else ''
+        scaled = 'both mask losses are scaled to the ranking loss together; ' if part.scales_other_losses else ''
         yield Note(
             f'{part.path}: {scaled}masks are not weighted by scores, because the pairwise loss is a mean over pixels '
             'of all objects'
