@@ -221,6 +221,26 @@ def test_the_balance_is_renewed_by_iterations_where_there_are_no_epochs():
         aLRPLoss(renew_interval=0)
 
 
+@pytest.mark.parametrize('box_weights', ['ranks', 'equal'])
+@pytest.mark.parametrize('what', ['logits', 'boxes'])
+def test_batches_that_are_not_finite_do_not_count_in_the_balance(what, box_weights):
+    hub = MessageHub.get_instance('a training')
+    hub.update_info('epoch', 0)
+    loss, expected = (aLRPLoss(initial_balance=10.0, box_weights=box_weights) for _ in range(2))
+    for module in (loss, expected):
+        call(module)
+    if what == 'boxes':
+        call(loss, torch.nan)
+    else:
+        pred = torch.zeros(4, 3)
+        pred[2, 1] = torch.nan
+        loss(pred, torch.tensor([0, 3, 3, 3]), positive=torch.tensor([0]), box_losses=torch.tensor([0.5]))
+    hub.update_info('epoch', 1)
+    for module in (loss, expected):
+        call(module)
+    assert loss.balance != 10 and loss.balance == expected.balance
+
+
 @pytest.mark.parametrize('name', ['aLRPLoss', 'DRLoss'])
 def test_the_losses_can_be_watched(name):
     head, seen = build_head(name), []

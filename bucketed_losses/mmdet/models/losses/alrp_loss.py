@@ -22,7 +22,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
     positive. A self-balancing weight multiplies the localisation part: ``(mean classification + mean localisation) /
     mean localisation`` over the previous epoch. The weight is renewed when MMEngine begins an epoch. It is saved in the
     state dict, so that a resumed run continues with it. In a distributed run, each process computes the means over its
-    own batches.
+    own batches. Batches whose losses are not finite do not count.
 
     Args:
         delta: Half-width of the smoothed step H of Eq. 2, in logits.
@@ -176,7 +176,8 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
                 self.epoch.fill_(epoch)
                 self.renew_balance()
         if num_positives:
-            self.sums += torch.stack([part.detach() for part in parts]).to(self.sums)
+            new = torch.stack([part.detach() for part in parts]).to(self.sums)
+            self.sums += torch.where(new.isfinite().all(), new, 0)
 
     def renew_balance(self) -> None:
         """Compute the self-balancing weight from the sums since the last renewal, and reset the sums.
