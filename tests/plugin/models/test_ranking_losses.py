@@ -132,6 +132,25 @@ def test_bad_input_is_named(name, change, error, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize('name', [*sorted(REGISTERED), 'aLRPLoss'])
+@pytest.mark.parametrize(
+    ('positive', 'words'),
+    [
+        ([0, 1], r'rows whose label is a class, in \[0, 2\), got background in 1 of 2 rows, first in row 1'),
+        ([1, 2], r'rows whose label is a class, in \[0, 2\), got background in 2 of 2 rows, first in row 1'),
+        ([0, 3], r'rows of pred, in \[0, 3\), got 0 to 3'),
+        ([-1], r'rows of pred, in \[0, 3\), got -1 to -1'),
+    ],
+)
+def test_rows_that_are_not_positive_are_named(name, positive, words):
+    pred, labels, rows = torch.tensor([[0.0, 1], [2, 3], [4, 5]]), torch.tensor([1, 2, 2]), torch.tensor(positive)
+    given = dict(box_losses=torch.ones(len(positive))) if name == 'aLRPLoss' else {}
+    for scope in ('batch', 'image'):
+        loss = MODELS.build(dict(type=name, scope=scope))
+        with pytest.raises(ValueError, match=f'positive must be {words}'):
+            loss(pred, labels, positive=rows, images=ImageRows(torch.tensor([0, 0, 1]), 2), **given)
+
+
 @EACH
 def test_softmax_is_refused(name):
     with pytest.raises(ValueError, match='use_sigmoid must be True'):

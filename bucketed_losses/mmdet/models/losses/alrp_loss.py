@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .... import functional
 from .box_weighting import PositiveBoxes
-from .ranking_losses import ImageRows, RankingLoss, RowSets, entry_targets
+from .ranking_losses import ImageRows, RankingLoss, RowSets, check_positive_rows, entry_targets
 
 
 @MODELS.register_module()
@@ -100,7 +100,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
 
         Raises:
             ValueError: ``positive`` or ``box_losses`` is missing. Heads of this package pass both.
-            ValueError: ``sets`` are given.
+            ValueError: ``sets`` are given; or on the CPU, ``positive`` has a row of background.
         """
         self._check_reduction(reduction_override)
         self._check_sets(sets)
@@ -111,6 +111,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
             )
         labels = target[0] if isinstance(target, (tuple, list)) else target
         targets = entry_targets(pred, labels, None, weight)
+        check_positive_rows(pred, labels, positive)
         errors = box_losses / (2 * (1 - self.tau))
         if self.needs_images:
             parts = self._each_image(pred, targets, positive, labels, errors, images)

@@ -212,7 +212,8 @@ class RankingLoss(nn.Module):
             ``(sets.num,)``.
 
         Raises:
-            ValueError: ``sets`` are given, and ``ranks_sets`` is False.
+            ValueError: ``sets`` are given, and ``ranks_sets`` is False; or on the CPU, ``positive`` has a row of
+                background.
         """
         self._check_reduction(reduction_override)
         self._check_sets(sets)
@@ -380,8 +381,12 @@ def sparse_targets(
 
     Args:
         positive: ``(num_pos,)`` int64 rows of all positives that are not ignored.
+
+    Raises:
+        ValueError: As :func:`entry_targets`, or as :func:`check_positive_rows`.
     """
     dtype = _check_rows(pred, labels, ious, weight)
+    check_positive_rows(pred, labels, positive)
     own = pred.new_ones(len(positive), dtype=dtype) if ious is None else _quality(ious.index_select(0, positive), dtype)
     ignored = None if weight is None else _ignored(weight).expand_as(pred)
     return SparseTargets(positive * pred.size(1) + labels.index_select(0, positive), own, ignored)
@@ -411,6 +416,31 @@ def entry_targets(pred: Tensor, labels: Tensor, ious: Tensor | None, weight: Ten
     targets.scatter_(0, torch.where(labels < 0, -1, entries), quality)
     targets = targets[:-1].view(num, num_classes)
     return targets if weight is None else targets.masked_fill(_ignored(weight), -1)
+
+
+def check_positive_rows(pred: Tensor, labels: Tensor, positive: Tensor) -> None:
+    """Check that the rows of positives are rows of ``pred`` with a class. They are read on the CPU only.
+
+    Args:
+        pred: ``(n, num_classes)`` logits.
+        labels: ``(n,)`` class indices, ``num_classes`` for background.
+        positive: ``(num_pos,)`` int64 rows.
+
+    Raises:
+        ValueError: A row is not in [0, n), or its label is that of background.
+    """
+    if not devices.on_cpu(positive) or positive.numel() == 0:
+        return
+    num, num_classes = pred.shape
+    lowest, highest = (int(row) for row in positive.aminmax())
+    if lowest < 0 or highest >= num:
+        raise ValueError(f'positive must be rows of pred, in [0, {num}), got {lowest} to {highest}')
+    background = positive[labels[positive] >= num_classes]
+    if len(background):
+        raise ValueError(
+            f'positive must be rows whose label is a class, in [0, {num_classes}), got background in '
+            f'{len(background)} of {len(positive)} rows, first in row {int(background[0])}'
+        )
 
 
 def _ignored(weight: Tensor) -> Tensor:
