@@ -171,6 +171,23 @@ def test_sets_of_a_loss_equal_calls(loss, scope, known):
         torch.testing.assert_close(gradient[own], piece.grad)
 
 
+@pytest.mark.parametrize('scope', ['batch', 'image', 'class'])
+@pytest.mark.parametrize(
+    ('of_rows', 'words'),
+    [
+        ([0], r'have the shape \(4,\), one set per row of pred, got \(1,\)'),
+        ([0, 1, 0], r'have the shape \(4,\), one set per row of pred, got \(3,\)'),
+        ([0, 1, 2, 0], r'lie in \[0, 2\), the number of sets, got 0 to 2'),
+        ([0, 1, -1, 0], r'lie in \[0, 2\), the number of sets, got -1 to 1'),
+    ],
+)
+def test_sets_that_do_not_fit_the_rows_are_named(scope, of_rows, words):
+    loss = MODELS.build(dict(type='RSLoss', scope=scope))
+    images = ImageRows(torch.tensor([0, 0, 1, 1]), 2)
+    with pytest.raises(ValueError, match=f'RSLoss: RowSets.of_rows must {words}'):
+        loss(torch.zeros(4, 3), torch.tensor([0, 1, 3, 3]), images=images, sets=RowSets(torch.tensor(of_rows), 2))
+
+
 @pytest.mark.parametrize('accelerator', [True, False])
 def test_sets_that_are_not_finite_do_not_reach_the_others(accelerator):
     head = query_head('BucketedRSLoss')

@@ -103,7 +103,7 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
             ValueError: ``sets`` are given; or on the CPU, ``positive`` has a row of background.
         """
         self._check_reduction(reduction_override)
-        self._check_sets(sets)
+        self._check_takes_sets(sets)
         if positive is None or box_losses is None:
             raise ValueError(
                 'aLRPLoss: it needs positive and box_losses, the box loss of every positive; use a head of this '

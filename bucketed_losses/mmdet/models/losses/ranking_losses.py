@@ -212,11 +212,11 @@ class RankingLoss(nn.Module):
             ``(sets.num,)``.
 
         Raises:
-            ValueError: ``sets`` are given, and ``ranks_sets`` is False; or on the CPU, ``positive`` has a row of
-                background.
+            ValueError: ``sets`` are given, and ``ranks_sets`` is False; ``images`` or ``sets`` do not fit the rows; or,
+                on the CPU, ``positive`` has a row of background.
         """
         self._check_reduction(reduction_override)
-        self._check_sets(sets)
+        self._check_takes_sets(sets)
         labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
         targets: Tensor | SparseTargets
         if positive is not None and self.TAKES_SPARSE_TARGETS:
@@ -275,7 +275,7 @@ class RankingLoss(nn.Module):
                 'a ranking loss compares entries with each other and has no value per entry'
             )
 
-    def _check_sets(self, sets: RowSets | None) -> None:
+    def _check_takes_sets(self, sets: RowSets | None) -> None:
         if sets is not None and not self.ranks_sets:
             raise ValueError(
                 f'{type(self).__name__}: {self._why_no_sets()}, so it cannot rank many sets in one call; call the loss '
@@ -294,6 +294,7 @@ class RankingLoss(nn.Module):
         groups, size = self._rankings_of_a_set(pred, images)
         num_sets = 1 if sets is None else sets.num
         if sets is not None:
+            self.check_sets(sets, len(pred))
             groups = groups + (sets.of_rows * size).unsqueeze(1)
         groups = groups.expand_as(pred).contiguous()
         losses = self.rank(pred, targets, groups, num_sets * size)
@@ -344,6 +345,25 @@ class RankingLoss(nn.Module):
                 raise ValueError(
                     f'{type(self).__name__}: ImageRows.image must lie in [0, {images.num_images}), the number of '
                     f'images, got {lowest} to {highest}'
+                )
+
+    def check_sets(self, sets: RowSets, num_rows: int) -> None:
+        """Check that every row of a batch has a set. Indices are read on the CPU only.
+
+        Raises:
+            ValueError: There is not one index for each row, or an index is not in [0, num).
+        """
+        if sets.of_rows.shape != (num_rows,):
+            raise ValueError(
+                f'{type(self).__name__}: RowSets.of_rows must have the shape ({num_rows},), one set per row of pred, '
+                f'got {tuple(sets.of_rows.shape)}'
+            )
+        if devices.on_cpu(sets.of_rows) and num_rows:
+            lowest, highest = (int(value) for value in sets.of_rows.aminmax())
+            if lowest < 0 or highest >= sets.num:
+                raise ValueError(
+                    f'{type(self).__name__}: RowSets.of_rows must lie in [0, {sets.num}), the number of sets, got '
+                    f'{lowest} to {highest}'
                 )
 
     def get_cls_channels(self, num_classes: int) -> int:

@@ -75,7 +75,7 @@ class PointwiseLoss(RankingLoss):
             ValueError: ``weight`` has a value for each class, or ``sets`` are given.
         """
         self._check_reduction(reduction_override)
-        self._check_sets(sets)
+        self._check_takes_sets(sets)
         labels, ious = target if isinstance(target, (tuple, list)) else (target, None)
         targets = entry_targets(pred, labels, ious if self.iou_targets else None, None)
         if weight is not None:
