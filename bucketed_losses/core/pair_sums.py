@@ -33,7 +33,7 @@ def pair_sums(z: Tensor, ious: Tensor, constants: Tensor, delta: float, groups: 
     """Sums over all pairs of positives, or over the pairs of each group.
 
     Args:
-        z: ``(P,)`` float64, ascending; with groups, ascending in each group.
+        z: ``(P,)`` float64, ascending; with groups, finite, and ascending in each group whose sums are read.
         ious: ``(P,)``.
         constants: -1, 0 and 1, ``(3, 1)`` float64.
         delta: Half-width of H.
@@ -48,11 +48,14 @@ def pair_sums(z: Tensor, ious: Tensor, constants: Tensor, delta: float, groups: 
 
 
 def _separate(z: Tensor, groups: Tensor, delta: float) -> Tensor:
-    """Move whole groups until z is ascending and no step reaches from one group to the next."""
+    """Move whole groups until z is ascending and no step reaches from one group to the next.
+
+    A group with an entry that was not finite may not ascend. Its own sums are then wrong, those of the others right.
+    """
     differs = groups.diff() != 0
     if delta == 0:  # only the order counts
         return pad((differs | (z.diff() != 0)).to(z.dtype), (1, 0)).cumsum(0)
-    return pad(z.diff().masked_fill_(differs, 4 * delta).clamp_(max=4 * delta), (1, 0)).cumsum(0)
+    return pad(z.diff().masked_fill_(differs, 4 * delta).clamp_(0, 4 * delta), (1, 0)).cumsum(0)
 
 
 def _dense(z: Tensor, ious: Tensor, one: Tensor, delta: float, groups: Tensor | None) -> PairSums:

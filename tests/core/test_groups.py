@@ -131,8 +131,14 @@ def test_without_positives_the_values_are_zero_and_connected(name, num):
 @EACH
 @pytest.mark.parametrize('bad', [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize('delta', [0.0, 0.5])
-def test_what_is_not_finite_concerns_its_own_group(name, bad, delta):
+@pytest.mark.parametrize('shift', [0.0, -500.0])
+@pytest.mark.parametrize('pairs', ['dense', 'tree'])
+def test_what_is_not_finite_concerns_its_own_group(name, bad, delta, shift, pairs, monkeypatch):
+    if pairs == 'tree':
+        monkeypatch.setattr(pair_sums, 'MOST_DENSE', 0)
+        monkeypatch.setattr(bucket_sums, 'LEAST_ENTRIES', 0)
     logits, targets, groups = grouped_case(3, 120, 4)
+    logits[groups == 0] += shift
     arguments = dict(groups=groups, num_groups=4)
     expected, expected_grad = value_and_grad(lambda x: parts(LOSSES[name](x, targets, delta, **arguments)), logits)
     positives = (targets > 0).nonzero().squeeze(1)
