@@ -148,9 +148,12 @@ def ap_loss(
         everywhere for ``delta = 0``, so ``torch.autograd.gradcheck`` does not apply. On an accelerator, a call
         waits for the device once, to learn how many positives there are, and not if they are given. With
         ``interpolated=True`` or a ``group`` it also waits to learn how many negatives can matter, and with a ``group``
-        how many positives the other processes have. An accelerator computes in float64. A logit of 1e9 costs the others
-        all but six or seven digits there, and a positive so far from 0 that float64 cannot add ``delta`` to its logit
-        (about 1e16 ``delta``) makes the loss NaN.
+        how many positives the other processes have.
+
+        Sums are computed in float64. A positive with a logit of 1e9 costs the others, also those of other ``groups``,
+        all but six or seven digits. If a positive is so far from 0 that float64 cannot add ``delta`` to its logit
+        (about 1e16 ``delta``), the loss is NaN or wrong, and that of other groups may be, too. The logits of negatives
+        may have any size.
     """
     check_ranking_arguments(logits, targets, delta, positives, group, groups, num_groups)
     if interpolated:

@@ -109,18 +109,20 @@ def count_negatives(
         group: Processes with the same positives, and negatives of their own.
     """
     s = positives.logits - positives.origin
+    # Every H is 1 here, so a mean above may move here. An outlier then takes no digits from the sums of the others.
+    highest = positives.logits.select(0, -1) + 2 * delta
     # The lowest edge is the floor in both cases, so bucket 0 holds what takes no part. The published code, too, drops
     # negatives below the floor before it takes means.
     if exact and delta > 0:  # for delta = 0, both kinds of edges are the same
         edges, band, band_of_positives = edges_around(positives.logits, delta)
         buckets = bucket_negatives(negatives, edges, group)
-        means = buckets.means - positives.origin
+        means = torch.minimum(buckets.means, highest) - positives.origin
         lower_edges = torch.cat([edges[:1], edges])  # the lowest bucket has none, and no share
         places = lower_edges - positives.origin
     else:
         edges = torch.cat([positives.floor.unsqueeze(0), positives.logits])
         buckets = bucket_negatives(negatives, edges, group)
-        means = places = clamp_between(buckets.means, edges) - positives.origin
+        means = places = torch.minimum(clamp_between(buckets.means, edges), highest) - positives.origin
         lower_edges = None
         band, band_of_positives = band_above(means, s, delta), band_below(s, means, delta)
     false_positives = sums_above(means, buckets.sizes, s, band, delta).values.clamp(min=0)

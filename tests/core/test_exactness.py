@@ -98,6 +98,24 @@ def test_more_positives_than_one_block(delta, tied):
     close(grad, torch.tensor(expected.ranking_grad) + torch.tensor(expected.sorting_grad), atol=1e-9)
 
 
+@pytest.mark.parametrize('outlier', [1e16, 1e300])
+@pytest.mark.parametrize('accelerator', [False, True], ids=['cpu', 'accelerator'])
+@pytest.mark.parametrize('delta', DELTAS)
+def test_an_outlier_among_the_negatives_takes_no_digits_from_the_others(delta, accelerator, outlier, monkeypatch):
+    logits, targets = random_case(14, 25, 100, 10)
+    logits[(targets == 0).nonzero()[:2]] = outlier
+    expected = loop_rs_loss(logits.tolist(), targets.tolist(), delta)
+    bucketed_value, bucketed_grad = loop_bucketed_ranking(logits.tolist(), targets.tolist(), delta)
+    monkeypatch.setattr(devices, 'on_cpu', lambda tensor: not accelerator)
+    for loss, value, grad in (
+        (F.ap_loss, expected.ranking, expected.ranking_grad),
+        (F.bucketed_ap_loss, bucketed_value, bucketed_grad),
+    ):
+        got, got_grad = value_and_grad(loss, logits, targets, delta)
+        close(got, value)
+        close(got_grad, grad)
+
+
 @pytest.mark.parametrize('delta', DELTAS)
 @pytest.mark.parametrize('shift', [-3, 0, 3], ids=['few-relevant', 'half', 'most-relevant'])
 def test_several_pieces(delta, shift, monkeypatch):

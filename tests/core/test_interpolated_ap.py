@@ -43,6 +43,16 @@ def test_equals_the_loop(delta, sizes, tied):
     close(gradient, expected_gradient)
 
 
+@pytest.mark.parametrize('delta', DELTAS)
+def test_an_outlier_among_the_negatives_takes_no_digits_from_the_others(delta):
+    logits, targets = random_case(3, 25, 100, 10)
+    logits[(targets == 0).nonzero()[:2]] = 1e16
+    value, gradient = value_and_grad(interpolated_ap, logits, targets, delta)
+    expected_value, expected_gradient = loop_interpolated_ap(logits.tolist(), ones(targets), delta)
+    close(value, expected_value)
+    close(gradient, expected_gradient)
+
+
 @pytest.mark.parametrize('case', sorted({key.split('/')[0] for key in OUTPUTS.files if key.startswith('APLoss')}))
 def test_equals_the_published_code(case):
     """Recorded by tests/support/record_published_outputs.py; the published code ignores targets other than 0 and 1."""
