@@ -21,7 +21,9 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 
-from bucketed_losses.mmdet.models.losses import BucketedRSLoss, ImageRows, RowSets, RSLoss
+from bucketed_losses.functional import SparseTargets
+from bucketed_losses.mmdet.models.losses import BucketedRSLoss, ImageRows, RowSets, RSLoss, earlier_batches
+from bucketed_losses.mmdet.models.losses.earlier_batches import EarlierBatches
 from bucketed_losses.mmdet.models.losses.ranking_losses import entry_targets
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -175,6 +177,29 @@ def test_series_remember_their_own_batches():
     for seed in range(6):
         key = ('d0.', '')[seed % 2]
         assert call(loss, *batch(seed), series=key)[0] == call(alone[key], *batch(seed))[0]
+
+
+def test_a_loss_that_forgets_is_a_new_loss():
+    loss, new = (MODELS.build(dict(type='RSLoss', memory=2)) for _ in range(2))
+    for key in ('d0.', ''):
+        call(loss, *batch(0), series=key)
+    loss.forget()
+    for key in ('d0.', ''):
+        for seed in (1, 2):
+            assert call(loss, *batch(seed), series=key)[0] == call(new, *batch(seed), series=key)[0]
+    MODELS.build(dict(type='DRLoss')).forget()
+
+
+def test_earlier_batches_follow_the_logits_to_another_device(monkeypatch):
+    monkeypatch.setattr(earlier_batches, '_is_finite', lambda batch: True)  # the device meta has no values
+    memory = EarlierBatches(2)
+    logits, positives, ious = torch.zeros(4, 3), torch.tensor([1, 5]), torch.rand(2)
+    for device, batches in (('cpu', 1), ('cpu', 2), ('meta', 3), ('meta', 3)):
+        own = SparseTargets(positives.to(device), ious.to(device))
+        joined, count = memory.joined(logits.to(device), own, '')
+        assert count == batches
+        assert {part.device.type for part in (joined.logits, *joined.targets)} == {device}
+    assert all(kept.logits.device.type == 'meta' for kept in memory.series[''])
 
 
 def test_the_memory_is_not_in_checkpoints():

@@ -23,6 +23,12 @@ class Batch(NamedTuple):
     logits: Tensor
     targets: SparseTargets
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device; a batch that is there is not copied."""
+        positives, ious, ignored = self.targets
+        ignored = None if ignored is None else ignored.to(device)
+        return Batch(self.logits.to(device), SparseTargets(positives.to(device), ious.to(device), ignored))
+
 
 class EarlierBatches:
     """A queue of the last batches of each series of calls; what the loss of a step is ranked against.
@@ -39,15 +45,21 @@ class EarlierBatches:
         self.most = most
         self.series: dict[str, deque[Batch]] = {}
 
+    def forget(self) -> None:
+        """Empty the queues of all series."""
+        self.series.clear()
+
     def joined(self, logits: Tensor, targets: Tensor | SparseTargets, series: str) -> tuple[Batch, int]:
         """The entries of a batch followed by those of earlier ones, and the number of batches. The batch is kept.
 
         Args:
-            logits: Any shape; they must be on the device of the earlier ones.
+            logits: Any shape. Earlier ones that are on another device are moved to theirs.
             targets: Of the shape of ``logits``, or sparse.
             series: The calls that remember each other.
         """
         earlier = self.series.setdefault(series, deque(maxlen=self.most))
+        for index, kept in enumerate(earlier):
+            earlier[index] = kept.to(logits.device)
         batch = _flat(logits, targets)
         batches = [batch, *earlier]
         if _is_finite(batch):

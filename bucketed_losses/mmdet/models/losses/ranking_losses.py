@@ -68,8 +68,8 @@ class RankingLoss(nn.Module):
             few images. Their logits and IoUs are kept as they were and get no gradient. The value is that of all these
             batches as one. The logits of the batch get the gradient of this value, times the number of batches, because
             the value is a mean over more positives. The scope must be 'batch', or 'global', where each process
-            remembers its own batches. In evaluation mode, a batch is ranked by itself. On an accelerator, the host
-            waits once in a call.
+            remembers its own batches. In evaluation mode, a batch is ranked by itself. :meth:`forget` empties the
+            memory. On an accelerator, the host waits once in a call, and twice if ``positive`` is not given.
 
     Attributes:
         LOG_NAMES: Names of the parts that ``forward`` returns.
@@ -231,6 +231,11 @@ class RankingLoss(nn.Module):
         else:
             losses = self._rank_parts(pred, targets, images, sets)
         return {name: self.loss_weight * value for name, value in losses.items()}
+
+    def forget(self) -> None:
+        """Empty the memory, for example before another training of the same module. Nothing happens without one."""
+        if self._earlier is not None:
+            self._earlier.forget()
 
     def losses_with_boxes(
         self,
