@@ -132,6 +132,17 @@ def test_interface_of_mmdetection(name, slow):
     assert loss(logits, targets, reduction_override='sum') == pytest.approx(float(each.sum()))
 
 
+@pytest.mark.parametrize('gamma', [0.0, 0.5, 1.0, 2.0])
+def test_ia_bce_of_probabilities_that_round_to_0_or_1(gamma):
+    values, ious = [-200.0, -200.0, -3.0, 0.0, 1.0, 12.0], [0.0, 0.5, 0.0, 0.0, 0.5, 0.0]
+    logits = torch.tensor(values, requires_grad=True)
+    loss = ia_bce_loss(logits, torch.tensor(ious), gamma=gamma)
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    expected = [ia_bce(x, iou, gamma=gamma) for x, iou in zip(values, ious, strict=True)]
+    torch.testing.assert_close(loss.detach(), torch.tensor([value for value, _ in expected]))
+    torch.testing.assert_close(gradient, torch.tensor([slope for _, slope in expected]))
+
+
 def test_exponents_of_the_formulas():
     logits = torch.linspace(-5, 5, 11)
     ones = torch.ones(11)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from mmdet.registry import MODELS
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from .entry_loss import EntryLoss
 
@@ -28,7 +28,7 @@ def ia_bce_loss(logits: Tensor, ious: Tensor, alpha: float = 0.25, gamma: float 
         logits: Floating point, any shape.
         ious: The same shape: the IoU of a positive, above 0; 0 for negatives.
         alpha: The exponent of the probability in the target, in [0, 1].
-        gamma: The exponent of the factor of negatives.
+        gamma: The exponent of the factor of negatives, 0 or more.
 
     Returns:
         The shape of ``logits``.
@@ -37,7 +37,9 @@ def ia_bce_loss(logits: Tensor, ious: Tensor, alpha: float = 0.25, gamma: float 
     positive = ious > 0
     aligned = (probabilities.detach() ** alpha * ious ** (1 - alpha)).clamp(min=SMALLEST_TARGET)
     targets = torch.where(positive, aligned, torch.zeros_like(aligned))
-    factors = torch.where(positive, torch.ones_like(probabilities), probabilities**gamma)
+    # The power of a probability that rounds to 0 has an infinite derivative if gamma is below 1.
+    powers = probabilities**gamma if gamma >= 1 else (gamma * logsigmoid(logits)).exp()
+    factors = torch.where(positive, torch.ones_like(powers), powers)
     return factors * binary_cross_entropy_with_logits(logits, targets, reduction='none')
 
 
