@@ -82,7 +82,8 @@ def swap_loss(cfg: Config | MutableMapping, loss: str = 'brs') -> Swap:
         The new config, the list of changes, and the overrides for a config that inherits ``cfg``.
 
     Raises:
-        SwapError: The detector cannot be trained with a ranking loss, or already has one; or ``loss`` is not known.
+        SwapError: The detector cannot be trained with a ranking loss, or already has one; or ``loss`` is not known, or
+            has arguments without a default.
 
     Example:
         >>> from mmengine.hub import get_config
@@ -98,6 +99,11 @@ def swap_loss(cfg: Config | MutableMapping, loss: str = 'brs') -> Swap:
     if known is None or not issubclass(known, RankingLoss) or known is RankingLoss:
         raise SwapError(
             f'no loss is called {loss!r}; there are {", ".join(LOSSES)}{nearest(loss, [*LOSSES, *LOSSES.values()])}'
+        )
+    if needs := _arguments_without_default(known):
+        raise SwapError(
+            f'{name} cannot be built without {" and ".join(needs)}, for which a swap has no value; swap to one of '
+            f'{", ".join(LOSSES)}, and write loss_cls of each ranking head in a config that inherits the result'
         )
     swapper = _Swapper(cfg, name, known)
     swapper.run()
@@ -383,6 +389,8 @@ class _Swapper:
             self.notes.append(f'the learning rate of {_name(optimizer.get("type", "?"))} is not changed')
             return
         _refuse_placeholder(('optim_wrapper', 'optimizer', 'lr'), optimizer['lr'])
+        if isinstance(optimizer['lr'], bool) or not isinstance(optimizer['lr'], (int, float)):
+            raise SwapError(f'optim_wrapper.optimizer.lr must be a number, got {optimizer["lr"]!r}')
         lr = float(f'{optimizer["lr"] * rates.paper / rates.stock:.6g}')
         reason = f'the paper trains {rates.kind} detectors at {rates.paper} where MMDetection does at {rates.stock}'
         self.edited.set(('optim_wrapper', 'optimizer', 'lr'), lr, reason)
@@ -431,6 +439,12 @@ def _is_softmax(config: dict[str, Any], stock: type | None) -> bool:
     if isinstance(loss, dict):
         return not loss.get('use_sigmoid', False)
     return stock is not None and issubclass(stock, AnchorHead) and not _takes(stock, 'loss_cls')
+
+
+def _arguments_without_default(cls: type) -> list[str]:
+    parameters = inspect.signature(cls).parameters.items()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [name for name, one in parameters if one.default is inspect.Parameter.empty and one.kind not in variable]
 
 
 def _takes(cls: type, key: str) -> bool:

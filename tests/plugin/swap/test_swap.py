@@ -210,6 +210,22 @@ def test_wrong_input_is_named():
         swap_loss(swap_loss(cfg).cfg)
 
 
+def test_a_loss_that_a_swap_has_no_arguments_for_is_refused():
+    cfg = mmdet_config('atss/atss_r50_fpn_1x_coco.py')
+    with pytest.raises(
+        SwapError, match=r'^PointwiseLoss cannot be built without loss, .*; swap to one of brs, rs, bap'
+    ):
+        swap_loss(cfg, 'PointwiseLoss')
+
+
+@pytest.mark.parametrize('lr', ['0.01', None, True])
+def test_a_learning_rate_that_is_no_number_is_named(lr):
+    cfg = mmdet_config('atss/atss_r50_fpn_1x_coco.py')
+    cfg.optim_wrapper.optimizer.lr = lr
+    with pytest.raises(SwapError, match=rf'^optim_wrapper\.optimizer\.lr must be a number, got {lr!r}$'):
+        swap_loss(cfg)
+
+
 def run_tool(capsys, *arguments):
     run_verb('swap', *arguments)
     return capsys.readouterr().out
