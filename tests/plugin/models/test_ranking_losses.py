@@ -353,6 +353,17 @@ def test_a_loss_may_combine_boxes_in_its_own_way():
     assert losses['loss_error'].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize('num', [0, 2])
+def test_errors_of_boxes_need_a_weight_of_the_box_loss(num):
+    boxes, targets = (part[:num] for part in boxes_of_two_positives())
+    positives = PositiveBoxes(MODELS.build(dict(type='GIoULoss', loss_weight=0.0)), boxes, targets, torch.zeros(num, 3))
+    labels = torch.tensor([0, 2, 3, 3, 3]) if num else torch.full((5,), 3)
+    arguments = torch.randn(5, 3), labels, torch.ones(5), torch.arange(num), positives
+    with pytest.raises(ValueError, match=r'loss_weight of the loss of boxes or masks must not be 0, got 0\.0'):
+        MODELS.build(dict(type='aLRPLoss')).losses_with_boxes(*arguments)
+    assert MODELS.build(dict(type='RSLoss')).losses_with_boxes(*arguments)['loss_bbox'] == 0
+
+
 @pytest.mark.parametrize('name', LOSSES_WITH_BOXES)
 def test_scope_image_of_a_batch_without_images(name):
     """It is the loss of no rows, and connected; rows that belong to no image are an error."""

@@ -143,6 +143,9 @@ def test_bfloat16_autocast_keeps_the_loss_in_float32(head_type):
 def test_alrp_uses_the_mask_errors():
     losses = loss_of(build_head('RankBasedSOLOHead', 'aLRPLoss'))
     assert set(losses) == {'loss_cls', 'loss_mask'} and all(value > 0 for value in losses.values())
+    loss_mask = dict(type='DiceLoss', use_sigmoid=True, loss_weight=0.0)
+    with pytest.raises(ValueError, match=r'loss_weight of the loss of boxes or masks must not be 0, got 0\.0'):
+        loss_of(build_head('RankBasedSOLOHead', 'aLRPLoss', loss_mask=loss_mask))
 
 
 @EACH

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..losses.box_weighting import score_weights
+from ..losses.box_weighting import score_weights, without_weight
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,12 @@ class PositiveMasks:
         return self.ious[self.ranked]
 
     def errors(self) -> Tensor:
-        """``(num_pos,)`` values of the mask loss of the ranked positives, without its weight."""
-        return self.losses[self.ranked] / self.loss_weight
+        """``(num_pos,)`` values of the mask loss of the ranked positives, without its weight.
+
+        Raises:
+            ValueError: The weight is 0.
+        """
+        return without_weight(self.losses[self.ranked], self.loss_weight)
 
     def weighted_losses(self, shared: bool, equally: bool) -> dict[str, Tensor]:
         """``loss_bbox``, which the head renames: the mean loss of the masks, weighted by their scores."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from mmdet.structures.bbox import bbox_overlaps
@@ -89,11 +89,17 @@ class PositiveBoxes:
         return bbox_overlaps(self.boxes.detach(), self.targets, is_aligned=True)
 
     def errors(self) -> Tensor:
-        """``(num_pos,)`` values of ``loss_bbox``, without its ``loss_weight``."""
+        """``(num_pos,)`` values of ``loss_bbox``, without its ``loss_weight``.
+
+        Raises:
+            ValueError: The ``loss_weight`` is 0.
+        """
         if len(self.boxes) == 0:
             # If there are no boxes, MMDetection's losses are not connected to the predictions.
-            return self.boxes.sum(dim=1) * 0
-        return self.loss_bbox(self.boxes, self.targets, reduction_override='none') / self.loss_bbox.loss_weight
+            losses = self.boxes.sum(dim=1) * 0
+        else:
+            losses = self.loss_bbox(self.boxes, self.targets, reduction_override='none')
+        return without_weight(losses, cast(float, self.loss_bbox.loss_weight))
 
     def weighted_losses(self, shared: bool, equally: bool) -> dict[str, Tensor]:
         """``loss_bbox`` by :func:`score_weighted_box_loss`, and the other losses."""
@@ -118,6 +124,20 @@ class SeparateBoxes(PositiveBoxes):
     def weighted_losses(self, shared: bool, equally: bool) -> dict[str, Tensor]:
         """The losses of the other boxes."""
         return self.regressed.weighted_losses(shared, equally)
+
+
+def without_weight(losses: Tensor, loss_weight: float) -> Tensor:
+    """Values of a loss of boxes or masks, without its ``loss_weight``, which is a factor in them.
+
+    Raises:
+        ValueError: The weight is 0.
+    """
+    if loss_weight == 0:
+        raise ValueError(
+            f'loss_weight of the loss of boxes or masks must not be 0, got {loss_weight}: a ranking loss that '
+            'uses their errors, such as aLRPLoss, divides by it; write 1'
+        )
+    return losses / loss_weight
 
 
 def score_weighted_box_loss(
