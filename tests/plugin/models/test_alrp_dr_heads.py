@@ -12,9 +12,11 @@ from alrp_dr_reference import loop_alrp, loop_dr
 from mmdet.registry import MODELS
 from mmengine.logging import MessageHub
 from small_anchor_heads import METAS, build_head, features, instances, loss_of, objects_for, predictions_of
+from synchronisations import CountSynchronisations
 
+from bucketed_losses.core import devices
 from bucketed_losses.mmdet.evaluation import watch_ranking_losses
-from bucketed_losses.mmdet.models.losses import aLRPLoss
+from bucketed_losses.mmdet.models.losses import ImageRows, aLRPLoss
 
 HEADS = pytest.mark.parametrize('head_type', ['RankBasedATSSHead', 'RankBasedRetinaHead', 'RankBasedRPNHead'])
 
@@ -219,6 +221,16 @@ def test_the_balance_is_renewed_by_iterations_where_there_are_no_epochs():
     assert never.balance == 10
     with pytest.raises(ValueError, match='renew_interval must be 1 or more iterations, or None, got 0'):
         aLRPLoss(renew_interval=0)
+
+
+@pytest.mark.parametrize(('scope', 'waits'), [('batch', 1), ('image', 4 * 3)])
+def test_how_often_the_host_waits_for_an_accelerator(scope, waits, monkeypatch):
+    monkeypatch.setattr(devices, 'on_cpu', lambda tensor: False)
+    labels, images = torch.tensor([0, 1, 2] * 4), ImageRows(torch.arange(12) // 4, 3)
+    positive = (labels < 2).nonzero().squeeze(1)
+    with CountSynchronisations() as mode:
+        aLRPLoss(scope=scope)(torch.zeros(12, 2), labels, positive=positive, images=images, box_losses=torch.ones(8))
+    assert mode.count == waits
 
 
 @pytest.mark.parametrize('box_weights', ['ranks', 'equal'])

@@ -20,7 +20,9 @@ from config_models import build
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
+from synchronisations import CountSynchronisations
 
+from bucketed_losses.core import devices
 from bucketed_losses.functional import SparseTargets
 from bucketed_losses.mmdet.models.losses import BucketedRSLoss, ImageRows, RowSets, RSLoss, earlier_batches
 from bucketed_losses.mmdet.models.losses.earlier_batches import EarlierBatches
@@ -177,6 +179,18 @@ def test_series_remember_their_own_batches():
     for seed in range(6):
         key = ('d0.', '')[seed % 2]
         assert call(loss, *batch(seed), series=key)[0] == call(alone[key], *batch(seed))[0]
+
+
+@pytest.mark.parametrize(('sparse', 'waits'), [(True, 1), (False, 2)])
+def test_how_often_the_host_waits_for_an_accelerator(sparse, waits, monkeypatch):
+    loss = MODELS.build(dict(type='RSLoss', memory=1))
+    logits, labels, ious, weights = batch(0)
+    positive = ((labels < CLASSES) & (weights > 0)).nonzero().squeeze(1) if sparse else None
+    monkeypatch.setattr(devices, 'on_cpu', lambda tensor: False)
+    for _ in range(2):
+        with CountSynchronisations() as mode:
+            loss(logits, (labels, ious), weight=weights, positive=positive)
+        assert mode.count == waits
 
 
 def test_a_loss_that_forgets_is_a_new_loss():

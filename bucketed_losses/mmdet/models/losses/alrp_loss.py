@@ -28,7 +28,8 @@ class aLRPLoss(RankingLoss):  # noqa: N801  (the name in the paper)
         delta: Half-width of the smoothed step H of Eq. 2, in logits.
         loss_weight: Factor on both parts.
         use_sigmoid: As for :class:`RankingLoss`.
-        scope: 'batch', 'global' or 'image', as for :class:`RankingLoss`.
+        scope: 'batch', 'global' or 'image', as for :class:`RankingLoss`. On an accelerator, the host waits once in a
+            call with 'batch', and four times for each image with 'image'.
         tau: The smallest IoU of a correct detection, in [0, 1). Errors are ``box loss / (2 (1 - tau))``.
         initial_balance: The self-balancing weight of the first epoch.
         renew_interval: Number of iterations after which the weight is renewed; None renews it in each epoch.
