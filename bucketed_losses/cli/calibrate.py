@@ -102,7 +102,7 @@ def write_config(config: str, cfg: Config, calibration: ScoreCalibration, out: P
     """Write a config that inherits the detector's and imports the modules that register what both name."""
     base = config if '::' in config else os.path.relpath(Path(config).resolve(), out.resolve().parent)
     num_classes, num_knots = calibration.knots.shape
-    modules = [*dict.fromkeys([*imported_modules(cfg), 'bucketed_losses.mmdet'])]
+    modules = [*dict.fromkeys([*imported_modules(cfg.get('custom_imports')), 'bucketed_losses.mmdet'])]
     threshold = 'rcnn=dict(score_thr=0.0)' if 'roi_head' in cfg.model else 'score_thr=0.0'
     out.write_text(
         f'"""Written by bucketed-losses calibrate: scores are precisions, and so is score_thr."""\n\n'

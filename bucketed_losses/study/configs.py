@@ -124,7 +124,7 @@ def _replace_data(cfg: Config, data: Path) -> None:
     cfg.pop('data_root', None)
     if 'data_root' in source:
         cfg.data_root = source.data_root  # --cfg-options data_root=... replaces it
-    modules = dict.fromkeys(imported_modules(cfg) + imported_modules(source))
+    modules = dict.fromkeys(name for one in (cfg, source) for name in imported_modules(one.get('custom_imports')))
     if modules:
         cfg.custom_imports = {**(cfg.get('custom_imports') or {}), 'imports': [*modules]}
     classes = classes_of(source.train_dataloader.dataset)

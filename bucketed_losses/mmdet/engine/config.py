@@ -9,9 +9,9 @@ from mmengine.config import Config
 from ...errors import UserError
 
 
-def imported_modules(cfg: Config) -> list[str]:
-    """The modules that the ``custom_imports`` of a config name."""
-    modules = (cfg.get('custom_imports') or {}).get('imports') or []
+def imported_modules(custom_imports: Any) -> list[str]:
+    """The modules that the ``custom_imports`` of a config name; none if it is not a dict."""
+    modules = (custom_imports.get('imports') if isinstance(custom_imports, dict) else None) or []
     return [modules] if isinstance(modules, str) else list(modules)
 
 

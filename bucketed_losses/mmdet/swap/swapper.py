@@ -13,6 +13,7 @@ from mmdet.models.dense_heads import AnchorHead
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
+from ..engine.config import imported_modules
 from ..engine.config_checks import import_custom_modules
 from ..models.losses import RankingLoss
 from ..models.recipes import (
@@ -398,8 +399,7 @@ class _Swapper:
     def _imports(self) -> None:
         imports = self.edited.get('custom_imports')
         own = dict(imports) if isinstance(imports, dict) else {}
-        modules = own.get('imports') or []
-        modules = [modules] if isinstance(modules, str) else list(modules)
+        modules = imported_modules(imports)
         if 'bucketed_losses.mmdet' not in modules:
             reason = 'registers the losses and heads'
             self.edited.set(('custom_imports',), {**own, 'imports': [*modules, 'bucketed_losses.mmdet']}, reason)
