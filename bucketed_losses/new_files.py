@@ -63,7 +63,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Args:
         path: A name that is free, or an empty folder. Missing folders above it are made.
+
+    Raises:
+        UserError: it is the current folder, which cannot be replaced.
     """
+    if path.resolve() == Path.cwd():
+        raise UserError(f'{path} is the current folder, which cannot be replaced; give the name of a new folder')
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-') as temporary:
         made = Path(temporary) / 'new'

@@ -375,9 +375,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         stack = read_stack(args.stack, '')
         existing = stack.venv / 'bin/python'
         version = _version_of(str(existing)) if existing.exists() and not args.python else None
-        # An environment that is there keeps its Python.
-        wanted = [version] if version in stack.pythons else stack.pythons
-        interpreter, version = find_python(wanted, args.python)
+        if version in stack.pythons:
+            # An environment that is there keeps its Python, which need not be on the PATH.
+            interpreter = os.path.realpath(existing)
+        else:
+            interpreter, version = find_python(stack.pythons, args.python)
         stack = read_stack(args.stack, version)
         if args.print_python:
             print(stack.venv)

@@ -34,7 +34,8 @@ def diagnose(facts: Facts) -> list[Finding]:
     def of(table: tuple[Trap, ...], problem: bool) -> Iterator[Finding]:
         for trap in table:
             if facts.holds(trap.when):
-                yield Finding(_fill(trap.what, facts), _fill(trap.why, facts), trap.commands, problem)
+                what, why, *commands = (_fill(text, facts) for text in (trap.what, trap.why, *trap.commands))
+                yield Finding(what, why, tuple(commands), problem)
 
     problems = [*of(PROBLEMS, True), *_of_stack(facts)]
     return [*problems, *_of_checks(facts, bool(problems)), *of(NOTES, False)]
@@ -116,7 +117,7 @@ def _of_checks(facts: Facts, known: bool) -> Iterator[Finding]:
             fix = (_fill(f'pip install {again}', facts),)
         missing = re.search(r"No module named '(\w+)", error)
         if missing:
-            fix = (f'pip install {IMPORT_NAMES.get(missing[1], missing[1])}',)
+            fix = (_fill(f'pip install {IMPORT_NAMES.get(missing[1], missing[1])}', facts),)
         for cause in CAUSES:
             if re.search(cause.error, error) and (operators or cause.command not in of_mmcv):
                 what, why = cause.what, cause.why

@@ -10,7 +10,14 @@ from typing import NamedTuple
 from .commands import SETUPTOOLS
 
 HEADLESS = 'pip uninstall -y opencv-python opencv-python-headless && pip install opencv-python-headless'
-IMPORT_NAMES = {'cv2': 'opencv-python-headless', 'PIL': 'pillow', 'sklearn': 'scikit-learn', 'yaml': 'pyyaml'}
+TORCHVISION = 'torchvision torch=={torch}'  # alone, it would bring the newest torch, which mmcv does not fit
+IMPORT_NAMES = {
+    'cv2': 'opencv-python-headless',
+    'PIL': 'pillow',
+    'sklearn': 'scikit-learn',
+    'torchvision': TORCHVISION,
+    'yaml': 'pyyaml',
+}
 INSTALL_MMCV, COMPILE_MMCV = 'MMCV', 'COMPILE'
 """In :data:`CAUSES`: the commands that install or compile mmcv for this environment."""
 
@@ -134,6 +141,12 @@ NOTES = (
         'Nothing to do: bucketed_losses.mmdet loads them with its own restricted unpickler.',
     ),
     Trap(
+        'MMDetection !torchvision',
+        'torchvision is not installed.',
+        'Configs whose backbone starts from torchvision://resnet50, or from another network of torchvision, need it.',
+        (f'pip install {TORCHVISION}',),
+    ),
+    Trap(
         'opencv-python opencv-python-headless',
         'opencv-python and opencv-python-headless are both installed.',
         'They write the same files; the one installed last is in use.',
@@ -195,7 +208,7 @@ CAUSES = (
         'torchvision::nms does not exist',
         'torchvision {torchvision} does not fit torch {torch}.',
         'It cannot be imported.',
-        'pip uninstall -y torchvision && pip install torchvision torch=={torch}',
+        f'pip uninstall -y torchvision && pip install {TORCHVISION}',
     ),
     Cause(
         r'compiled using NumPy 1|numpy\.dtype size changed|numpy\.core\.multiarray failed|_ARRAY_API not found',

@@ -124,6 +124,19 @@ def test_quiet_prints_results_only(tmp_path):
         assert lines == [f'Drawn shapes are in {folder}'] and result.stderr == ''
 
 
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    pytest.importorskip('mmdet')
+    from command_line import run_verb
+
+    from bucketed_losses.errors import UserError
+
+    monkeypatch.chdir(tmp_path)
+    for out in ('.', tmp_path):
+        with pytest.raises(UserError, match=rf'{out} is the current folder, which cannot be replaced; give the name'):
+            run_verb('shapes', '--num-train', '2', '--num-val', '1', '--out', out)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_terminal_sees_a_bar_that_goes_away(monkeypatch):
     pytest.importorskip('rich')
 

@@ -173,6 +173,11 @@ TRAPS = {
         'The check "plug-in" fails',
         'pip install scikit-learn',
     ),
+    'torchvision is missing': (
+        environment(OPENMMLAB, checks={'plug-in': "ModuleNotFoundError: No module named 'torchvision'"}),
+        'The check "plug-in" fails',
+        'pip install torchvision torch==2.1.2',
+    ),
     'numpy ABI': (
         environment(
             OPENMMLAB, checks={'plug-in': 'ValueError: numpy.dtype size changed, may indicate incompatibility'}
@@ -215,6 +220,7 @@ def test_problem_is_found_once_with_the_command_that_fixes_it(facts, what, comma
         (environment(f'{OPENMMLAB} torch=2.6.0'), 'mmengine 0.10.7 cannot load its checkpoints with torch 2.6.0', None),
         (environment(OPENMMLAB), 'torch 2.1.2 cannot load the checkpoints of MMEngine safely', None),
         (environment('opencv-python=4.11.0.86 opencv-python-headless=4.11.0.86'), 'are both installed', 'headless'),
+        (environment(OPENMMLAB), 'torchvision is not installed', 'pip install torchvision torch==2.1.2'),
         (environment('openmim=0.3.9 click=8.3.0'), 'Slurm launcher of openmim 0.3.9 breaks', 'click<8.3'),
         (environment('onedl-mim=0.5.1 click=8.1.8'), 'onedl-mim 0.5.1 requires click 8.3', 'click>=8.3'),
         (environment(OPENMMLAB, pkg_resources=False), 'There is no module pkg_resources', 'setuptools>=77,<81'),

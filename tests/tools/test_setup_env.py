@@ -219,6 +219,21 @@ def test_an_environment_keeps_its_python(project):
     assert setup(project, PYTHON='', FAKE_VERSION='3.12') == (0, '', [])
 
 
+def test_a_python_that_is_not_on_the_path_is_found_again(project):
+    """As on clusters, where a module brings it; the environment links to it."""
+    (project / 'modules').mkdir()
+    elsewhere = project / 'modules/python3.11'
+    shutil.move(project / 'fake/python', elsewhere)
+    (project / 'python3.12').unlink()
+    assert setup(project, PYTHON=str(elsewhere))[0] == 0
+    python = project / '.venv/bin/python'
+    python.unlink()
+    python.symlink_to(elsewhere)  # as venv makes it
+    assert setup(project, PYTHON='') == (0, '', [])
+    status, output, _ = setup(project, '--groups', 'run', 'test', PYTHON='')
+    assert status == 0 and 'with Python 3.11' in output
+
+
 def test_unknown_stacks_are_named(project):
     status, output, _ = setup(project, '--stack', 'openmmlabs')
     assert status != 0 and "no stack 'openmmlabs'" in output and 'onedl' in output

@@ -509,3 +509,19 @@ def test_nine_in_ten_configs_train_and_their_losses_fall():
 )
 def test_configs_without_a_class_score_are_not_counted(name, why):
     assert swap_survey.why_not_counted(swap_survey.CONFIGS / name) == why
+
+
+def test_tool_does_not_replace_the_config_or_one_that_it_inherits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own, child, link = tmp_path / 'own.py', tmp_path / 'sub/child.py', tmp_path / 'link.py'
+    own.write_text(f"_base_ = '{ATSS}'\nmodel = dict(bbox_head=dict(num_classes=5))\n")
+    child.parent.mkdir()
+    child.write_text("_base_ = '../own.py'\n")
+    link.symlink_to(own)
+    before = own.read_text()
+    for config, out in (('own.py', 'own.py'), ('own.py', link), (own, 'sub/../own.py'), (child, 'own.py')):
+        with pytest.raises(UserError, match=rf'--out {out} is the config itself or one that it inherits'):
+            run_verb('swap', config, '--out', out, '--force')
+    assert own.read_text() == before
+    run_verb('swap', own, '--out', child, '--force')
+    assert "_base_ = '../own.py'" in child.read_text()
