@@ -62,7 +62,7 @@ def _stage(adapt, **kwargs):
     )
 
 
-def _cascade_rpn(loss):
+def cascade_rpn(loss):
     first = _stage(dict(type='dilation', dilation=3), with_cls=False, bridged_feature=True)
     last = _stage(dict(type='offset'), loss_cls=loss)
     return dict(
@@ -94,7 +94,7 @@ def build_head(head_type, name='BucketedRSLoss', **kwargs):
     """A small head; ``name`` is a loss's type."""
     torch.manual_seed(0)
     if head_type == 'RankBasedCascadeRPNHead':
-        cfg = _cascade_rpn(dict(type=name))
+        cfg = cascade_rpn(dict(type=name))
     else:
         cfg = dict(type=head_type, in_channels=8, feat_channels=8, loss_cls=dict(type=name), **HEADS[head_type])
         cfg['train_cfg'] = ConfigDict(cfg['train_cfg'])

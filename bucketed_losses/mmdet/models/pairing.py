@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmdet.models.roi_heads.bbox_heads import BBoxHead, DoubleConvFCBBoxHead, SABLHead
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
@@ -31,13 +31,14 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
     # The heads of the Co-DETR baseline belong to this package, but they compute their losses as MMDetection does.
     stock = type(head).__module__.startswith('mmdet.') or recipe is not None
     if stock and not (_calls_its_loss_once(head) and not loss.needs_ious):
-        what = (
-            'IoUs of the predicted boxes'
-            if isinstance(head, BBoxHead)
-            else 'the predictions of all levels at once, nor the IoUs of their boxes,'
-        )
+        if not isinstance(head, BBoxHead):
+            why = 'it does not pass the predictions of all levels at once, nor the IoUs of their boxes, to its loss'
+        elif loss.needs_ious:
+            why = 'it does not pass IoUs of the predicted boxes to its loss'
+        else:
+            why = 'it does not compute its loss or its scores as BBoxHead does'
         raise ValueError(
-            f'{head_name} cannot train {loss_name}: it does not pass {what} to its loss; '
+            f'{head_name} cannot train {loss_name}: {why}; '
             + (
                 f"use type='{recipe.head.__name__}'"
                 if recipe
@@ -55,6 +56,8 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
 
 
 def _calls_its_loss_once(head: nn.Module) -> bool:
+    if isinstance(head, (DoubleConvFCBBoxHead, SABLHead)):  # their classifiers have a channel for background
+        return False
     return isinstance(head, BBoxHead) and type(head).loss_and_target is BBoxHead.loss_and_target
 
 

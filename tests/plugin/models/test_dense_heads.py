@@ -88,6 +88,20 @@ def test_one_image_without_objects(head_type):
     assert all(math.isfinite(value.item()) and value > 0 for value in losses.values())
 
 
+def test_paa_scores_no_rows_of_an_image_without_positives(monkeypatch):
+    """mmcv's focal loss on a GPU fails without rows; so here does the one on the CPU."""
+    head = build_head(head_type='RankBasedPAAHead')
+    forward = head.loss_score.forward
+
+    def needs_rows(pred, *args, **kwargs):
+        assert len(pred)
+        return forward(pred, *args, **kwargs)
+
+    monkeypatch.setattr(head.loss_score, 'forward', needs_rows)
+    losses = loss_of(head, [OBJECTS[0], instances([], [])])
+    assert all(math.isfinite(value.item()) and value > 0 for value in losses.values())
+
+
 @HEADS
 def test_all_images_are_ranked_together(head_type):
     """Raising all logits of one image changes the loss of the batch, but not that of each image alone."""

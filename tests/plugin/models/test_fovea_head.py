@@ -75,3 +75,17 @@ def test_aligned_features_train_also_under_bfloat16():
         losses = head.loss_by_feat(*head(features(head)), OBJECTS, METAS)
     sum(losses.values()).backward()
     assert not [key for key, parameter in head.named_parameters() if parameter.grad is None]
+
+
+def test_points_far_from_the_corner_are_exact_in_bfloat16():
+    """bfloat16 has 8 bits, so a cell at 1,300 pixels would be off by up to 4."""
+    head = build_head('RankBasedFoveaHead', 'BucketedRSLoss')
+    points = head.prior_generator.grid_priors([(1, 168)] * len(STRIDES), device='cpu')
+    seen = []
+    head.get_targets = lambda objects, sizes, given: (
+        seen.extend(given) or head.__class__.get_targets(head, objects, sizes, given)
+    )
+    maps = [torch.zeros(len(OBJECTS), channels, 1, 168, dtype=torch.bfloat16) for channels in (NUM_CLASSES, 4)]
+    head.loss_by_feat(*([one] * len(STRIDES) for one in maps), OBJECTS, METAS)
+    for given, exact in zip(seen, points, strict=True):
+        assert torch.equal(given, exact)

@@ -13,7 +13,18 @@ pytest.importorskip('mmdet')
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from small_anchor_heads import METAS, features, instances
-from small_guided_heads import BUCKETS, HEAD_TYPES, HEADS, STRIDES, build_head, losses_of, objects_of, samples_of
+from small_guided_heads import (
+    BUCKETS,
+    HEAD_TYPES,
+    HEADS,
+    STRIDES,
+    TEST_CFG,
+    build_head,
+    cascade_rpn,
+    losses_of,
+    objects_of,
+    samples_of,
+)
 from small_roi_heads import NUM_CLASSES, build, random_rois
 
 EACH = pytest.mark.parametrize('name', ['APLoss', 'BucketedAPLoss', 'RSLoss', 'BucketedRSLoss'])
@@ -428,6 +439,21 @@ def test_the_first_stage_of_cascade_rpn_is_scaled_as_the_last(name):
     ranking = sum(losses[key].item() for key in losses if key.endswith(('_rank', '_sort')))
     assert losses['s0.loss_rpn_reg'].item() == pytest.approx(ranking if 'RS' in name else 0.2 * plain, rel=1e-4)
     assert losses['s0.loss_rpn_reg'].item() != pytest.approx(plain, rel=1e-2)
+
+
+def test_an_earlier_ranking_stage_of_cascade_rpn_keeps_its_losses():
+    """It has a classifier, so its losses are balanced and weighted already."""
+    config = cascade_rpn(dict(type='BucketedRSLoss'))
+    config['stages'][0] |= dict(
+        type='RankBasedStageCascadeRPNHead', with_cls=True, loss_cls=dict(type='BucketedRSLoss')
+    )
+    head = MODELS.build({**config, 'test_cfg': ConfigDict(TEST_CFG)})
+    head.init_weights()
+    losses = losses_of(head)
+    ranking = [losses[f's0.loss_rpn_{part}'].item() for part in ('rank', 'sort')]
+    assert losses['s0.loss_rpn_bbox'].item() == pytest.approx(sum(ranking), rel=1e-4)
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
 
 
 def test_wrong_settings_are_named():

@@ -417,6 +417,15 @@ def test_wrong_settings_are_named_when_built(cfg, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize('loss', ['APLoss', 'BucketedAPLoss', 'DRLoss', 'RSLoss'])
+@pytest.mark.parametrize('name', ['DoubleConvFCBBoxHead', 'SABLHead'])
+def test_stock_box_heads_with_a_classifier_of_their_own_are_refused(name, loss):
+    """They have a channel for background, whatever their loss says."""
+    size = dict(num_convs=1, num_fcs=1) if name == 'DoubleConvFCBBoxHead' else dict(cls_out_channels=3)
+    with pytest.raises(ValueError, match=rf"{name} cannot train {loss}: .*; use type='RankBased{name}'"):
+        MODELS.build(dict(type=name, num_classes=3, loss_cls=dict(type=loss), **size))
+
+
 def test_ap_losses_train_in_stock_box_heads():
     """They need no IoUs; MMDetection's head then samples and regresses deltas as configured."""
     MODELS.build({**STOCK_BOX_HEAD, 'loss_bbox': dict(type='L1Loss')})

@@ -114,3 +114,12 @@ def test_detections_are_chosen_by_the_score_that_is_ranked():
         expected = scores[scores > 0.3].sort(descending=True).values[:20]
         assert len(expected) == 20
         torch.testing.assert_close(results.scores.sort(descending=True).values, expected)
+
+
+def test_scores_that_round_to_0_give_finite_losses():
+    head = build_head('RankBasedYOLOV3Head', 'BucketedRSLoss')
+    (maps,) = head(features(head))
+    lower = torch.zeros(5 + NUM_CLASSES).index_fill(0, torch.arange(4, 5 + NUM_CLASSES), -200.0)
+    maps = ([level + lower.repeat(level.size(1) // len(lower)).view(1, -1, 1, 1) for level in maps],)
+    losses = head.loss_by_feat(*maps, OBJECTS, METAS)
+    assert all(value.isfinite() for value in losses.values()), losses

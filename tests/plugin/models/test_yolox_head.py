@@ -103,3 +103,12 @@ def test_the_assigner_gets_what_the_stock_head_would_give_it(monkeypatch):
         torch.testing.assert_close(ours.priors, theirs.priors)
         assert ours.scores.mean().item() == pytest.approx(theirs.scores.mean().item(), rel=0.3)
         assert theirs.scores.mean().item() == pytest.approx(0.01, rel=0.3)
+
+
+def test_scores_that_round_to_0_give_finite_losses():
+    head = build_head('RankBasedYOLOXHead', 'BucketedRSLoss')
+    head.use_l1 = True
+    cls_scores, bbox_preds, objectnesses = outputs_of(head)
+    maps = [level.detach() - 200 for level in cls_scores], bbox_preds, objectnesses
+    losses = head.loss_by_feat(*maps, OBJECTS, METAS)
+    assert all(value.isfinite() for value in losses.values()), losses

@@ -148,6 +148,9 @@ class RankBasedCascadeRPNHead(CascadeRPNHead):
         names = [last + name.replace('loss_', 'loss_rpn_') for name in loss_cls.LOG_NAMES]
         ranking = [losses[name] for name in names]
         for name in [name for name in losses if not name.startswith(last)]:
+            stage = self.stages[int(name[1:].partition('.')[0])]
+            if isinstance(stage, RankBasedStageCascadeRPNHead):  # it has a classifier, so its losses are balanced
+                continue
             value = torch.stack(list(losses[name])).sum()  # the stock stage returns a loss for each level
             if loss_cls.self_balancing:
                 losses[name] = self_balance(value, ranking, loss_cls.shared)

@@ -50,7 +50,7 @@ class RankBasedFoveaHead(RankingHeadMixin, FoveaHead):
         """Losses of a batch; arguments as for :meth:`mmdet.models.FoveaHead.loss_by_feat`."""
         num_images = len(batch_img_metas)
         sizes = [level.shape[-2:] for level in cls_scores]
-        points = self.prior_generator.grid_priors(sizes, dtype=bbox_preds[0].dtype, device=bbox_preds[0].device)
+        points = self.prior_generator.grid_priors(sizes, dtype=torch.float32, device=bbox_preds[0].device)
         labels, log_distances = self.get_targets(batch_gt_instances, sizes, points)
         priors = torch.cat(
             [

@@ -160,6 +160,8 @@ class RankBasedPAAHead(CandidateScoreMixin, RankBasedATSSHead, PAAHead):
         pos_inds: Tensor,
     ) -> tuple[Tensor]:
         """PAA's anchor scores ``(num_pos,)`` of an image; arguments as :meth:`mmdet.models.PAAHead.get_pos_loss`."""
+        if len(pos_inds) == 0:  # mmcv's focal loss on a GPU needs a row
+            return (cls_score.new_zeros(0, dtype=torch.float64),)
         boxes = self.bbox_coder.decode(torch.cat(anchors)[pos_inds], bbox_pred[pos_inds])
         classification = self.loss_score(
             cls_score[pos_inds] + self.score_shift, label[pos_inds], label_weight[pos_inds], reduction_override='none'

@@ -13,7 +13,7 @@ from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
 
 from ..losses import PositiveBoxes
-from ..losses.box_weighting import at_least_float32, nan_if_not_finite, score_weights
+from ..losses.box_weighting import at_least_float32, nan_if_not_finite, score_weights, weighted_mean
 from ..recipes import Role, ranking_head
 from ..rules import ranking_loss, without_effect
 from .joint_logits import product_logit
@@ -143,4 +143,4 @@ class RankBasedYOLOV3Head(RankingHeadMixin, YOLOV3Head):
             name: loss(predictions[:, part], targets[:, part], reduction_override='none').sum(dim=1)
             for name, (loss, part) in parts.items()
         }
-        return {name: (values * weights).sum() / total for name, values in losses.items()}
+        return {name: weighted_mean(values, weights, total) for name, values in losses.items()}

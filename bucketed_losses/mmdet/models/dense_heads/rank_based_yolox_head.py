@@ -12,7 +12,7 @@ from mmdet.utils import OptInstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ..losses.box_weighting import score_weights
+from ..losses.box_weighting import score_weights, weighted_mean
 from ..recipes import Role, ranking_head
 from ..rules import POINT_HEAD
 from .joint_logits import product_logit
@@ -122,4 +122,4 @@ class RankBasedYOLOXHead(ScorePriorMixin, RankingHeadMixin, YOLOXHead):
             return {'loss_l1': predictions.sum() * 0}
         encoded = self._get_l1_target(torch.zeros_like(targets), targets, priors)
         losses = self.loss_l1(predictions, encoded, reduction_override='none').sum(dim=1)
-        return {'loss_l1': (losses * weights).sum() / total}
+        return {'loss_l1': weighted_mean(losses, weights, total)}
