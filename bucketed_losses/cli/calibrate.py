@@ -31,6 +31,7 @@ from bucketed_losses.mmdet.evaluation import (
     coco_file,
     cross_validated,
     fit_calibration,
+    label_names,
     load_annotations,
     match_detections,
 )
@@ -146,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
     if not is_main_process():
         return
     annotations = annotations_of(dataset)
-    classes = dataset.metainfo['classes']
+    classes = label_names(dataset, annotations)
     try:
         matches = match_detections(annotations, detections, classes, args.iou_thr)
         calibration, own = fit_calibration(matches, args.method, args.min_matches)

@@ -40,6 +40,48 @@ def test_a_file_with_fewer_classes_is_not_tested(data, trained, tmp_path, refuse
         refused(tool, [config, trained, *options], r'few\.json has no category for 1 of the 2 classes.*: square;')
 
 
+def reverse_categories(content):
+    content['categories'].reverse()
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+@pytest.mark.parametrize('kind', ['CheckedCocoDataset', 'CocoDataset'])
+def test_a_file_with_categories_in_another_order(kind, split, data, tmp_path, refused):
+    """MMDetection would label a square 0 in one file and 1 in the other."""
+    path = changed(data / 'val.json', tmp_path / 'reversed.json', reverse_categories)
+    options = [*on_file(split, path), f'{split}_dataloader.dataset.type={kind}']
+    order = r'the categories in .*reversed\.json have the order dot, square, and metainfo\.classes has square, dot'
+    refused('train', training(data, tmp_path, *options), rf'{split}_dataloader\.dataset: {order}', 'in this order; if')
+
+
+def test_classes_in_another_order_are_not_tested(data, trained, tmp_path, refused):
+    path = changed(data / 'val.json', tmp_path / 'reversed.json', reverse_categories)
+    config, *options = training(data, tmp_path, *on_file('val', path))
+    for tool in ('test', 'calibrate'):
+        refused(tool, [config, trained, *options], r'reversed\.json have the order dot, square')
+
+
+def test_classes_of_two_data_sets_in_another_order(data, tmp_path, refused):
+    path = changed(data / 'val.json', tmp_path / 'reversed.json', reverse_categories)
+    options = [*on_file('val', path), 'val_dataloader.dataset.metainfo.classes=[dot,square]']
+    words = (
+        r'val_dataloader\.dataset: metainfo\.classes has the order dot, square, and that of train_dataloader\.dataset '
+        'has the order square, dot; write the same classes'
+    )
+    refused('train', training(data, tmp_path, *options), words)
+
+
+def test_other_categories_between_those_of_the_classes(data, tmp_path):
+    """Labels are in the order of the classes, also in Objects365, which sorts categories by their ids."""
+    from bucketed_losses.mmdet.engine.config_checks import check_classes
+
+    more = changed(data / 'val.json', tmp_path / 'a.json', lambda c: c['categories'].insert(1, dict(id=9, name='star')))
+    for kind in ('CheckedCocoDataset', 'CocoDataset'):
+        check_classes(Loops(data_set(kind, more)), ['train'])
+    path = changed(data / 'val.json', tmp_path / 'reversed.json', reverse_categories)
+    check_classes(Loops(data_set('Objects365V1Dataset', path)), ['train'])
+
+
 WRAPPERS = {
     'dataset.dataset': lambda good, bad: dict(type='RepeatDataset', times=2, dataset=bad),
     'dataset.datasets.1': lambda good, bad: dict(type='ConcatDataset', datasets=[good, bad]),

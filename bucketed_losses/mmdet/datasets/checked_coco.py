@@ -41,6 +41,9 @@ class CheckedAnnotationsMixin(_Host):
     left out too (MMDetection trains on boxes that are NaN), as are boxes with a category or an image that is not in the
     file. One warning per annotation file counts the boxes of each kind and gives examples.
 
+    Attributes:
+        categories: The categories of the file. MMDetection does not keep them.
+
     Raises:
         MissingAnnotationsError: The annotation file is missing.
         UserError: The file is not JSON or not in COCO format, an annotation lacks a field, a category or an image
@@ -85,7 +88,7 @@ class CheckedAnnotationsMixin(_Host):
         kept = []
         for annotation in raw_data_info['raw_ann_info']:
             self._check_annotation(annotation)
-            if annotation['category_id'] in self._categories:
+            if annotation['category_id'] in self._category_ids:
                 problem = box_problem(annotation['bbox'], image['width'], image['height'])
             else:
                 problem = _UNKNOWN_CATEGORY
@@ -109,7 +112,8 @@ class CheckedAnnotationsMixin(_Host):
         for image, entries in index.img_ann_map.items():
             if image not in index.imgs:
                 self._left_out[_UNKNOWN_IMAGE] += [annotation.get('id') for annotation in entries]
-        self._categories = frozenset(index.cats)
+        self.categories = index.dataset['categories']
+        self._category_ids = frozenset(index.cats)
 
     def _check_annotation(self, annotation: dict) -> None:
         missing = [key for key in _NEEDED if key not in annotation]

@@ -328,31 +328,43 @@ def _has_objects(dataset: Any) -> bool:
 
 
 def check_classes(runner: Runner, loops: Sequence[str]) -> None:
-    """Check that COCO-format files have all classes of the config, and each of them once.
+    """Check that COCO-format files have all classes of the config, each of them once and in the same order.
 
-    Otherwise MMDetection would assign wrong labels without an error. Categories that are not in the config are allowed,
-    because MMDetection leaves them out. LVIS data sets use all categories of their file, so only their number is
-    checked. Training data without any annotations (semi-supervised training) is allowed.
+    Otherwise MMDetection would assign wrong labels without an error: it numbers labels in the order of the categories
+    in the file. Categories that are not in the config are allowed, because MMDetection leaves them out. LVIS data sets
+    use all categories of their file, so only their number is checked. Training data without any annotations
+    (semi-supervised training) is allowed. The data sets must have their classes in the same order.
 
     Args:
         runner: The runner; the data sets of the loops are built.
         loops: 'train', 'val' or 'test'.
 
     Raises:
-        UserError: Classes are missing or occur twice; the message names them and the file.
+        UserError: Classes are missing, occur twice or have another order; the message names them and the file.
     """
+    orders: dict[frozenset[str], tuple[str, list[str]]] = {}
     for loop in loops:
         for path, dataset in _datasets_of(runner, loop):
+            classes = dataset.metainfo.get('classes') or ()
+            earlier, order = orders.setdefault(frozenset(classes), (path, list(classes)))
+            if list(classes) != order:
+                raise UserError(
+                    f'{path}: metainfo.classes has the order {_some(classes)}, and that of {earlier} has the order '
+                    f'{_some(order)}; write the same classes for all data sets'
+                )
             if not isinstance(dataset, CocoDataset) or not hasattr(dataset, 'cat_ids'):
                 continue
-            classes = dataset.metainfo.get('classes') or ()
             if isinstance(classes, str) or (loop == 'train' and not any(dataset.cat_img_map.values())):
                 continue
-            found = len(dataset.cat_ids)
             takes_all = isinstance(dataset, LVISV05Dataset)
-            if found == len(classes) or (takes_all and found > len(classes)):
+            if takes_all and len(dataset.cat_ids) >= len(classes):
                 continue
-            names = Counter(_category_names(dataset))
+            categories = _categories(dataset)
+            by_id = {category['id']: category['name'] for category in categories}
+            labels = [by_id[category_id] for category_id in dataset.cat_ids]
+            if labels == list(classes):
+                continue
+            names = Counter(category['name'] for category in categories)
             missing = [name for name in classes if name not in names]
             twice = [name for name in classes if names[name] > 1]
             if missing:
@@ -363,13 +375,22 @@ def check_classes(runner: Runner, loops: Sequence[str]) -> None:
                 )
             if twice and not takes_all:
                 raise UserError(f'{path}: {dataset.ann_file} has two categories of the same name: {_some(twice)}')
+            if not takes_all:
+                raise UserError(
+                    f'{path}: the categories in {dataset.ann_file} have the order {_some(labels)}, and '
+                    f'metainfo.classes has {_some(classes)}. MMDetection numbers labels in the order of the file. '
+                    'Write metainfo.classes of all data sets in this order; if the files differ in their order, sort '
+                    'their categories'
+                )
 
 
-def _category_names(dataset: CocoDataset) -> list[str]:
-    """Names of the categories in a data set's file. They are read again, because the data set does not keep them."""
+def _categories(dataset: CocoDataset) -> list[dict]:
+    """The categories in a data set's file. MMDetection's data sets do not keep them, so they are read again."""
+    if hasattr(dataset, 'categories'):
+        return dataset.categories
     with get_local_path(dataset.ann_file, backend_args=dataset.backend_args) as path:
-        return [category['name'] for category in json.loads(Path(path).read_text())['categories']]
+        return json.loads(Path(path).read_text(encoding='utf-8'))['categories']
 
 
-def _some(names: list[str], most: int = 10) -> str:
+def _some(names: Sequence[str], most: int = 10) -> str:
     return ', '.join(map(str, names[:most])) + (', …' if len(names) > most else '') if names else 'none'

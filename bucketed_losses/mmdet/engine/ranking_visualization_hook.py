@@ -153,11 +153,11 @@ class RankingVisualizationHook(Hook):
         if not is_main_process():
             return
         with self._guard('draw the precision-recall curves'):
-            from ..evaluation.matches import coco_file, load_annotations, precision_recall
+            from ..evaluation.matches import coco_file, label_names, load_annotations, precision_recall
             from ..evaluation.ranking_pictures import draw_precision_recall
 
-            classes = dataset.metainfo.get('classes', ())
             annotations = load_annotations(coco_file(dataset))
+            classes = label_names(dataset, annotations)
             recall, precision = precision_recall(annotations, collector.detections, classes, (0.5, 0.75))
             image = draw_precision_recall(recall, precision, classes, (0.5, 0.75))
             runner.visualizer.add_image('precision_recall', image, step=runner.epoch)

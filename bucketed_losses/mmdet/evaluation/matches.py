@@ -75,12 +75,33 @@ def coco_file(dataset: Any) -> str:
     Raises:
         UserError: The data set has no such file.
     """
-    while hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
+    dataset = _unwrapped(dataset)
     file = str(getattr(dataset, 'ann_file', ''))
     if not file.endswith('.json'):
         raise UserError(f'{type(dataset).__name__} needs COCO-style annotations in a .json file, got {file or "none"}')
     return file
+
+
+def label_names(dataset: Any, annotations: COCO) -> list[str]:
+    """The names of a data set's labels, label 0 first.
+
+    MMDetection numbers labels in the order of the categories in the file, which may not be that of the classes in the
+    config. Other data sets have the order of their classes.
+
+    Args:
+        dataset: A data set, possibly inside wrappers.
+        annotations: Its annotations.
+    """
+    dataset = _unwrapped(dataset)
+    if hasattr(dataset, 'cat_ids'):
+        return [category['name'] for category in annotations.loadCats(dataset.cat_ids)]
+    return list(dataset.metainfo.get('classes', ()))
+
+
+def _unwrapped(dataset: Any) -> Any:
+    while hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    return dataset
 
 
 def load_annotations(file: str | Path) -> COCO:
@@ -177,10 +198,11 @@ def precision_recall(
     Arguments and errors as for :func:`match_detections`. The precision of a class without objects is NaN: COCO leaves
     it out of AP.
     """
-    evaluation, _ = evaluate_detections(annotations, detections, classes, iou_thrs)
+    evaluation, ids = evaluate_detections(annotations, detections, classes, iou_thrs)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
-    precision = evaluation.eval['precision'][:, :, :, 0, -1]
+    order = [list(evaluation.params.catIds).index(category) for category in ids]  # pycocotools sorts them
+    precision = evaluation.eval['precision'][:, :, order, 0, -1]
     return evaluation.params.recThrs, np.where(precision < 0, np.nan, precision)
 
 

@@ -192,6 +192,17 @@ def test_what_prevents_curves_is_a_warning(categories, outputs, reason, stage, t
     assert runner.visualizer.images == ['precision_recall'] and len(warned) == 1
 
 
+def test_curves_have_the_names_of_the_labels(tmp_path, monkeypatch):
+    """The file has its categories in another order than the config, and labels follow the file."""
+    dataset = Dataset(coco_json(tmp_path), classes=('square', 'disc'))
+    dataset.cat_ids = [1, 2]
+    given = []
+    monkeypatch.setattr(ranking_pictures, 'draw_precision_recall', lambda *arguments: given.append(arguments))
+    evaluate(RankingVisualizationHook(), runner_for(dataset=dataset), [sample()])
+    ((_, precision, names, _),) = given
+    assert names == ['disc', 'square'] and precision[:, :, 0].mean() == pytest.approx(1)
+
+
 def test_an_annotation_file_of_another_format(tmp_path, warned):
     hook, runner = RankingVisualizationHook(), runner_for(dataset=Dataset(tmp_path / 'val.xml'))
     evaluate(hook, runner, [sample()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ from bucketed_losses.mmdet.evaluation import (
     calibration_errors,
     cross_validated,
     fit_calibration,
+    label_names,
     match_detections,
+    precision_recall,
     reliability,
 )
 from bucketed_losses.mmdet.models.detectors import ScoreCalibration, take_score_threshold
@@ -127,6 +130,39 @@ def test_unknown_classes_and_no_detections_are_named():
         match_detections(coco, detections, ('cat', 'bird'))
     with pytest.raises(ValueError, match='no detections'):
         match_detections(coco, [], CLASSES)
+
+
+class Dataset:
+    """What names labels: MMDetection's data set of COCO files, which numbers them in the order of the file."""
+
+    metainfo = dict(classes=CLASSES)
+
+    def __init__(self, coco):
+        self.cat_ids = [category['id'] for category in coco.dataset['categories'] if category['name'] in CLASSES]
+
+
+def test_labels_are_named_in_the_order_of_the_file():
+    coco, _ = dataset(images=20)
+    loaded = Dataset(coco)
+    names = label_names(SimpleNamespace(dataset=loaded), coco)
+    assert names == ['dog', 'cat']
+    assert label_names(SimpleNamespace(metainfo=dict(classes=CLASSES)), coco) == ['cat', 'dog']
+    perfect = [
+        dict(image_id=a['image_id'], label=loaded.cat_ids.index(a['category_id']), bbox=a['bbox'], score=0.9)
+        for a in coco.dataset['annotations']
+    ]
+    assert average_precision(coco, perfect, names) == pytest.approx(1)
+    assert all(m.correct.all() and len(m.correct) == m.num_objects > 0 for m in match_detections(coco, perfect, names))
+
+
+def test_curves_are_in_the_order_of_the_classes():
+    """pycocotools sorts category ids, and here that of the first class is the larger one."""
+    coco, _ = dataset(images=20)
+    cats = [a for a in coco.dataset['annotations'] if a['category_id'] == 9]
+    perfect = [dict(image_id=a['image_id'], label=0, bbox=a['bbox'], score=0.9) for a in cats]
+    _, precision = precision_recall(coco, perfect, CLASSES, (0.5,))
+    assert precision.shape == (1, 101, 2)
+    assert precision[0].mean(axis=0).tolist() == pytest.approx([1, 0])
 
 
 @given(
