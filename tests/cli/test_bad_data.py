@@ -267,6 +267,52 @@ def test_an_annotation_without_a_field(field, data, tmp_path, refused):
     refused('train', training(data, tmp_path, *on_file('train', path)), rf'bad\.json: annotation 3 has no {field}$')
 
 
+def without(field):
+    return lambda content: [annotation.pop(field) for annotation in content['annotations'][2:]]
+
+
+@pytest.mark.parametrize('tool', ['train', 'test'])
+@pytest.mark.parametrize('kind', ['CheckedCocoDataset', 'CocoDataset'])
+def test_annotations_that_cannot_be_evaluated(kind, tool, data, trained, tmp_path, refused):
+    """pycocotools would raise a KeyError after the first epoch, or after all images were tested."""
+    path = changed(data / 'val.json', tmp_path / 'bad.json', without('iscrowd'))
+    types = [f'{loop}_dataloader.dataset.type={kind}' for loop in ('val', 'test')]
+    config, *options = training(data, tmp_path, *on_file('val', path), *types)
+    loop = 'val' if tool == 'train' else 'test'
+    words = rf'{loop}_evaluator: .*bad\.json: annotation 3 has no iscrowd, which the evaluation needs'
+    refused(tool, [config, *([trained] if tool == 'test' else []), *options], words)
+    assert not list((tmp_path / 'run').glob('epoch_*.pth'))
+
+
+def test_the_second_of_two_metrics_is_named(data, tmp_path, refused):
+    path = changed(data / 'val.json', tmp_path / 'bad.json', without('area'))
+    config = tmp_path / 'two.py'
+    good, bad = (f"dict(type='CocoMetric', ann_file={str(file)!r})" for file in (data / 'val.json', path))
+    config.write_text(f"_base_ = '{data}/config.py'\nval_evaluator = [{good}, {bad}]\n")
+    refused('train', [config, '--work-dir', tmp_path / 'run'], r'val_evaluator: .*bad\.json: annotation 3 has no area')
+
+
+def test_fields_that_only_the_evaluation_needs(data, trained, tmp_path, command):
+    """Training data need no iscrowd, and a metric without a file takes the objects from the data set."""
+    path = changed(data / 'val.json', tmp_path / 'a.json', without('iscrowd'))
+    assert command('train', *training(data, tmp_path, *on_file('train', path), 'train_cfg.max_epochs=1'))[0] == 0
+    keys = 'img_id,ori_shape,img_shape,scale_factor,instances'
+    options = [f'test_dataloader.dataset.pipeline.3.meta_keys=[{keys}]', 'test_evaluator.ann_file=None']
+    options.append(f'test_dataloader.dataset.ann_file={path}')
+    config, *options = training(data, tmp_path, *options)
+    assert command('test', config, trained, *options)[0] == 0
+
+
+def test_a_test_set_without_annotations(data, trained, tmp_path, command):
+    """As COCO's test-dev: detections are written to a file for a server."""
+    path = changed(data / 'val.json', tmp_path / 'a.json', lambda content: content.pop('annotations'))
+    out = tmp_path / 'found'
+    options = [f'test_evaluator.{key}' for key in (f'ann_file={path}', 'format_only=True', f'outfile_prefix={out}')]
+    config, *options = training(data, tmp_path, *options)
+    assert command('test', config, trained, *options)[0] == 0
+    assert (tmp_path / 'found.bbox.json').is_file()
+
+
 def test_missing_data_say_where_to_get_them(tmp_path, refused):
     pytest.importorskip('efficientnet_lite_pytorch')
     config = ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py'

@@ -2,7 +2,7 @@
 
 The checks concern the file of a config (:func:`find_config`, :func:`read_config`), its keys and names
 (:func:`check_keys`, :func:`check_names`), the files of its data sets (:func:`check_files`), and the data sets
-themselves (:func:`check_not_empty`, :func:`check_classes`).
+themselves (:func:`check_not_empty`, :func:`check_classes`) and the annotations of metrics (:func:`check_metrics`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdet.datasets import CocoDataset, LVISV05Dataset
+from mmdet.evaluation import CocoMetric
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -390,6 +391,41 @@ def _categories(dataset: CocoDataset) -> list[dict]:
         return dataset.categories
     with get_local_path(dataset.ann_file, backend_args=dataset.backend_args) as path:
         return json.loads(Path(path).read_text(encoding='utf-8'))['categories']
+
+
+def check_metrics(runner: Runner, loops: Sequence[str]) -> None:
+    """Check that the annotations of every ``CocoMetric`` have the fields that COCO's evaluation reads.
+
+    Otherwise the first evaluation would fail, after an epoch of training or after all images were tested.
+
+    Args:
+        runner: The runner; the evaluators of the loops are built.
+        loops: 'train', 'val' or 'test'.
+
+    Raises:
+        UserError: An annotation lacks a field; the message names both and the file.
+    """
+    for loop in loops:
+        evaluator = getattr(getattr(runner, f'{loop}_loop'), 'evaluator', None)
+        for index, metric in enumerate(getattr(evaluator, 'metrics', ())):
+            annotations = getattr(metric, '_coco_api', None)  # None if the metric takes the objects from the data set
+            if not isinstance(metric, CocoMetric) or annotations is None:
+                continue
+            for annotation in annotations.dataset.get('annotations', ()):  # a test set may have none
+                missing = [key for key in ('iscrowd', 'area') if key not in annotation]
+                if missing:
+                    where = _evaluator_file(runner.cfg, loop, index)
+                    raise UserError(
+                        f'{where}: annotation {annotation["id"]} has no {missing[0]}, which the evaluation needs; '
+                        'iscrowd is 0 for a single object, and area is in square pixels'
+                    )
+
+
+def _evaluator_file(cfg: Config, loop: str, index: int) -> str:
+    """Where the annotations of a metric are, for a message."""
+    configs = cfg[f'{loop}_evaluator']
+    config = configs[index] if isinstance(configs, (list, tuple)) else configs
+    return f'{loop}_evaluator: {config.get("ann_file")}'
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:

@@ -13,7 +13,15 @@ from bucketed_losses.errors import UserError
 from bucketed_losses.new_files import check_folder
 
 from .config import replace_data_root
-from .config_checks import check_classes, check_files, check_keys, check_names, check_not_empty, import_custom_modules
+from .config_checks import (
+    check_classes,
+    check_files,
+    check_keys,
+    check_metrics,
+    check_names,
+    check_not_empty,
+    import_custom_modules,
+)
 from .cpu_processes import launch_on_cpu
 
 NEEDS = {
@@ -96,8 +104,10 @@ def refuse_unusable_data(runner: Runner, loops: Sequence[str]) -> Runner:
         loops: 'train', 'val' or 'test', those that will run.
 
     Raises:
-        UserError: A data set has no images, no objects to train on, or lacks classes of the config.
+        UserError: A data set has no images, no objects to train on, or lacks classes of the config; or annotations
+            lack what a metric needs.
     """
     _named(runner.cfg, check_not_empty, runner, loops)
     _named(runner.cfg, check_classes, runner, loops)
+    _named(runner.cfg, check_metrics, runner, loops)
     return runner
