@@ -76,27 +76,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def detect(cfg: Config) -> tuple[list[dict], Any]:
-    """Detections of the validation set without any threshold, and the data set."""
+    """Detections of the validation set without any threshold, and the data set.
+
+    Raises:
+        UserError: the data set is unusable, or its annotations are not COCO's.
+    """
     take_score_threshold(cfg.model.get('test_cfg'), 'roi_head' in cfg.model)
     cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, dict(type='TestLoop')
     cfg.test_evaluator = dict(type='CollectDetections')
     hide_log_lines(cfg)
     runner = refuse_unusable_data(runner_from(cfg, ['test_dataloader']), ['test'])
-    with test_progress(runner, f'detecting objects in {len(runner.test_loop.dataloader.dataset)} images'):
-        runner.test()
-    return runner.test_evaluator.metrics[0].detections, runner.test_dataloader.dataset
-
-
-def annotations_of(dataset: Any) -> Any:
-    """The data set's annotations, if they are COCO's.
-
-    Raises:
-        UserError: they are not.
-    """
+    dataset = runner.test_loop.dataloader.dataset
     try:
-        return load_annotations(coco_file(dataset))
-    except ValueError as error:
+        coco_file(dataset)
+    except UserError as error:
         raise UserError(f'the maps cannot be fitted on the validation set: {error}') from error
+    with test_progress(runner, f'detecting objects in {len(dataset)} images'):
+        runner.test()
+    return runner.test_evaluator.metrics[0].detections, dataset
 
 
 def write_config(config: str, cfg: Config, calibration: ScoreCalibration, out: Path) -> None:
@@ -146,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
     detections, dataset = detect(cfg)
     if not is_main_process():
         return
-    annotations = annotations_of(dataset)
+    annotations = load_annotations(coco_file(dataset))
     classes = label_names(dataset, annotations)
     try:
         matches = match_detections(annotations, detections, classes, args.iou_thr)

@@ -313,6 +313,30 @@ def test_a_test_set_without_annotations(data, trained, tmp_path, command):
     assert (tmp_path / 'found.bbox.json').is_file()
 
 
+@pytest.mark.parametrize('kind', ['LVISV1Dataset', 'VOCDataset'])
+def test_data_that_cannot_be_calibrated_on(kind, data, trained, tmp_path, refused, monkeypatch):
+    """Refused before any image is tested."""
+    from mmengine.runner import Runner
+
+    monkeypatch.setattr(Runner, 'test', lambda runner: pytest.fail('images were tested'))
+    if kind == 'LVISV1Dataset':
+        pytest.importorskip('lvis')
+        path = changed(data / 'val.json', tmp_path / 'a.json', as_lvis)
+        words = 'LVISV1Dataset: LVIS does not annotate all objects'
+    else:
+        path, words = tmp_path / 'a.txt', r'VOCDataset needs COCO-style annotations in a \.json file, got .*a\.txt'
+        path.write_text('1\n')
+        (tmp_path / 'Annotations').mkdir()
+        (tmp_path / 'Annotations/1.xml').write_text(
+            '<annotation><size><width>64</width><height>64</height></size></annotation>'
+        )
+    options = [f'val_dataloader.dataset.{key}' for key in (f'type={kind}', f'ann_file={path}')]
+    if kind == 'VOCDataset':
+        options += [f'val_dataloader.dataset.{key}' for key in (f'data_root={tmp_path}/', 'data_prefix.sub_data_root=')]
+    config, *options = training(data, tmp_path, *options)
+    refused('calibrate', [config, trained, *options], rf'the maps cannot be fitted on the validation set: {words}')
+
+
 def test_missing_data_say_where_to_get_them(tmp_path, refused):
     pytest.importorskip('efficientnet_lite_pytorch')
     config = ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py'

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from mmdet.datasets import LVISV05Dataset
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 from pycocotools.coco import COCO
@@ -73,9 +74,14 @@ def coco_file(dataset: Any) -> str:
     """The COCO-style annotation file of a data set, or of the data set inside wrappers.
 
     Raises:
-        UserError: The data set has no such file.
+        UserError: The data set has no such file, or it is of LVIS, which annotates only some of the objects.
     """
     dataset = _unwrapped(dataset)
+    if isinstance(dataset, LVISV05Dataset):
+        raise UserError(
+            f'{type(dataset).__name__}: LVIS does not annotate all objects of an image, so whether a detection is '
+            'wrong is not known; use data of which all objects are annotated'
+        )
     file = str(getattr(dataset, 'ann_file', ''))
     if not file.endswith('.json'):
         raise UserError(f'{type(dataset).__name__} needs COCO-style annotations in a .json file, got {file or "none"}')
@@ -132,12 +138,22 @@ def evaluate_detections(
     if not found:
         raise UserError('there are no detections; lower score_thr, or check that the checkpoint is trained')
     with contextlib.redirect_stdout(io.StringIO()):
+        annotations = _complete(annotations)
         evaluation = COCOeval(annotations, annotations.loadRes(found), 'bbox')
         evaluation.params.catIds = ids
         if iou_thrs is not None:
             evaluation.params.iouThrs = np.array(iou_thrs)
         evaluation.evaluate()
     return evaluation, ids
+
+
+def _complete(annotations: COCO) -> COCO:
+    """A copy in which each object has ``iscrowd``, which COCO's evaluation needs; 0 where the file does not say."""
+    copy = COCO()
+    objects = [{'iscrowd': 0, **annotation} for annotation in annotations.dataset['annotations']]
+    copy.dataset = {**annotations.dataset, 'annotations': objects}
+    copy.createIndex()
+    return copy
 
 
 def match_detections(

@@ -124,6 +124,18 @@ def test_crowds_are_neither_right_nor_wrong():
     assert cat.num_objects == 1 and len(dog.scores) == 0
 
 
+def test_an_object_is_no_crowd_unless_the_file_says_so():
+    coco, detections = dataset()
+    expected = match_detections(coco, detections, CLASSES), average_precision(coco, detections, CLASSES)
+    for annotation in coco.dataset['annotations']:
+        del annotation['iscrowd']
+    got = match_detections(coco, detections, CLASSES), average_precision(coco, detections, CLASSES)
+    for a, b in zip(got[0], expected[0], strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(a, b, strict=True))
+    assert got[1] == expected[1]
+    assert all('iscrowd' not in annotation for annotation in coco.dataset['annotations'])
+
+
 def test_unknown_classes_and_no_detections_are_named():
     coco, detections = dataset()
     with pytest.raises(ValueError, match=r"\['bird'\].*\['cat', 'dog'\]"):
