@@ -195,6 +195,28 @@ def test_all_boxes_of_a_file_are_left_out(data, tmp_path, refused):
     refused('train', training(data, tmp_path, *on_file('train', path)), words)
 
 
+@pytest.mark.parametrize('kind', ['CheckedCocoDataset', 'CheckedCityscapesDataset'])
+def test_a_bad_box_does_not_hide_wrong_class_names(kind, data, tmp_path, refused):
+    def change(content):
+        content['annotations'][1]['bbox'][2] = 0
+
+    path = changed(data / 'train.json', tmp_path / 'bad.json', change)
+    options = [f'{loop}_dataloader.dataset.metainfo.classes=[ring,star]' for loop in ('train', 'val')]
+    options.append(f'train_dataloader.dataset.type={kind}')
+    words = r'bad\.json has no category for 2 of the 2 classes of the config: ring, star; it has square, dot'
+    refused('train', training(data, tmp_path, *on_file('train', path), *options), words)
+
+
+def test_all_boxes_are_on_other_images(data, tmp_path):
+    def change(content):
+        for annotation in content['annotations']:
+            annotation['image_id'] = 99
+
+    path = changed(data / 'train.json', tmp_path / 'bad.json', change)
+    with pytest.raises(UserError, match=r'none of its boxes can be used: 8 on an image that the file does not have'):
+        DATASETS.build(data_set('CheckedCocoDataset', path))
+
+
 def relative_boxes(content):
     for annotation in content['annotations']:
         annotation['bbox'] = [value / 64 for value in annotation['bbox']]

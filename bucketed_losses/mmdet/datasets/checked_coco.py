@@ -61,6 +61,7 @@ class CheckedAnnotationsMixin(_Host):
             )
         self._left_out: dict[str, list] = defaultdict(list)
         self._file_checked = False
+        self._num_annotations = 0
         try:
             data_list = super().load_data_list()
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -73,7 +74,8 @@ class CheckedAnnotationsMixin(_Host):
             raise UserError(f'{name}: annotation file {self.ann_file} is not in COCO format: {error!r}') from error
         if self._left_out:
             kinds = [f'{len(ids)} {kind} (annotation ids {_examples(ids)})' for kind, ids in self._left_out.items()]
-            if not any(image['instances'] for image in data_list):
+            # The other boxes may be of classes that are not in the config.
+            if sum(map(len, self._left_out.values())) == self._num_annotations:
                 raise UserError(f'{name}: {self.ann_file}: none of its boxes can be used: {"; ".join(kinds)}')
             print_log(
                 f'{name}: {self.ann_file}: boxes that are not used: {"; ".join(kinds)}.', 'current', logging.WARNING
@@ -85,6 +87,7 @@ class CheckedAnnotationsMixin(_Host):
             self._check_file()
             self._file_checked = True
         image = raw_data_info['raw_img_info']
+        self._num_annotations += len(raw_data_info['raw_ann_info'])
         kept = []
         for annotation in raw_data_info['raw_ann_info']:
             self._check_annotation(annotation)
@@ -112,6 +115,7 @@ class CheckedAnnotationsMixin(_Host):
         for image, entries in index.img_ann_map.items():
             if image not in index.imgs:
                 self._left_out[_UNKNOWN_IMAGE] += [annotation.get('id') for annotation in entries]
+                self._num_annotations += len(entries)
         self.categories = index.dataset['categories']
         self._category_ids = frozenset(index.cats)
 

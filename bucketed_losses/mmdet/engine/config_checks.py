@@ -251,7 +251,8 @@ def check_not_empty(runner: Runner, loops: Sequence[str]) -> None:
         loops: 'train', 'val' or 'test', those that will run.
 
     Raises:
-        UserError: A data set is empty; the message names the data set and its file.
+        UserError: A data set is empty; the message names the data set and its file. If the reason is that the file
+            does not have the classes, it is that of :func:`check_classes`.
     """
     for loop in loops:
         key = f'{loop}_dataloader'
@@ -262,12 +263,15 @@ def check_not_empty(runner: Runner, loops: Sequence[str]) -> None:
         except ValueError:
             # For a data set without images, MMEngine fails with an error of NumPy.
             for path, config in _datasets(runner.cfg.get(key) or {}, key):
-                if _is_empty(config):
+                empty = _empty_dataset(config)
+                if empty is not None:
+                    _check_categories(path, empty, loop)
                     raise _no_images(path, config) from None
             raise
         datasets = list(_datasets_of(runner, loop))
         for path, dataset in datasets:
             if len(dataset) == 0:
+                _check_categories(path, dataset, loop)
                 raise _no_images(path, {**vars(dataset), 'type': type(dataset).__name__})
         if loop == 'train' and datasets and not any(_has_objects(dataset) for _, dataset in datasets):
             files = ', '.join(str(dataset.ann_file) for _, dataset in datasets)
@@ -277,14 +281,14 @@ def check_not_empty(runner: Runner, loops: Sequence[str]) -> None:
             )
 
 
-def _is_empty(config: dict) -> bool:
-    """Whether a data set has no images; it is built without serialization, which fails for such a data set."""
+def _empty_dataset(config: dict) -> BaseDataset | None:
+    """A data set that has no images, or None; it is built without serialization, which fails for such a data set."""
     try:
         # If there are no images, only the serialization fails.
         dataset = DATASETS.build({**config, 'serialize_data': False, 'lazy_init': False, 'pipeline': []})
-        return len(dataset) == 0
+        return dataset if len(dataset) == 0 else None
     except Exception:  # noqa: BLE001  (the caller raises its own error, which has another cause then)
-        return False
+        return None
 
 
 def _no_images(path: str, dataset: dict) -> UserError:
@@ -353,36 +357,42 @@ def check_classes(runner: Runner, loops: Sequence[str]) -> None:
                     f'{path}: metainfo.classes has the order {_some(classes)}, and that of {earlier} has the order '
                     f'{_some(order)}; write the same classes for all data sets'
                 )
-            if not isinstance(dataset, CocoDataset) or not hasattr(dataset, 'cat_ids'):
-                continue
-            if isinstance(classes, str) or (loop == 'train' and not any(dataset.cat_img_map.values())):
-                continue
-            takes_all = isinstance(dataset, LVISV05Dataset)
-            if takes_all and len(dataset.cat_ids) >= len(classes):
-                continue
-            categories = _categories(dataset)
-            by_id = {category['id']: category['name'] for category in categories}
-            labels = [by_id[category_id] for category_id in dataset.cat_ids]
-            if labels == list(classes):
-                continue
-            names = Counter(category['name'] for category in categories)
-            missing = [name for name in classes if name not in names]
-            twice = [name for name in classes if names[name] > 1]
-            if missing:
-                raise UserError(
-                    f'{path}: {dataset.ann_file} has no category for {len(missing)} of the {len(classes)} classes of '
-                    f'the config: {_some(missing)}; it has {_some(list(names))}. Set metainfo.classes of all data sets '
-                    'to the classes of the file, and num_classes of the model to their number, or give another file'
-                )
-            if twice and not takes_all:
-                raise UserError(f'{path}: {dataset.ann_file} has two categories of the same name: {_some(twice)}')
-            if not takes_all:
-                raise UserError(
-                    f'{path}: the categories in {dataset.ann_file} have the order {_some(labels)}, and '
-                    f'metainfo.classes has {_some(classes)}. MMDetection numbers labels in the order of the file. '
-                    'Write metainfo.classes of all data sets in this order; if the files differ in their order, sort '
-                    'their categories'
-                )
+            _check_categories(path, dataset, loop)
+
+
+def _check_categories(path: str, dataset: Any, loop: str) -> None:
+    """Check the categories in a data set's file, for :func:`check_classes`."""
+    classes = dataset.metainfo.get('classes') or ()
+    if not isinstance(dataset, CocoDataset) or not hasattr(dataset, 'cat_ids'):
+        return
+    if isinstance(classes, str) or (loop == 'train' and not any(dataset.cat_img_map.values())):
+        return
+    takes_all = isinstance(dataset, LVISV05Dataset)
+    if takes_all and len(dataset.cat_ids) >= len(classes):
+        return
+    categories = _categories(dataset)
+    by_id = {category['id']: category['name'] for category in categories}
+    labels = [by_id[category_id] for category_id in dataset.cat_ids]
+    if labels == list(classes):
+        return
+    names = Counter(category['name'] for category in categories)
+    missing = [name for name in classes if name not in names]
+    twice = [name for name in classes if names[name] > 1]
+    if missing:
+        raise UserError(
+            f'{path}: {dataset.ann_file} has no category for {len(missing)} of the {len(classes)} classes of '
+            f'the config: {_some(missing)}; it has {_some(list(names))}. Set metainfo.classes of all data sets '
+            'to the classes of the file, and num_classes of the model to their number, or give another file'
+        )
+    if twice and not takes_all:
+        raise UserError(f'{path}: {dataset.ann_file} has two categories of the same name: {_some(twice)}')
+    if not takes_all:
+        raise UserError(
+            f'{path}: the categories in {dataset.ann_file} have the order {_some(labels)}, and '
+            f'metainfo.classes has {_some(classes)}. MMDetection numbers labels in the order of the file. '
+            'Write metainfo.classes of all data sets in this order; if the files differ in their order, sort '
+            'their categories'
+        )
 
 
 def _categories(dataset: CocoDataset) -> list[dict]:
