@@ -222,12 +222,24 @@ def relative_boxes(content):
         annotation['bbox'] = [value / 64 for value in annotation['bbox']]
 
 
+def without_area(content):
+    for annotation in content['annotations']:
+        annotation['area'] = 0
+
+
+@pytest.mark.parametrize(
+    'change, words', [(relative_boxes, 'smaller than a pixel'), (without_area, 'of zero (or negative )?area')]
+)
 @pytest.mark.parametrize('kind', ['CheckedCocoDataset', 'CocoDataset'])
-def test_no_box_is_large_enough_to_train_on(kind, data, tmp_path, refused):
-    """Coordinates from 0 to 1, which MMDetection leaves out in silence."""
-    path = changed(data / 'train.json', tmp_path / 'bad.json', relative_boxes)
+def test_no_box_is_large_enough_to_train_on(kind, change, words, data, tmp_path, refused):
+    """Coordinates from 0 to 1, or no area, which MMDetection leaves out in silence."""
+    path = changed(data / 'train.json', tmp_path / 'bad.json', change)
     options = [*on_file('train', path), f'train_dataloader.dataset.type={kind}']
-    refused('train', training(data, tmp_path, *options), r'there is no object to train on in .*bad\.json.*pixel')
+    message = {
+        'CheckedCocoDataset': rf'bad\.json: none of its boxes can be used: 8 {words}',
+        'CocoDataset': rf'there is no object to train on in .*bad\.json.* {words}',
+    }
+    refused('train', training(data, tmp_path, *options), message[kind])
 
 
 def lose(content):

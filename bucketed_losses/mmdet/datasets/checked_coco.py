@@ -37,9 +37,9 @@ class MissingAnnotationsError(UserError, FileNotFoundError):
 class CheckedAnnotationsMixin(_Host):
     """A mixin for ``CocoDataset``: errors name damaged files, and unusable boxes are counted and logged.
 
-    Boxes of zero or negative size or outside their image are left out, as in MMDetection. Boxes that are not finite are
-    left out too (MMDetection trains on boxes that are NaN), as are boxes with a category or an image that is not in the
-    file. One warning per annotation file counts the boxes of each kind and gives examples.
+    Boxes with a side below one pixel, of zero area or outside their image are left out, as in MMDetection. Boxes that
+    are not finite are left out too (MMDetection trains on boxes that are NaN), as are boxes with a category or an image
+    that is not in the file. One warning per annotation file counts the boxes of each kind and gives examples.
 
     Attributes:
         categories: The categories of the file. MMDetection does not keep them.
@@ -92,7 +92,7 @@ class CheckedAnnotationsMixin(_Host):
         for annotation in raw_data_info['raw_ann_info']:
             self._check_annotation(annotation)
             if annotation['category_id'] in self._category_ids:
-                problem = box_problem(annotation['bbox'], image['width'], image['height'])
+                problem = box_problem(annotation['bbox'], image['width'], image['height'], annotation['area'])
             else:
                 problem = _UNKNOWN_CATEGORY
             if problem is None:
@@ -148,8 +148,14 @@ def _examples(values: list) -> str:
     return ', '.join(map(str, values[:5])) + (', …' if len(values) > 5 else '')
 
 
-def box_problem(box: Any, width: float, height: float) -> str | None:
-    """The reason why a COCO box ``[x, y, w, h]`` cannot be used for training, or None if it can."""
+def box_problem(box: Any, width: float, height: float, area: float) -> str | None:
+    """The reason why a COCO box ``[x, y, w, h]`` cannot be used for training, or None if it can.
+
+    Args:
+        box: The box in pixels.
+        width, height: Those of the image.
+        area: The ``area`` of the annotation, which may be that of a mask.
+    """
     numbers = isinstance(box, (list, tuple)) and len(box) == 4 and all(isinstance(x, (int, float)) for x in box)
     if not numbers:
         return 'not four numbers'
@@ -160,6 +166,10 @@ def box_problem(box: Any, width: float, height: float) -> str | None:
         return 'of zero or negative size'
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return 'outside the image'
+    if w < 1 or h < 1:
+        return 'smaller than a pixel'
+    if area <= 0:
+        return 'of zero or negative area'
     return None
 
 

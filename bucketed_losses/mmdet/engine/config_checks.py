@@ -277,7 +277,7 @@ def check_not_empty(runner: Runner, loops: Sequence[str]) -> None:
             files = ', '.join(str(dataset.ann_file) for _, dataset in datasets)
             raise UserError(
                 f'{key}: there is no object to train on in {files}: each box is of another class, smaller than a '
-                'pixel, outside its image, or marked as a crowd or ignored'
+                'pixel, of zero area, outside its image, or marked as a crowd or ignored'
             )
 
 

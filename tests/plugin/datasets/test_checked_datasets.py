@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 
+import numpy as np
 import pytest
 
 pytest.importorskip('mmdet')
@@ -61,17 +63,43 @@ def test_boxes_that_train_nothing_are_counted(tmp_path, logged):
     'box, problem',
     [
         (GOOD, None),
+        ([39.5, 0, 1, 1], None),
         ([0, 0, 40, 30], None),
         ([39.5, 29.5, 5, 5], None),
         ([40, 0, 5, 5], 'outside the image'),
         ([-5, 0, 5, 5], 'outside the image'),
-        ([0, 0, 1e-3, 5], None),  # small, but a box; MMDetection leaves out what is narrower than a pixel
+        ([0, 0, 1e-3, 5], 'smaller than a pixel'),
+        ([0, 0, 5, 0.99], 'smaller than a pixel'),
         (None, 'not four numbers'),
         (['a', 0, 1, 1], 'not four numbers'),
     ],
 )
 def test_box_problem(box, problem):
-    assert box_problem(box, 40, 30) == problem
+    assert box_problem(box, 40, 30, area=25.0) == problem
+
+
+@pytest.mark.parametrize('area', [0, 0.0, -25.0])
+def test_a_box_without_area(area):
+    """MMDetection leaves it out, whatever its width and height."""
+    assert box_problem(GOOD, 40, 30, area) == 'of zero or negative area'
+
+
+def test_what_mmdetection_leaves_out_is_counted(tmp_path, logged):
+    """The boxes that are left over are those of ``CocoDataset``."""
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform([-12, -12, 0, 0], [50, 40, 3, 3], (60, 4)).round(1).tolist()
+    path = coco(tmp_path, boxes)
+    content = json.loads(path.read_text())
+    for annotation in content['annotations'][::7]:
+        annotation['area'] = 0
+    path.write_text(json.dumps(content))
+    kept, (warning,) = dataset(path).get_data_info(0)['instances'], logged
+    stock = dataset(path, 'CocoDataset').get_data_info(0)['instances']
+    assert 0 < len(kept) < 60 and [box['bbox'] for box in kept] == [box['bbox'] for box in stock]
+    counts = {kind: int(count) for count, kind in re.findall(r'(\d+) ([a-z ]+) \(annotation ids', warning)}
+    kinds = {'of zero or negative size', 'outside the image', 'smaller than a pixel', 'of zero or negative area'}
+    assert {'smaller than a pixel', 'of zero or negative area'} <= set(counts) <= kinds
+    assert sum(counts.values()) == 60 - len(kept)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +129,6 @@ def test_missing_files_and_fields_are_named(tmp_path):
 @pytest.mark.parametrize('content', [None, b'', b'no image', 'truncated'])
 def test_unreadable_images_are_named(content, tmp_path):
     import cv2
-    import numpy as np
 
     image = tmp_path / '1.png'
     if content == 'truncated':
