@@ -318,6 +318,25 @@ def test_annotations_that_cannot_be_evaluated(kind, tool, data, trained, tmp_pat
     assert not list((tmp_path / 'run').glob('epoch_*.pth'))
 
 
+def from_zero(content):
+    for number, annotation in enumerate(content['annotations']):
+        annotation['id'] = number
+
+
+def test_an_annotation_with_the_id_0_is_a_warning(data, trained, tmp_path, command, monkeypatch):
+    """pycocotools takes it for no object."""
+    logged = []
+    where = 'bucketed_losses.mmdet.engine.config_checks.print_log'
+    monkeypatch.setattr(where, lambda message, *args: logged.append(message))
+    path = changed(data / 'val.json', tmp_path / 'zero.json', from_zero)
+    config, *options = training(data, tmp_path, *on_file('val', path))
+    assert command('test', config, trained, *options)[0] == 0
+    (warning,) = logged
+    assert f'test_evaluator: {path}: an annotation has the id 0' in warning
+    assert command('test', config, trained, '--work-dir', tmp_path / 'run')[0] == 0
+    assert len(logged) == 1
+
+
 def test_the_second_of_two_metrics_is_named(data, tmp_path, refused):
     path = changed(data / 'val.json', tmp_path / 'bad.json', without('area'))
     config = tmp_path / 'two.py'

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import logging
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import get_local_path
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.utils import get_installed_path, import_modules_from_strings, is_installed
 
@@ -406,7 +408,8 @@ def _categories(dataset: CocoDataset) -> list[dict]:
 def check_metrics(runner: Runner, loops: Sequence[str]) -> None:
     """Check that the annotations of every ``CocoMetric`` have the fields that COCO's evaluation reads.
 
-    Otherwise the first evaluation would fail, after an epoch of training or after all images were tested.
+    Otherwise the first evaluation would fail, after an epoch of training or after all images were tested. An annotation
+    with the id 0 causes a warning: COCO's evaluation takes it for no object.
 
     Args:
         runner: The runner; the evaluators of the loops are built.
@@ -421,14 +424,21 @@ def check_metrics(runner: Runner, loops: Sequence[str]) -> None:
             annotations = getattr(metric, '_coco_api', None)  # None if the metric takes the objects from the data set
             if not isinstance(metric, CocoMetric) or annotations is None:
                 continue
+            where = _evaluator_file(runner.cfg, loop, index)
             for annotation in annotations.dataset.get('annotations', ()):  # a test set may have none
                 missing = [key for key in ('iscrowd', 'area') if key not in annotation]
                 if missing:
-                    where = _evaluator_file(runner.cfg, loop, index)
                     raise UserError(
                         f'{where}: annotation {annotation["id"]} has no {missing[0]}, which the evaluation needs; '
                         'iscrowd is 0 for a single object, and area is in square pixels'
                     )
+            if 0 in annotations.anns:
+                print_log(
+                    f'{where}: an annotation has the id 0, and a right detection of this object counts as wrong in AP; '
+                    'number the annotations from 1',
+                    'current',
+                    logging.WARNING,
+                )
 
 
 def _evaluator_file(cfg: Config, loop: str, index: int) -> str:

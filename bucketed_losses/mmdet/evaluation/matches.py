@@ -148,9 +148,13 @@ def evaluate_detections(
 
 
 def _complete(annotations: COCO) -> COCO:
-    """A copy in which each object has ``iscrowd``, which COCO's evaluation needs; 0 where the file does not say."""
+    """A copy with what COCO's evaluation needs: ``iscrowd``, 0 where the file does not say, and ids from 1.
+
+    pycocotools takes an object with the id 0 for no object.
+    """
     copy = COCO()
-    objects = [{'iscrowd': 0, **annotation} for annotation in annotations.dataset['annotations']]
+    given = annotations.dataset['annotations']
+    objects = [{'iscrowd': 0, **annotation, 'id': number} for number, annotation in enumerate(given, 1)]
     copy.dataset = {**annotations.dataset, 'annotations': objects}
     copy.createIndex()
     return copy

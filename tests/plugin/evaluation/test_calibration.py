@@ -136,6 +136,19 @@ def test_an_object_is_no_crowd_unless_the_file_says_so():
     assert all('iscrowd' not in annotation for annotation in coco.dataset['annotations'])
 
 
+def test_ids_of_annotations_do_not_count():
+    """Those from 0 either, which pycocotools takes for no object."""
+    coco, detections = dataset()
+    expected = match_detections(coco, detections, CLASSES), average_precision(coco, detections, CLASSES)
+    for number, annotation in enumerate(coco.dataset['annotations']):
+        annotation['id'] = number
+    coco.createIndex()
+    got = match_detections(coco, detections, CLASSES), average_precision(coco, detections, CLASSES)
+    for a, b in zip(got[0], expected[0], strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(a, b, strict=True))
+    assert got[1] == expected[1]
+
+
 def test_unknown_classes_and_no_detections_are_named():
     coco, detections = dataset()
     with pytest.raises(ValueError, match=r"\['bird'\].*\['cat', 'dog'\]"):
