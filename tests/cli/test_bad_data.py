@@ -337,6 +337,28 @@ def test_an_annotation_with_the_id_0_is_a_warning(data, trained, tmp_path, comma
     assert len(logged) == 1
 
 
+def named_images(content):
+    for image in content['images']:
+        image['id'] = f'img_{image["id"]}'
+    for annotation in content['annotations']:
+        annotation['image_id'] = f'img_{annotation["image_id"]}'
+
+
+def named_annotations(content):
+    for annotation in content['annotations']:
+        annotation['id'] = f'a{annotation["id"]}'
+
+
+def test_ids_that_are_strings(data, trained, tmp_path, command, refused):
+    """Those of images are allowed; pycocotools needs numbers for those of annotations."""
+    path = changed(data / 'val.json', tmp_path / 'images.json', named_images)
+    config, *options = training(data, tmp_path, *on_file('val', path))
+    assert command('test', config, trained, *options)[0] == 0
+    path = changed(data / 'val.json', tmp_path / 'annotations.json', named_annotations)
+    words = r"test_evaluator: .*annotations\.json: the id of an annotation is 'a1', and the evaluation needs numbers"
+    refused('test', [config, trained, *training(data, tmp_path, *on_file('val', path))[1:]], words)
+
+
 def test_the_second_of_two_metrics_is_named(data, tmp_path, refused):
     path = changed(data / 'val.json', tmp_path / 'bad.json', without('area'))
     config = tmp_path / 'two.py'

@@ -416,7 +416,7 @@ def check_metrics(runner: Runner, loops: Sequence[str]) -> None:
         loops: 'train', 'val' or 'test'.
 
     Raises:
-        UserError: An annotation lacks a field; the message names both and the file.
+        UserError: An annotation lacks a field, or its id is not a number; the message names both and the file.
     """
     for loop in loops:
         evaluator = getattr(getattr(runner, f'{loop}_loop'), 'evaluator', None)
@@ -432,6 +432,11 @@ def check_metrics(runner: Runner, loops: Sequence[str]) -> None:
                         f'{where}: annotation {annotation["id"]} has no {missing[0]}, which the evaluation needs; '
                         'iscrowd is 0 for a single object, and area is in square pixels'
                     )
+                if not _is_number(annotation['id']):
+                    raise UserError(
+                        f'{where}: the id of an annotation is {annotation["id"]!r}, and the evaluation needs numbers; '
+                        'number the annotations from 1'
+                    )
             if 0 in annotations.anns:
                 print_log(
                     f'{where}: an annotation has the id 0, and a right detection of this object counts as wrong in AP; '
@@ -439,6 +444,14 @@ def check_metrics(runner: Runner, loops: Sequence[str]) -> None:
                     'current',
                     logging.WARNING,
                 )
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _evaluator_file(cfg: Config, loop: str, index: int) -> str:

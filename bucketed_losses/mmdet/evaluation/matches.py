@@ -26,7 +26,7 @@ class ClassMatches(NamedTuple):
         correct: ``(n,)`` bool, whether the detection is matched with an object at the IoU threshold. As in COCO's
             evaluation, each object is matched at most once, and detections with higher scores are matched first.
         ious: ``(n,)`` float64, IoU with the matched object, or 0 if there is none.
-        images: ``(n,)`` int64 image ids.
+        images: ``(n,)`` int64 numbers of the images, in the order of their sorted ids.
         num_objects: Number of objects of the class, without crowds.
     """
 
@@ -150,7 +150,7 @@ def evaluate_detections(
 def _complete(annotations: COCO) -> COCO:
     """A copy with what COCO's evaluation needs: ``iscrowd``, 0 where the file does not say, and ids from 1.
 
-    pycocotools takes an object with the id 0 for no object.
+    pycocotools takes an object with the id 0 for no object, and needs ids that are numbers.
     """
     copy = COCO()
     given = annotations.dataset['annotations']
@@ -183,6 +183,7 @@ def match_detections(
     evaluation, ids = evaluate_detections(annotations, detections, classes, [iou_thr])
     parts: dict[int, list[tuple[np.ndarray, ...]]] = {category: [] for category in ids}
     num_objects = dict.fromkeys(ids, 0)
+    number_of = {image_id: number for number, image_id in enumerate(evaluation.params.imgIds)}
     all_areas = evaluation.params.areaRng[0]
     for image in evaluation.evalImgs:
         if image is None or image['aRng'] != all_areas:
@@ -199,7 +200,7 @@ def match_detections(
                 np.array(image['dtScores'], dtype=np.float64)[keep],
                 (matched > 0)[keep],
                 ious[keep] if len(keep) else np.zeros(0),
-                np.full(int(keep.sum()), image_id, dtype=np.int64),
+                np.full(int(keep.sum()), number_of[image_id], dtype=np.int64),
             )
         )
     matches = []

@@ -136,17 +136,31 @@ def test_an_object_is_no_crowd_unless_the_file_says_so():
     assert all('iscrowd' not in annotation for annotation in coco.dataset['annotations'])
 
 
-def test_ids_of_annotations_do_not_count():
-    """Those from 0 either, which pycocotools takes for no object."""
+@pytest.mark.parametrize('name', [lambda number: number, 'object_{:03}'.format], ids=['from 0', 'strings'])
+def test_ids_of_annotations_do_not_count(name):
+    """Neither those from 0, which pycocotools takes for no object, nor strings."""
     coco, detections = dataset()
     expected = match_detections(coco, detections, CLASSES), average_precision(coco, detections, CLASSES)
     for number, annotation in enumerate(coco.dataset['annotations']):
-        annotation['id'] = number
+        annotation['id'] = name(number)
     coco.createIndex()
     got = match_detections(coco, detections, CLASSES), average_precision(coco, detections, CLASSES)
     for a, b in zip(got[0], expected[0], strict=True):
         assert all(np.array_equal(*pair) for pair in zip(a, b, strict=True))
     assert got[1] == expected[1]
+
+
+def test_ids_of_images_may_be_strings():
+    coco, detections = dataset()
+    expected = match_detections(coco, detections, CLASSES)
+    for image in coco.dataset['images']:
+        image['id'] = f'img_{image["id"]:03}'
+    for one in (*coco.dataset['annotations'], *detections):
+        one['image_id'] = f'img_{one["image_id"]:03}'
+    coco.createIndex()
+    got = match_detections(coco, detections, CLASSES)
+    for a, b in zip(got, expected, strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(a, b, strict=True))
 
 
 def test_unknown_classes_and_no_detections_are_named():
