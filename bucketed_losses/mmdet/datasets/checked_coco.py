@@ -55,15 +55,16 @@ class CheckedAnnotationsMixin(_Host):
 
     def load_data_list(self) -> list[dict]:
         name = type(self).__name__
-        if '://' not in self.ann_file and not Path(self.ann_file).is_file():
-            raise MissingAnnotationsError(
-                f'{name}: annotation file {Path(self.ann_file).resolve()} does not exist. {self.HOW_TO_GET}'.rstrip()
-            )
         self._left_out: dict[str, list] = defaultdict(list)
         self._file_checked = False
         self._num_annotations = 0
         try:
             data_list = super().load_data_list()
+        except (FileNotFoundError, IsADirectoryError) as error:
+            file = self.ann_file if '://' in self.ann_file else Path(self.ann_file).resolve()
+            raise MissingAnnotationsError(
+                f'{name}: annotation file {file} does not exist. {self.HOW_TO_GET}'.rstrip()
+            ) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f'{name}: annotation file {self.ann_file} is not valid JSON: {error}') from error
         except (KeyError, TypeError, AssertionError) as error:

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip('mmdet')
 
 from mmdet.registry import DATASETS
+from mmengine.fileio import LocalBackend, register_backend
 
 from bucketed_losses.mmdet.datasets.checked_coco import box_problem
 
@@ -121,9 +122,42 @@ def test_damaged_annotation_files_are_named(content, message, tmp_path):
 def test_missing_files_and_fields_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'CheckedCocoDataset: annotation file .*nowhere.json does not exist'):
         dataset(tmp_path / 'nowhere.json')
+    with pytest.raises(FileNotFoundError, match=f'annotation file {tmp_path} does not exist'):
+        dataset(tmp_path)
     path = coco(tmp_path, [], annotations=[dict(id=7, image_id=1, category_id=1, bbox=GOOD)])
     with pytest.raises(ValueError, match='annotation 7 has no area'):
         dataset(path)
+
+
+class MappedBackend(LocalBackend):
+    """A storage backend that finds the files of one folder in another, as MMEngine's backends for clusters do."""
+
+    def __init__(self, path_mapping):
+        self.path_mapping = path_mapping
+
+    def _mapped(self, path):
+        for here, there in self.path_mapping.items():
+            path = str(path).replace(here, there)
+        return path
+
+    def get_local_path(self, filepath):
+        return super().get_local_path(self._mapped(filepath))
+
+    def get_text(self, filepath, encoding='utf-8'):
+        return super().get_text(self._mapped(filepath), encoding)
+
+
+register_backend('MappedBackend', MappedBackend)
+
+
+def test_a_storage_backend_finds_the_file(tmp_path):
+    path = coco(tmp_path, [GOOD])
+    backend = dict(backend='MappedBackend', path_mapping={'data/far/': f'{tmp_path}/'})
+    data = dataset(path, ann_file='data/far/annotations.json', backend_args=backend)
+    assert len(data.get_data_info(0)['instances']) == 1
+    for args in (backend, dict(backend='local')):
+        with pytest.raises(FileNotFoundError, match=r'annotation file .*/data/far/nowhere.json does not exist'):
+            dataset(path, ann_file='data/far/nowhere.json', backend_args=args)
 
 
 @pytest.mark.parametrize('content', [None, b'', b'no image', 'truncated'])
