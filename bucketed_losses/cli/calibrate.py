@@ -25,6 +25,7 @@ from bucketed_losses.mmdet.engine import load_safely
 from bucketed_losses.mmdet.engine.config import imported_modules
 from bucketed_losses.mmdet.engine.config_checks import check_keys
 from bucketed_losses.mmdet.evaluation import (
+    annotations_of,
     average_precision,
     calibrated,
     calibration_errors,
@@ -32,7 +33,6 @@ from bucketed_losses.mmdet.evaluation import (
     cross_validated,
     fit_calibration,
     label_names,
-    load_annotations,
     match_detections,
 )
 from bucketed_losses.mmdet.evaluation.calibration import METHODS
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
     detections, dataset = detect(cfg)
     if not is_main_process():
         return
-    annotations = load_annotations(coco_file(dataset))
+    annotations = annotations_of(dataset)
     classes = label_names(dataset, annotations)
     try:
         matches = match_detections(annotations, detections, classes, args.iou_thr)

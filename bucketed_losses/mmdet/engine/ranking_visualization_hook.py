@@ -153,10 +153,10 @@ class RankingVisualizationHook(Hook):
         if not is_main_process():
             return
         with self._guard('draw the precision-recall curves'):
-            from ..evaluation.matches import coco_file, label_names, load_annotations, precision_recall
+            from ..evaluation.matches import annotations_of, label_names, precision_recall
             from ..evaluation.ranking_pictures import draw_precision_recall
 
-            annotations = load_annotations(coco_file(dataset))
+            annotations = annotations_of(dataset)
             classes = label_names(dataset, annotations)
             recall, precision = precision_recall(annotations, collector.detections, classes, (0.5, 0.75))
             image = draw_precision_recall(recall, precision, classes, (0.5, 0.75))

@@ -11,6 +11,7 @@ from .calibration import (
 from .matches import (
     ClassMatches,
     CollectDetections,
+    annotations_of,
     average_precision,
     coco_file,
     label_names,
@@ -26,6 +27,7 @@ __all__ = [
     'ClassMatches',
     'CollectDetections',
     'RankedBatch',
+    'annotations_of',
     'average_precision',
     'calibrated',
     'calibration_errors',

@@ -12,6 +12,7 @@ import numpy as np
 from mmdet.datasets import LVISV05Dataset
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
+from mmengine.fileio import get_local_path
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -110,10 +111,15 @@ def _unwrapped(dataset: Any) -> Any:
     return dataset
 
 
-def load_annotations(file: str | Path) -> COCO:
-    """Load COCO annotations and suppress the report that pycocotools prints."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(file))
+def load_annotations(file: str | Path, backend_args: dict | None = None) -> COCO:
+    """Load COCO annotations, if need be through a storage backend, and suppress the report that pycocotools prints."""
+    with get_local_path(file, backend_args=backend_args) as path, contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(path))
+
+
+def annotations_of(dataset: Any) -> COCO:
+    """The annotations of a data set, or of the data set inside wrappers; errors as for :func:`coco_file`."""
+    return load_annotations(coco_file(dataset), getattr(_unwrapped(dataset), 'backend_args', None))
 
 
 def evaluate_detections(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -15,11 +16,13 @@ pytest.importorskip('mmdet')
 pytest.importorskip('sklearn')
 
 from mmengine.config import Config
+from mmengine.fileio import LocalBackend, register_backend
 from pycocotools.coco import COCO
 
 from bucketed_losses.cli.calibrate import write_config
 from bucketed_losses.mmdet.evaluation import (
     ClassMatches,
+    annotations_of,
     average_precision,
     calibrated,
     calibration_errors,
@@ -192,6 +195,19 @@ def test_labels_are_named_in_the_order_of_the_file():
     ]
     assert average_precision(coco, perfect, names) == pytest.approx(1)
     assert all(m.correct.all() and len(m.correct) == m.num_objects > 0 for m in match_detections(coco, perfect, names))
+
+
+def test_annotations_are_read_through_a_storage_backend(tmp_path):
+    class Elsewhere(LocalBackend):
+        def get_local_path(self, filepath):
+            return super().get_local_path(str(filepath).replace('data/far', str(tmp_path)))
+
+    coco, _ = dataset()
+    (tmp_path / 'a.json').write_text(json.dumps(coco.dataset))
+    register_backend('Elsewhere', Elsewhere, force=True)
+    loaded = SimpleNamespace(ann_file='data/far/a.json', backend_args=dict(backend='Elsewhere'))
+    assert annotations_of(SimpleNamespace(dataset=loaded)).dataset == coco.dataset
+    assert annotations_of(SimpleNamespace(ann_file=str(tmp_path / 'a.json'))).dataset == coco.dataset
 
 
 def test_curves_are_in_the_order_of_the_classes():
