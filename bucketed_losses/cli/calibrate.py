@@ -23,7 +23,7 @@ from mmengine.dist import is_main_process
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine import load_safely
 from bucketed_losses.mmdet.engine.config import imported_modules
-from bucketed_losses.mmdet.engine.config_checks import check_keys
+from bucketed_losses.mmdet.engine.config_checks import check_keys, find_config, read_editable_config
 from bucketed_losses.mmdet.evaluation import (
     annotations_of,
     average_precision,
@@ -97,13 +97,29 @@ def detect(cfg: Config) -> tuple[list[dict], Any]:
 
 
 def write_config(config: str, cfg: Config, calibration: ScoreCalibration, out: Path) -> None:
-    """Write a config that inherits the detector's and imports the modules that register what both name."""
-    base = config if '::' in config else os.path.relpath(Path(config).resolve(), out.resolve().parent)
-    num_classes, num_knots = calibration.knots.shape
+    """Write a config that inherits the detector's and imports the modules that register what both name.
+
+    Text cannot inherit a config of MMEngine's lazy kind, so all its settings are written.
+    """
+    heading = 'Written by bucketed-losses calibrate: scores are precisions, and so is score_thr.'
     modules = [*dict.fromkeys([*imported_modules(cfg.get('custom_imports')), 'bucketed_losses.mmdet'])]
+    num_classes, num_knots = calibration.knots.shape
+    original, inherits = read_editable_config(find_config(config))
+    if not inherits:
+        no_threshold = dict(score_thr=0.0)
+        model = dict(
+            type='CalibratedDetector',
+            detector=original.model.type,
+            calibration=dict(num_classes=num_classes, num_knots=num_knots),
+            test_cfg=dict(rcnn=no_threshold) if 'roi_head' in original.model else no_threshold,
+        )
+        original.merge_from_dict(dict(custom_imports=dict(imports=modules), model=model))
+        out.write_text(f'"""{heading}"""\n\n{original.pretty_text}')
+        return
+    base = config if '::' in config else os.path.relpath(Path(config).resolve(), out.resolve().parent)
     threshold = 'rcnn=dict(score_thr=0.0)' if 'roi_head' in cfg.model else 'score_thr=0.0'
     out.write_text(
-        f'"""Written by bucketed-losses calibrate: scores are precisions, and so is score_thr."""\n\n'
+        f'"""{heading}"""\n\n'
         f'_base_ = {base!r}\n\n'
         f'custom_imports = dict(imports={modules!r})\n'
         "model = dict(\n    type='CalibratedDetector',\n"

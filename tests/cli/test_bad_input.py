@@ -219,16 +219,22 @@ def test_new_files_are_whole_or_not_there(tmp_path, small_files):
     check_folder('folder', tmp_path / 'may/be/missing')
 
 
-def test_a_full_disk_in_calibrate(data, trained, tmp_path, refused, command, small_files, monkeypatch):
+@pytest.fixture
+def fit_of_four_images(monkeypatch):
+    """Let ``calibrate`` write maps that are not fitted: four images are not enough for a real fit."""
     import bucketed_losses.mmdet.evaluation as evaluation
     from bucketed_losses.cli import calibrate as module
 
     report = evaluation.CalibrationReport(0.0, 0.0)
     matches = [evaluation.ClassMatches(*(np.array([0.5, 0.6]) for _ in range(4)), 1)] * 2
     fitted = module.ScoreCalibration(2, 3), [True, True]
-    monkeypatch.setattr(module, 'fit_calibration', lambda *args: fitted)  # four images are not enough for a real one
+    monkeypatch.setattr(module, 'fit_calibration', lambda *args: fitted)
     monkeypatch.setattr(module, 'cross_validated', lambda *args: matches)
     monkeypatch.setattr(module, 'calibration_errors', lambda *args: report)
+
+
+@pytest.mark.usefixtures('fit_of_four_images')
+def test_a_full_disk_in_calibrate(data, trained, tmp_path, refused, command, small_files):
     arguments = [data / 'config.py', trained, '--out', tmp_path / 'out', '--work-dir', tmp_path / 'run']
     small_files(trained.stat().st_size // 2)
     refused('calibrate', arguments, r'config_calibrated\.pth, .* cannot be written to .*out: File too large')
@@ -237,6 +243,23 @@ def test_a_full_disk_in_calibrate(data, trained, tmp_path, refused, command, sma
     assert command('calibrate', *arguments)[0] == 0
     names = sorted(path.name for path in (tmp_path / 'out').iterdir())
     assert names == [f'config_calibrated.{suffix}' for suffix in ('png', 'pth', 'py')]
+
+
+@pytest.mark.usefixtures('fit_of_four_images')
+def test_a_calibrated_lazy_config_can_be_read(data, trained, tmp_path, command):
+    """Text cannot inherit it, and its types are classes."""
+    lazy = tmp_path / 'lazy.py'
+    text = (data / 'config.py').read_text().replace("type='RetinaNet'", 'type=RetinaNet')
+    lazy.write_text(f'from mmdet.models import RetinaNet\n{text}'.replace('score_thr=0.0', 'score_thr=0.3'))
+    folder = ['--work-dir', tmp_path / 'run']
+    assert command('calibrate', lazy, trained, '--out', tmp_path, *folder)[0] == 0
+    written, original = read_config(tmp_path / 'lazy_calibrated.py'), read_config(data / 'config.py')
+    assert written.model.pop('calibration') == dict(num_classes=2, num_knots=3)
+    assert (written.model.pop('type'), written.model.test_cfg.score_thr) == ('CalibratedDetector', 0.0)
+    assert written.model.pop('detector').endswith('.RetinaNet') and original.model.pop('type') == 'RetinaNet'
+    assert written.model == original.model and written.val_dataloader == original.val_dataloader
+    assert 'bucketed_losses.mmdet' in written.custom_imports.imports
+    assert command('test', tmp_path / 'lazy_calibrated.py', tmp_path / 'lazy_calibrated.pth', *folder)[0] == 0
 
 
 # Checkpoints
