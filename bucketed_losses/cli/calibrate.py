@@ -147,6 +147,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> None:
     if not 0 < args.iou_thr <= 1:
         raise UserError(f'--iou-thr must lie in (0, 1], got {args.iou_thr}')
+    if args.min_matches < 1:
+        raise UserError(f'--min-matches must be at least 1, got {args.min_matches}')
     out_dir, name = args.out or args.checkpoint.parent, f'{Path(args.config).stem}_calibrated'
     refuse_to_overwrite(*(out_dir / f'{name}.{suffix}' for suffix in ('py', 'pth', 'png')), force=args.force)
     check_folder('folder for the results (--out)', out_dir)

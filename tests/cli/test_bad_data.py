@@ -412,6 +412,12 @@ def test_data_that_cannot_be_calibrated_on(kind, data, trained, tmp_path, refuse
     refused('calibrate', [config, trained, *options], rf'the maps cannot be fitted on the validation set: {words}')
 
 
+@pytest.mark.parametrize('number', [0, -1])
+def test_maps_of_classes_without_matches(number, data, trained, refused):
+    arguments = [data / 'config.py', trained, f'--min-matches={number}']
+    refused('calibrate', arguments, f'--min-matches must be at least 1, got {number}$')
+
+
 def test_missing_data_say_where_to_get_them(tmp_path, refused):
     pytest.importorskip('efficientnet_lite_pytorch')
     config = ROOT / 'configs/bccd/atss_efficientnet-lite0_fpn_brs_1xb8-12e_bccd.py'

@@ -45,20 +45,19 @@ def fit_calibration(
     Args:
         matches: Per class, from :func:`~bucketed_losses.mmdet.evaluation.match_detections`.
         method: 'isotonic', scikit-learn's isotonic regression; or 'platt', its logistic regression on the logit.
-        min_matches: A class needs this many correct and this many incorrect detections to get its own map. Other
-            classes use one map that is fitted on all classes together. With 'platt', a class also uses that map if
-            its precision does not increase with the score.
+        min_matches: A class needs this many correct and this many incorrect detections, at least 1, to get its own
+            map. Other classes use one map that is fitted on all classes together. With 'platt', a class also uses that
+            map if its precision does not increase with the score.
 
     Returns:
         The maps, and for each class whether it has its own map.
 
     Raises:
         ImportError: Scikit-learn is not installed.
-        UserError: The method is unknown; all detections are correct or all are incorrect; or the precision of all
-            classes together does not increase with the score.
+        UserError: The method is unknown; ``min_matches`` is below 1; all detections are correct or all are incorrect;
+            or the precision of all classes together does not increase with the score.
     """
-    if method not in METHODS:
-        raise UserError(f'method must be one of {", ".join(METHODS)}, got {method!r}')
+    _check_arguments(method, min_matches)
     scores = np.concatenate([m.scores for m in matches])
     correct = np.concatenate([m.correct for m in matches])
     if correct.all() or not correct.any():
@@ -81,6 +80,13 @@ def fit_calibration(
         calibration.knots[row] = torch.from_numpy(np.pad(knots, (0, missing), mode='edge'))
         calibration.values[row] = torch.from_numpy(np.pad(values, (0, missing), mode='edge'))
     return calibration, [mine is not None for mine in by_class]
+
+
+def _check_arguments(method: str, min_matches: int) -> None:
+    if method not in METHODS:
+        raise UserError(f'method must be one of {", ".join(METHODS)}, got {method!r}')
+    if min_matches < 1:
+        raise UserError(f'min_matches must be at least 1, got {min_matches}')
 
 
 def _isotonic(scores: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -150,16 +156,32 @@ def cross_validated(
     Args:
         matches, method, min_matches: As for :func:`fit_calibration`.
         folds: Number of parts into which the images are divided.
+
+    Raises:
+        ImportError: Scikit-learn is not installed.
+        UserError: As for :func:`fit_calibration`; or there are too few images or too few correct or incorrect
+            detections to fit a map without one of the parts.
     """
+    _check_arguments(method, min_matches)
     images = np.unique(np.concatenate([m.images for m in matches]))
     if len(images) < folds:
-        raise ValueError(f'cross-validation needs at least {folds} images with detections, got {len(images)}')
+        raise UserError(
+            f'cross-validation needs at least {folds} images with detections, got {len(images)}; calibrate on more '
+            'images'
+        )
     parts = np.array_split(np.random.default_rng(0).permutation(images), folds)
     held_out = []
     for part in parts:
         inside = [np.isin(m.images, part) for m in matches]
         others = [_subset(m, ~where) for m, where in zip(matches, inside, strict=True)]
-        calibration, _ = fit_calibration(others, method, min_matches)
+        try:
+            calibration, _ = fit_calibration(others, method, min_matches)
+        except UserError as error:
+            counts = [sum(int((m.correct == right).sum()) for m in matches) for right in (True, False)]
+            raise UserError(
+                f'{counts[0]} right and {counts[1]} wrong detections are too few for a cross-validation with {folds} '
+                'parts: no map can be fitted without the images of one part; calibrate on more images'
+            ) from error
         held_out.append(calibrated([_subset(m, where) for m, where in zip(matches, inside, strict=True)], calibration))
     return [_joined(of_class) for of_class in zip(*held_out, strict=True)]
 

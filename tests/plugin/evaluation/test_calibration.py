@@ -361,11 +361,35 @@ def test_wrong_input_is_named(monkeypatch):
         fit_calibration([good._replace(correct=np.zeros(4000, dtype=bool))])
     with pytest.raises(ValueError, match='does not rise with the score'):
         fit_calibration([drawn(lambda s: 1 - s)], 'platt')
+    for fit in (fit_calibration, cross_validated):
+        with pytest.raises(ValueError, match='min_matches must be at least 1, got 0'):
+            fit([good], min_matches=0)
+        with pytest.raises(ValueError, match='isotonic, platt'):
+            fit([good], 'histogram')
     with pytest.raises(ValueError, match='at least 5 images'):
         cross_validated([good._replace(images=np.zeros(4000, dtype=int))])
     monkeypatch.setitem(sys.modules, 'sklearn.isotonic', None)
     with pytest.raises(ImportError, match='pip install'):
         fit_calibration([good])
+
+
+@pytest.mark.parametrize('right', [True, False])
+def test_a_cross_validation_says_what_is_too_few(right):
+    """All right, or all wrong, detections are on one image, so the checkpoint is not to blame."""
+    images = np.repeat(np.arange(8), 5)
+    correct = (images == 3) == right
+    matches = [ClassMatches(np.linspace(0.9, 0.1, 40), correct, np.where(correct, 0.8, 0.0), images, 5)]
+    fit_calibration(matches)
+    counts = '5 right and 35 wrong' if right else '35 right and 5 wrong'
+    with pytest.raises(ValueError, match=f'{counts} detections are too few for a cross-validation with 5 parts'):
+        cross_validated(matches)
+
+
+@pytest.mark.parametrize('method', ['isotonic', 'platt'])
+def test_a_class_without_right_detections_takes_the_common_map(method):
+    """Also with the lowest min_matches."""
+    common, none = drawn(lambda s: s**2), drawn(lambda s: 0 * s, n=60, seed=3)
+    assert fit_calibration([common, none], method, min_matches=1)[1] == [True, False]
 
 
 def test_score_threshold_is_taken_over():
