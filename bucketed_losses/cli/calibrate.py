@@ -37,7 +37,7 @@ from bucketed_losses.mmdet.evaluation import (
 )
 from bucketed_losses.mmdet.evaluation.calibration import METHODS
 from bucketed_losses.mmdet.evaluation.reliability_diagram import draw_reliability
-from bucketed_losses.mmdet.models.detectors import ScoreCalibration, take_score_threshold
+from bucketed_losses.mmdet.models.detectors import ScoreCalibration, take_score_threshold, threshold_part
 from bucketed_losses.new_files import check_folder, new_files
 
 from ._arguments import add_force, add_out, refuse_to_overwrite
@@ -105,19 +105,20 @@ def write_config(config: str, cfg: Config, calibration: ScoreCalibration, out: P
     modules = [*dict.fromkeys([*imported_modules(cfg.get('custom_imports')), 'bucketed_losses.mmdet'])]
     num_classes, num_knots = calibration.knots.shape
     original, inherits = read_editable_config(find_config(config))
+    part = threshold_part(cfg.model.get('test_cfg'), 'roi_head' in cfg.model)
     if not inherits:
         no_threshold = dict(score_thr=0.0)
         model = dict(
             type='CalibratedDetector',
             detector=original.model.type,
             calibration=dict(num_classes=num_classes, num_knots=num_knots),
-            test_cfg=dict(rcnn=no_threshold) if 'roi_head' in original.model else no_threshold,
+            test_cfg={part: no_threshold} if part else no_threshold,
         )
         original.merge_from_dict(dict(custom_imports=dict(imports=modules), model=model))
         out.write_text(f'"""{heading}"""\n\n{original.pretty_text}')
         return
     base = config if '::' in config else os.path.relpath(Path(config).resolve(), out.resolve().parent)
-    threshold = 'rcnn=dict(score_thr=0.0)' if 'roi_head' in cfg.model else 'score_thr=0.0'
+    threshold = f'{part}=dict(score_thr=0.0)' if part else 'score_thr=0.0'
     out.write_text(
         f'"""{heading}"""\n\n'
         f'_base_ = {base!r}\n\n'

@@ -401,6 +401,23 @@ def test_score_threshold_is_taken_over():
     assert take_score_threshold(None, two_stage=False) == 0.0
 
 
+@pytest.mark.parametrize(('head', 'part'), [('query', None), ('roi0', 'rcnn'), ('atss1', 'dense')])
+def test_the_threshold_is_that_of_the_head_that_detects(head, part, tmp_path):
+    """Co-DETR's and Co-DINO's auxiliary heads can detect, too."""
+    test_cfg = dict(
+        head=head, max_per_img=100, rcnn=[dict(score_thr=0.3), dict(score_thr=0.2)], dense=dict(score_thr=0.6)
+    )
+    assert take_score_threshold(test_cfg, two_stage=False) == {None: 0.0, 'rcnn': 0.3, 'dense': 0.6}[part]
+    assert [one['score_thr'] for one in test_cfg['rcnn']] == ([0, 0] if part == 'rcnn' else [0.3, 0.2])
+    assert test_cfg['dense']['score_thr'] == (0 if part == 'dense' else 0.6)
+    (tmp_path / 'mine.py').write_text(f"model = dict(type='CoDETR', test_cfg=dict(head={head!r}))\n")
+    write_config(
+        str(tmp_path / 'mine.py'), Config.fromfile(tmp_path / 'mine.py'), ScoreCalibration(2, 5), tmp_path / 'out.py'
+    )
+    written = Config.fromfile(tmp_path / 'out.py').model.test_cfg
+    assert (written[part] if part else written)['score_thr'] == 0
+
+
 def test_the_written_config_imports_the_modules_of_the_detector_too(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / 'my_heads.py').write_text('')

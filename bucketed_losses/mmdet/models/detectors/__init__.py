@@ -9,7 +9,13 @@ from .auxiliary_queries import (
     count_positives,
     draw_auxiliary_queries,
 )
-from .calibrated_detector import CalibratedDetector, CalibratedDetectorMixin, ScoreCalibration, take_score_threshold
+from .calibrated_detector import (
+    CalibratedDetector,
+    CalibratedDetectorMixin,
+    ScoreCalibration,
+    take_score_threshold,
+    threshold_part,
+)
 from .co_detr import CoDETR
 from .co_dino import CoDINO
 
@@ -26,6 +32,7 @@ __all__ = [
     'count_positives',
     'draw_auxiliary_queries',
     'take_score_threshold',
+    'threshold_part',
 ]
 
 # The file of a detector with a recipe registers and exports it; it need not be named here.

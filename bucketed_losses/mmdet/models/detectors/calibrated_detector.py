@@ -11,6 +11,8 @@ from mmdet.structures import SampleList
 from mmdet.utils import InstanceList
 from torch import Tensor, nn
 
+from .auxiliary_heads import QUERY_HEAD
+
 if TYPE_CHECKING:
     from mmdet.models.detectors import BaseDetector as _Host
 else:
@@ -84,14 +86,33 @@ class CalibratedDetectorMixin(_Host):
 
 
 def take_score_threshold(test_cfg: Any, two_stage: bool) -> float:
-    """Set the threshold on final detections in a detector's ``test_cfg`` to 0, in place, and return what it was."""
+    """Set the threshold on final detections in a detector's ``test_cfg`` to 0, in place, and return what it was.
+
+    If there is a list with a part for each head, all are set to 0, and the highest is returned.
+    """
     if not test_cfg:
         return 0.0
-    part = test_cfg['rcnn'] if two_stage else test_cfg
-    threshold = part.get('score_thr', 0.0)
-    if 'score_thr' in part:
-        part['score_thr'] = 0.0
+    key = threshold_part(test_cfg, two_stage)
+    found = test_cfg if key is None else test_cfg[key]
+    parts = found if isinstance(found, (list, tuple)) else [found]
+    threshold = max(part.get('score_thr', 0.0) for part in parts)
+    for part in parts:
+        if 'score_thr' in part:
+            part['score_thr'] = 0.0
     return float(threshold)
+
+
+def threshold_part(test_cfg: Any, two_stage: bool) -> str | None:
+    """The part of a detector's ``test_cfg`` that has the threshold on final detections; None for ``test_cfg`` itself.
+
+    Args:
+        test_cfg: Its ``head`` may name an auxiliary head of Co-DETR or Co-DINO, e.g. ``'roi0'`` or ``'atss1'``.
+        two_stage: Whether the detector has a ``roi_head``.
+    """
+    head = (test_cfg or {}).get('head', QUERY_HEAD)
+    if two_stage or head.startswith('roi'):
+        return 'rcnn'
+    return None if head == QUERY_HEAD else 'dense'
 
 
 @MODELS.register_module()
