@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmdet.models.roi_heads.bbox_heads import BBoxHead, DoubleConvFCBBoxHead, SABLHead
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
@@ -56,7 +56,8 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
 
 
 def _calls_its_loss_once(head: nn.Module) -> bool:
-    if isinstance(head, (DoubleConvFCBBoxHead, SABLHead)):  # their classifiers have a channel for background
+    recipe = recipe_of(type(head))
+    if recipe is not None and recipe.own_classifier:
         return False
     return isinstance(head, BBoxHead) and type(head).loss_and_target is BBoxHead.loss_and_target
 

@@ -157,6 +157,8 @@ class Recipe:
         rules: The changes besides the type, in order.
         unused: Keys of the stock head that the ranking head accepts and ignores.
         reason: The reason for the new type that is shown to the user.
+        own_classifier: Whether the stock head builds a classifier of its own, which has a channel for background
+            whatever its loss is, so that it cannot train even a ranking loss without IoUs.
     """
 
     head: type[nn.Module]
@@ -165,6 +167,7 @@ class Recipe:
     rules: tuple[Rule, ...]
     unused: tuple[str, ...] = ()
     reason: str = RANKS
+    own_classifier: bool = False
 
 
 class NoRankingForm(NamedTuple):
@@ -249,6 +252,7 @@ def ranking_head(
     rules: Sequence[Rule],
     unused: Sequence[str] = (),
     reason: str = RANKS,
+    own_classifier: bool = False,
 ) -> Callable[[Head], Head]:
     """Class decorator that registers the recipe of a ranking head; arguments as for :class:`Recipe`.
 
@@ -257,7 +261,7 @@ def ranking_head(
     """
 
     def register(head: Head) -> Head:
-        recipe = Recipe(head, replaces, role, tuple(rules), tuple(unused), reason)
+        recipe = Recipe(head, replaces, role, tuple(rules), tuple(unused), reason, own_classifier)
         for stock in replaces:
             if stock in _RECIPES:
                 raise ValueError(

@@ -14,7 +14,7 @@ from .rank_based_bbox_heads import BOX_HEAD, RankingBBoxHeadMixin
 from .rank_based_roi_heads import TWO_STAGE, RankBasedRoIHead
 
 
-@ranking_head(DoubleConvFCBBoxHead, role=Role.BOX, rules=BOX_HEAD)
+@ranking_head(DoubleConvFCBBoxHead, role=Role.BOX, rules=BOX_HEAD, own_classifier=True)
 @MODELS.register_module()
 class RankBasedDoubleConvFCBBoxHead(RankingBBoxHeadMixin, DoubleConvFCBBoxHead):
     """``DoubleConvFCBBoxHead`` trained with a ranking loss; arguments as for MMDetection's head.

@@ -20,7 +20,7 @@ from ..rules import SIDE_AWARE_HEAD
 from .rank_based_bbox_heads import RankedRoIsMixin
 
 
-@ranking_head(SABLHead, role=Role.BOX, rules=SIDE_AWARE_HEAD)
+@ranking_head(SABLHead, role=Role.BOX, rules=SIDE_AWARE_HEAD, own_classifier=True)
 @MODELS.register_module()
 class RankBasedSABLHead(RankedRoIsMixin, SABLHead):
     """``SABLHead`` trained with a ranking loss.
