@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from studies import (
 )
 
 from bucketed_losses.cli.main import main
+from bucketed_losses.study.commands import Ended
 from bucketed_losses.study.executors import LocalExecutor
 from bucketed_losses.study.gradient_shares import LOSSES
 from bucketed_losses.study.lock import only_study
@@ -203,3 +205,46 @@ def test_progress_is_told(tmp_path, capsys):
         runner.waiting, runner.running = runs, runs[:1]
         runner.print_progress()
     assert capsys.readouterr().out == '    A brs seed 0: 50%; about 8 min left of the study\n'
+
+
+class StandIn:
+    """An executor whose trainings are a few lines in a log, or an error."""
+
+    jobs = 1
+
+    def __init__(self, error=None):
+        self.error = error
+        self.stopping = threading.Event()
+
+    def check(self, command):
+        pass
+
+    def call(self, command, alone=False):
+        if self.error:
+            raise self.error
+        command.log.write_text('')
+        logs = command.log.parent / 'now/vis_data'
+        logs.mkdir(parents=True)
+        (logs / 'scalars.json').write_text('{"loss": 1.0, "step": 1}\n{"step": 12, "coco/segm_mAP": 0.3}')
+        return Ended(0)
+
+
+def prepared(folder, executor):
+    runner = StudyRunner(Plan(folder, [detector()], ['stock'], {'stock': [0]}), executor)
+    return runner, runner.prepare()
+
+
+def test_a_detector_without_boxes_ends_with_its_ap_of_masks(tmp_path, capsys, monkeypatch):
+    runner, runs = prepared(tmp_path, StandIn())
+    held = []
+    monkeypatch.setattr('bucketed_losses.study.run.resample', lambda *_: held.append(runner.guard.locked()))
+    runner.train(runs)
+    assert 'ATSS stock seed 0: finished, AP 0.300' in capsys.readouterr().out
+    assert held == [True], 'no other thread prints while the output of the process is redirected'
+
+
+def test_an_error_in_a_run_is_told_at_once(tmp_path, capsys):
+    runner, runs = prepared(tmp_path, StandIn(OSError('no space left')))
+    with pytest.raises(OSError, match='no space left'):
+        runner.train(runs)
+    assert 'ATSS stock seed 0: OSError: no space left' in capsys.readouterr().out and runner.running == []
