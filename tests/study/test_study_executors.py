@@ -107,12 +107,18 @@ def test_each_of_two_commands_has_its_own_share(tmp_path, monkeypatch):
     assert (tmp_path / 'alone.log').read_text() == 'None\n'
 
 
+def calling(executor, command):
+    """A thread that runs a command, and the list in which it says how that ended."""
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(executor.call(command)), daemon=True)
+    thread.start()
+    return thread, ended
+
+
 def test_stop_lets_a_command_save_and_starts_no_other(tmp_path):
     with only_study(tmp_path) as lock:
         executor = LocalExecutor(lock)
-        ended = []
-        thread = threading.Thread(target=lambda: ended.append(executor.call(python(OBEYS, tmp_path / 'log'))))
-        thread.start()
+        thread, ended = calling(executor, python(OBEYS, tmp_path / 'log'))
         wait_for(lambda: (tmp_path / 'log').is_file() and 'ready' in (tmp_path / 'log').read_text())
         executor.stop()
         thread.join(60)
@@ -138,12 +144,10 @@ def test_a_command_that_is_being_started_is_stopped(in_main_thread, tmp_path, mo
     sleeps = python('import time; time.sleep(90)', tmp_path / 'log')
     with only_study(tmp_path) as lock:
         executor = LocalExecutor(lock)
-        ended = []
         if in_main_thread:
-            ended.append(executor.call(sleeps))
+            ended = [executor.call(sleeps)]
         else:
-            thread = threading.Thread(target=lambda: ended.append(executor.call(sleeps)), daemon=True)
-            thread.start()
+            thread, ended = calling(executor, sleeps)
             started.wait(60)
             executor.stop()
             thread.join(60)
@@ -154,9 +158,7 @@ def test_a_command_that_is_being_started_is_stopped(in_main_thread, tmp_path, mo
 def test_a_second_stop_kills_the_processes_of_a_launcher(tmp_path):
     with only_study(tmp_path) as lock:
         executor = LocalExecutor(lock)
-        ended = []
-        thread = threading.Thread(target=lambda: ended.append(executor.call(python(LAUNCHES, tmp_path / 'log'))))
-        thread.start()
+        thread, ended = calling(executor, python(LAUNCHES, tmp_path / 'log'))
         worker = launched(tmp_path / 'log')
         executor.stop()
         assert is_running(worker) and not ended

@@ -135,6 +135,7 @@ def test_a_killed_study_loses_nothing_and_its_orphan_keeps_others_out(small, tmp
         before = log.stat().st_size if log.is_file() else 0
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         wait_for(lambda before=before: log.is_file() and log.stat().st_size > before, process)
+        wait_for(lambda: any(log.parent.glob('epoch_*.pth')), process)
         process.kill()
         process.wait()
         code, output = call(command)
@@ -148,6 +149,7 @@ def test_a_killed_study_loses_nothing_and_its_orphan_keeps_others_out(small, tmp
     assert '1 of 2 runs are finished already' in output
     assert (folder / 'runs/ATSS/brs_0/epoch_60.pth').is_file()
     resumed_from = re.findall(r'Loads checkpoint by \w+ backend from path: (\S+)', log.read_text())
+    assert resumed_from
     assert all(Path(path).parent == log.parent for path in resumed_from), 'not from weights without an optimizer'
 
 
