@@ -334,23 +334,13 @@ class RankingLoss(nn.Module):
         Raises:
             ValueError: There is not one index for each row, or an index is not in [0, num_images).
         """
-        if images.image.shape != (num_rows,):
-            raise ValueError(
-                f'{type(self).__name__}: ImageRows.image must have the shape ({num_rows},), one image per row of pred, '
-                f'got {tuple(images.image.shape)}'
-            )
+        self._check_indices('ImageRows.image', images.image, 'image', num_rows)
         if images.num_images == 0 and num_rows:
             raise ValueError(
                 f"{type(self).__name__}: scope='image' got {num_rows} rows of pred and ImageRows with "
                 'num_images=0; num_images must count all images of the batch'
             )
-        if devices.on_cpu(images.image) and num_rows:
-            lowest, highest = (int(value) for value in images.image.aminmax())
-            if lowest < 0 or highest >= images.num_images:
-                raise ValueError(
-                    f'{type(self).__name__}: ImageRows.image must lie in [0, {images.num_images}), the number of '
-                    f'images, got {lowest} to {highest}'
-                )
+        self._check_range('ImageRows.image', images.image, 'images', images.num_images)
 
     def check_sets(self, sets: RowSets, num_rows: int) -> None:
         """Check that every row of a batch has a set. Indices are read on the CPU only.
@@ -358,16 +348,23 @@ class RankingLoss(nn.Module):
         Raises:
             ValueError: There is not one index for each row, or an index is not in [0, num).
         """
-        if sets.of_rows.shape != (num_rows,):
+        self._check_indices('RowSets.of_rows', sets.of_rows, 'set', num_rows)
+        self._check_range('RowSets.of_rows', sets.of_rows, 'sets', sets.num)
+
+    def _check_indices(self, name: str, indices: Tensor, one: str, num_rows: int) -> None:
+        if indices.shape != (num_rows,):
             raise ValueError(
-                f'{type(self).__name__}: RowSets.of_rows must have the shape ({num_rows},), one set per row of pred, '
-                f'got {tuple(sets.of_rows.shape)}'
+                f'{type(self).__name__}: {name} must have the shape ({num_rows},), one {one} per row of pred, '
+                f'got {tuple(indices.shape)}'
             )
-        if devices.on_cpu(sets.of_rows) and num_rows:
-            lowest, highest = (int(value) for value in sets.of_rows.aminmax())
-            if lowest < 0 or highest >= sets.num:
+
+    def _check_range(self, name: str, indices: Tensor, counted: str, num: int) -> None:
+        """On the CPU only: an accelerator would have to be waited for."""
+        if devices.on_cpu(indices) and indices.numel():
+            lowest, highest = (int(value) for value in indices.aminmax())
+            if lowest < 0 or highest >= num:
                 raise ValueError(
-                    f'{type(self).__name__}: RowSets.of_rows must lie in [0, {sets.num}), the number of sets, got '
+                    f'{type(self).__name__}: {name} must lie in [0, {num}), the number of {counted}, got '
                     f'{lowest} to {highest}'
                 )
 
