@@ -11,6 +11,7 @@ import ast
 import importlib
 import json
 import logging
+import re
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -398,11 +399,17 @@ def _check_categories(path: str, dataset: Any, loop: str) -> None:
 
 
 def _categories(dataset: CocoDataset) -> list[dict]:
-    """The categories in a data set's file. MMDetection's data sets do not keep them, so they are read again."""
+    """The categories in a data set's file. MMDetection's data sets do not keep them, so they are read again.
+
+    Parsing all annotations of COCO again would take seconds in each process, so only the categories are parsed.
+    """
     if hasattr(dataset, 'categories'):
         return dataset.categories
     with get_local_path(dataset.ann_file, backend_args=dataset.backend_args) as path:
-        return json.loads(Path(path).read_text(encoding='utf-8'))['categories']
+        text = Path(path).read_text(encoding='utf-8')
+    places = [match.end() for match in re.finditer(r'"categories"\s*:\s*(?=\[)', text)]
+    # If the key occurs elsewhere, too, only the whole file shows which one is meant.
+    return json.JSONDecoder().raw_decode(text, places[0])[0] if len(places) == 1 else json.loads(text)['categories']
 
 
 def check_metrics(runner: Runner, loops: Sequence[str]) -> None:
