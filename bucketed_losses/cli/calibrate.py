@@ -101,32 +101,29 @@ def write_config(config: str, cfg: Config, calibration: ScoreCalibration, out: P
 
     Text cannot inherit a config of MMEngine's lazy kind, so all its settings are written.
     """
-    heading = 'Written by bucketed-losses calibrate: scores are precisions, and so is score_thr.'
-    modules = [*dict.fromkeys([*imported_modules(cfg.get('custom_imports')), 'bucketed_losses.mmdet'])]
     num_classes, num_knots = calibration.knots.shape
-    original, inherits = read_editable_config(find_config(config))
+    modules = [*dict.fromkeys([*imported_modules(cfg.get('custom_imports')), 'bucketed_losses.mmdet'])]
     part = threshold_part(cfg.model.get('test_cfg'), 'roi_head' in cfg.model)
-    if not inherits:
-        no_threshold = dict(score_thr=0.0)
-        model = dict(
+    no_threshold = dict(score_thr=0.0)
+    original, inherits = read_editable_config(find_config(config))
+    settings = dict(
+        custom_imports=dict(imports=modules),
+        model=dict(
             type='CalibratedDetector',
             detector=original.model.type,
             calibration=dict(num_classes=num_classes, num_knots=num_knots),
             test_cfg={part: no_threshold} if part else no_threshold,
-        )
-        original.merge_from_dict(dict(custom_imports=dict(imports=modules), model=model))
-        out.write_text(f'"""{heading}"""\n\n{original.pretty_text}')
-        return
-    base = config if '::' in config else os.path.relpath(Path(config).resolve(), out.resolve().parent)
-    threshold = f'{part}=dict(score_thr=0.0)' if part else 'score_thr=0.0'
+        ),
+    )
+    if inherits:
+        base = config if '::' in config else os.path.relpath(Path(config).resolve(), out.resolve().parent)
+        body = f'_base_ = {base!r}\n\n{Config(settings).pretty_text}'
+    else:
+        original.merge_from_dict(settings)
+        body = original.pretty_text
     out.write_text(
-        f'"""{heading}"""\n\n'
-        f'_base_ = {base!r}\n\n'
-        f'custom_imports = dict(imports={modules!r})\n'
-        "model = dict(\n    type='CalibratedDetector',\n"
-        f'    detector={cfg.model.type!r},\n    calibration=dict(num_classes={num_classes}, num_knots={num_knots}),\n'
-        f'    # Set it as for any detector: 0.5 keeps what is more likely right than wrong.\n'
-        f'    test_cfg=dict({threshold}),\n)\n'
+        '"""Written by bucketed-losses calibrate: scores are precisions, and so is score_thr in test_cfg.\n\n'
+        f'Set it as for any detector: 0.5 keeps what is more likely right than wrong.\n"""\n\n{body}'
     )
 
 

@@ -250,6 +250,7 @@ class StudyRunner:
             say(f'[{self.started}/{self.total}] {run}: training; {self._time_left()}')
         cfg = Config.fromfile(self.study.config(*run.key))
         # In the work directory, and with its path: the study's own config has no path, so that it may be moved.
+        # Not in the study's own config, so that studies from before WeightsHook can go on.
         cfg.custom_hooks[-1].update(type='WeightsHook', out_dir=str(folder / 'weights'))
         save_detections(cfg, folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -45,12 +45,12 @@ NAMES = {
         'brs': 'BRS Loss',
     }
 }
-# The studies in the overview, with their data, and its columns.
+# The studies in the overview, with their data.
 OVERVIEW = {'cards_atss': 'cards', 'cards_atss_36e': 'cards', 'bccd_atss': 'BCCD', 'shapes_atss': 'drawn shapes'}
-OWN = 'stock'
+# Its columns of losses: their heads by label.
+LOSSES = {'stock': 'own loss', 'QFL': 'QFL', 'VFL': 'VFL', 'IA-BCE': 'IA-BCE', 'MAL': 'MAL', 'rs': 'RS', BRS: 'BRS'}
 # What stands after the AP of a loss if BRS Loss is ahead of it, or behind it.
 MARKS = {'ahead': ' \N{DOWNWARDS ARROW}', 'behind': ' \N{UPWARDS ARROW}'}
-LOSSES = {OWN: 'own loss', **{name: name for name in ('QFL', 'VFL', 'IA-BCE', 'MAL')}, 'rs': 'RS', BRS: 'BRS'}
 KEYS = ['detector', 'label']
 
 
