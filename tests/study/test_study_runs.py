@@ -210,7 +210,7 @@ def test_progress_is_told(tmp_path, capsys):
 
 
 class StandIn:
-    """An executor whose trainings are a few lines in a log, or an error."""
+    """An executor whose training runs are a few lines in a log, or an error."""
 
     jobs = 1
 
