@@ -84,6 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='set the seed of the runs of --lr-factors (default: 100)',
     )
     parser.add_argument(
+        '--tuning-epochs',
+        type=int,
+        metavar='N',
+        help='train the runs of --lr-factors for N epochs (or iterations), with the schedule of such a training '
+        '(default: as long as the other runs)',
+    )
+    parser.add_argument(
         '--equal-time',
         action='store_true',
         help='also train BRS for as long as RS would take with the published loop over positives',
@@ -169,6 +176,7 @@ def plan_from(args: argparse.Namespace) -> Plan:
         epochs=args.epochs,
         lr_factors=parse_factors(args.lr_factors, losses),
         tuning_seed=args.tuning_seed,
+        tuning_epochs=args.tuning_epochs,
     )
 
 

@@ -90,14 +90,19 @@ class Plan:
     """Learning rates of each loss, as multiples of that of the config. Several are tried; a single one is taken."""
     tuning_seed: int = 100
     """The seed of these trials."""
+    tuning_epochs: int | None = None
+    """Epochs or iterations of these trials; None for those of the other runs."""
 
     def __post_init__(self) -> None:
         if self.equal_time and not {'rs', 'brs'} <= set(self.losses):
             raise Refusal('--equal-time compares rs and brs; add both to --losses')
         if min(self.gpus, self.time_iterations) < 1:
             raise Refusal('--gpus and --time-iterations must be 1 or more')
-        if self.epochs is not None and self.epochs < 1:
-            raise Refusal(f'--epochs must be 1 or more, got {self.epochs}')
+        for option, epochs in (('--epochs', self.epochs), ('--tuning-epochs', self.tuning_epochs)):
+            if epochs is not None and epochs < 1:
+                raise Refusal(f'{option} must be 1 or more, got {epochs}')
+        if self.tuning_epochs is not None and not self.trials():
+            raise Refusal('--tuning-epochs is for runs that choose a learning rate; add --lr-factors 0.33,1,3')
         if self.configs and len(self.detectors) > 1:
             raise Refusal('--losses: NAME=CONFIG is a config of one detector, so --detectors must name one detector')
         if self.trials() and any(self.tuning_seed in seeds for seeds in self.seeds.values()):

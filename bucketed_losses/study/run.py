@@ -148,7 +148,8 @@ class StudyRunner:
         return [note for note in notes if note]
 
     def _make_config(self, run: Run) -> Config:
-        return make_config(run, self.plan.data, self.plan.options, self.plan.gpus, self.plan.epochs)
+        epochs = (self.plan.tuning_epochs if run.is_trial else None) or self.plan.epochs
+        return make_config(run, self.plan.data, self.plan.options, self.plan.gpus, epochs)
 
     def _write_config(self, run: Run) -> Config:
         cfg = self._make_config(run)

@@ -75,11 +75,12 @@ def tuning_section(tuning: pd.DataFrame) -> list[str]:
             choice = f'{chosen["learning rate"].iloc[0]:.4g}' + (' (edge of the grid)' if edge else '')
         lines.append([detector, group.loss.iloc[0], *cells, choice])
     seeds = ', '.join(map(str, sorted(tuning.seed.unique())))
+    budgets = ' or '.join(tuning.budget.unique())
     return [
         '## Learning rates',
         'The learning rate of every detector and loss was chosen by AP from the same grid, multiples of the learning '
-        f'rate of its config, with one training run each (seed {seeds}) that no other table contains. The chosen one '
-        'is bold.',
+        f'rate of its config, with one training run of {budgets} each (seed {seeds}) that no other table contains. '
+        'The chosen one is bold.',
         markdown_table(['Detector', 'Loss', *(f'AP at {factor:g}' for factor in factors), 'learning rate'], lines),
     ]
 

@@ -172,9 +172,10 @@ def test_a_loss_given_by_its_config():
 def test_arguments_of_the_command_line(tmp_path):
     made = plan(
         tmp_path, '--losses', 'stock', 'MAL=mal.py', '--seeds', '0', 'MAL=0,1', '--lr-factors', '0.33,1,3', '--epochs',
-        '36', '--tuning-seed', '7',
+        '36', '--tuning-seed', '7', '--tuning-epochs', '6',
     )  # fmt: skip
     assert (made.losses, made.configs, made.epochs) == (['stock', 'MAL'], {'MAL': 'mal.py'}, 36)
+    assert made.tuning_epochs == 6
     assert [run.config for run in made.runs()] == [None, 'mal.py', 'mal.py']
     assert {run.seed for run in made.trials()} == {7} and len(made.trials()) == 6
 
@@ -201,6 +202,8 @@ def test_each_loss_may_have_a_grid_of_its_own(arguments, factors, tmp_path):
         (['--lr-factors', 'nan'], 'numbers above 0'),
         (['--lr-factors', 'ap=1'], 'LOSS=0.33,1,3 with one of stock, rs, brs, got .ap=1.'),
         (['--lr-factors', '=1'], 'got .=1.'),
+        (['--lr-factors', '1,3', '--tuning-epochs', '0'], '--tuning-epochs must be 1 or more, got 0'),
+        (['--lr-factors', '0.33', '--tuning-epochs', '6'], '--tuning-epochs is for runs that choose a learning rate; '),
         (['--seeds', '=1'], 'got .=1.'),
         (['--lr-factors', '1,3', '--seeds', '0,100'], '--tuning-seed 100 is one of --seeds'),
         (['--epochs', '0'], '--epochs must be 1 or more, got 0'),
@@ -256,6 +259,25 @@ class Trainer:
         (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
         command.log.write_text('')
         return Ended(0)
+
+
+@pytest.mark.slow
+def test_trials_have_their_own_budget_and_schedule(tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)
+    arguments = ('--losses', 'stock', 'brs', '--lr-factors', '1,3')
+    made, trainer = plan(tmp_path, *arguments, '--tuning-epochs', '6'), Trainer()
+    assert run_study(made, lambda lock: trainer) == 0 and len(trainer.trained) == 6
+    configs = {path.stem: Config.fromfile(path) for path in (tmp_path / 'configs').glob('*/*.py')}
+    budgets = {name: (cfg.train_cfg.max_epochs, cfg.param_scheduler[-1].end) for name, cfg in configs.items()}
+    trials = {name: budget for name, budget in budgets.items() if name.endswith('_100')}
+    assert len(trials) == 4 and set(trials.values()) == {(6, 6)}
+    assert {budget for name, budget in budgets.items() if name not in trials} == {(12, 12)}
+    with (tmp_path / 'tuning.csv').open() as file:
+        assert {row['budget'] for row in csv.DictReader(file)} == {'6 epochs'}
+    assert 'one training run of 6 epochs each (seed 100)' in (tmp_path / 'study.md').read_text()
+    # Trials of another length would not be the same grid.
+    with pytest.raises(Refusal, match='made with other settings: param_scheduler'):
+        run_study(plan(tmp_path, *arguments), lambda lock: Trainer())
 
 
 @pytest.mark.slow
