@@ -318,6 +318,20 @@ def test_annotations_that_cannot_be_evaluated(kind, tool, data, trained, tmp_pat
     assert not list((tmp_path / 'run').glob('epoch_*.pth'))
 
 
+@pytest.mark.parametrize('tool', ['train', 'test'])
+def test_annotations_of_another_data_set(tool, data, trained, tmp_path, refused):
+    """MMDetection would raise an IndexError after the first epoch, or take one class for another."""
+    other = changed(data / 'val.json', tmp_path / 'other.json', lambda c: c['categories'][0].update(name='nut'))
+    turned = changed(data / 'val.json', tmp_path / 'turned.json', lambda c: c['categories'].reverse())
+    loop = 'val' if tool == 'train' else 'test'
+    for path, words in (
+        (other, rf'{loop}_evaluator: .*other\.json has no category for 1 of the \d classes of the data set: '),
+        (turned, rf'{loop}_evaluator: .*turned\.json: the categories have the order .*, and the classes of the data '),
+    ):
+        config, *options = training(data, tmp_path, f'{loop}_evaluator.ann_file={path}')
+        refused(tool, [config, *([trained] if tool == 'test' else []), *options], words)
+
+
 def from_zero(content):
     for number, annotation in enumerate(content['annotations']):
         annotation['id'] = number

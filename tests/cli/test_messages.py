@@ -112,6 +112,8 @@ def test_missing_annotation_files(tmp_path):
     use = ('train_dataloader', 'val_dataloader')
     check_files(loader('CocoDataset', data_root=str(tmp_path), ann_file='a.json'), use)
     check_files(loader('CocoDataset', ann_file='s3://bucket/a.json'), use)
+    check_files(loader('CocoDataset', data_root='s3://bucket/', ann_file='a.json'), use)
+    check_files(loader('MyDataset', ann_file=['a.json', 'b.json']), use)
     check_files(loader('CocoDataset', ann_file='b.json', backend_args=dict(backend='petrel')), use)
     check_files(loader('CocoDataset', ann_file=''), use)
     with pytest.raises(FileNotFoundError, match=r'dataset.ann_file: .*b\.json does not exist.*data_root'):
@@ -123,6 +125,27 @@ def test_missing_annotation_files(tmp_path):
     nested = loader('RepeatDataset', dataset=dict(type='VOCDataset', ann_file='a.json'))
     with pytest.raises(ValueError, match=r'train_dataloader.dataset.dataset.ann_file: VOCDataset reads \.txt'):
         check_files(nested, use)
+
+
+def test_a_missing_file_of_an_evaluator(tmp_path):
+    (tmp_path / 'a.json').write_text('{}')
+    for kind, file, words in (
+        (
+            'CocoDataset',
+            'a.json',
+            r'val_evaluator\.1\.ann_file: .*b\.json does not exist; set it to the annotations of ',
+        ),
+        ('CocoDataset', 'c.json', r'val_dataloader\.dataset\.ann_file: .*c\.json does not exist'),
+    ):
+        dataset = dict(type=kind, data_root=str(tmp_path), ann_file=file)
+        metrics = [dict(type='CocoMetric', ann_file=str(tmp_path / name)) for name in ('a.json', 'b.json')]
+        cfg = Config(dict(val_dataloader=dict(dataset=dataset), val_evaluator=metrics))
+        with pytest.raises(FileNotFoundError, match=words):
+            check_files(cfg, ['val_dataloader'])
+    check_files(Config(dict(cfg, val_evaluator=metrics[0])), ['train_dataloader'])
+    # This package's data sets say themselves how to get their data.
+    cfg.val_dataloader.dataset.type = 'ShapesDataset'
+    check_files(cfg, ['val_dataloader'])
 
 
 def run(code_or_tool, *arguments, **env):

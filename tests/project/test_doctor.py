@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from bucketed_losses import doctor
 from bucketed_losses.doctor import Facts, Finding, diagnose, numbers, render, stack
+from bucketed_losses.doctor.commands import ONEDL_WHEELS
 
 OPENMMLAB = 'torch=2.1.2+cu121 numpy=1.26.4 mmengine=0.10.7 mmcv=2.1.0 mmdet=3.3.0 setuptools=80.10.2'
 ONEDL = 'torch=2.12.0 numpy=2.2.6 onedl-mmengine=0.10.12 onedl-mmcv=2.3.6 onedl-mmdetection=3.5.1 setuptools=80.10.2'
@@ -334,3 +338,13 @@ def test_colours_change_nothing_else():
         assert code in coloured
         coloured = coloured.replace(code, '')
     assert coloured == render(facts, diagnose(facts))
+
+
+def test_the_page_lists_the_wheels_of_onedl_that_the_doctor_knows():
+    page = (Path(__file__).resolve().parents[2] / 'docs/stacks.md').read_text().partition('## OneDL')[2]
+    listed = {}
+    for line in re.findall(r'^\| ((?:none|1\d\.).*) \| (2\..+?) \|$', page, re.MULTILINE):
+        minors = tuple(int(version.removeprefix('2.')) for version in line[1].split(', '))
+        for cuda in ['cpu'] if line[0].startswith('none') else line[0].split(', '):
+            listed[cuda if cuda == 'cpu' else f'cu{cuda.replace(".", "")}'] = minors
+    assert listed == ONEDL_WHEELS

@@ -109,5 +109,5 @@ def test_the_config_of_the_slurm_page(clone):
     init_default_scope('mmdet')
     (config,) = save_configs('slurm.md', clone)
     types = [hook.type for hook in config.custom_hooks]
-    assert types == ['NumClassCheckHook', 'InvalidLossHook', 'PreemptionHook']
+    assert types == ['NumClassCheckHook', 'InvalidLossHook', 'EpochSeedHook', 'PreemptionHook']
     assert HOOKS.build(config.custom_hooks[-1]).requeue

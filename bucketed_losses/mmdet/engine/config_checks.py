@@ -199,9 +199,10 @@ def _named_parts(part: Any, path: str, key: str) -> Iterator[tuple[str, dict]]:
 
 
 def check_files(cfg: Config, loaders: Sequence[str]) -> None:
-    """Check that the annotation files of data sets exist, and that each has the type that its data set reads.
+    """Check that the annotation files of data sets and of their evaluators exist.
 
-    Files in a remote storage backend are not checked.
+    A file of a data set must also have the type that the data set reads. Files in a remote storage backend are not
+    checked.
 
     Args:
         cfg: The config.
@@ -212,11 +213,8 @@ def check_files(cfg: Config, loaders: Sequence[str]) -> None:
         UserError: The file has another suffix.
     """
     for loader in loaders:
-        for path, dataset in _datasets(cfg.get(loader) or {}, loader):
-            file = dataset.get('ann_file')
-            if not file or '://' in str(file) or dataset.get('backend_args'):
-                continue
-            full = Path(file) if Path(file).is_absolute() else Path(dataset.get('data_root') or '', file)
+        missing = False
+        for path, dataset, full in _annotation_files(cfg, loader):
             suffixes = _SUFFIXES.get(str(dataset.get('type')), (full.suffix,))
             if full.suffix not in suffixes:
                 raise UserError(
@@ -225,11 +223,31 @@ def check_files(cfg: Config, loaders: Sequence[str]) -> None:
                 )
             # This package's data sets check their files themselves, and their errors say how to get the data.
             own = str(dataset.get('type')).startswith(('Checked', 'BCCD', 'Cards', 'Shapes'))
+            missing |= not full.is_file()
             if not full.is_file() and not own:
                 raise MissingFileError(
                     f'{path}.ann_file: {full.resolve()} {"is a folder" if full.is_dir() else "does not exist"}; put '
                     'the file there, or set the folder of all data with --cfg-options data_root=FOLDER'
                 )
+        for path, _, full in _annotation_files(cfg, loader.replace('dataloader', 'evaluator')):
+            if not full.is_file() and not missing:
+                raise MissingFileError(
+                    f'{path}.ann_file: {full.resolve()} {"is a folder" if full.is_dir() else "does not exist"}; set it '
+                    f'to the annotations of the data set of {loader}'
+                )
+
+
+def _annotation_files(cfg: Config, part: str) -> Iterator[tuple[str, dict, Path]]:
+    """The annotation files in a part of the config: where they are, the dict that names the file, and the file."""
+    for path, dataset in _datasets(cfg.get(part) or {}, part):
+        file, folder = dataset['ann_file'], dataset.get('data_root') or ''
+        if (
+            isinstance(file, (str, Path))
+            and file
+            and '://' not in f'{folder}{file}'
+            and not dataset.get('backend_args')
+        ):
+            yield path, dataset, Path(folder, file)
 
 
 def _datasets(part: Any, path: str) -> Iterator[tuple[str, dict]]:
@@ -413,17 +431,18 @@ def _categories(dataset: CocoDataset) -> list[dict]:
 
 
 def check_metrics(runner: Runner, loops: Sequence[str]) -> None:
-    """Check that the annotations of every ``CocoMetric`` have the fields that COCO's evaluation reads.
+    """Check that every ``CocoMetric`` has the classes of the data set, and the fields that COCO's evaluation reads.
 
-    Otherwise the first evaluation would fail, after an epoch of training or after all images were tested. An annotation
-    with the id 0 causes a warning: COCO's evaluation takes it for no object.
+    Otherwise the first evaluation would fail or be wrong, after an epoch of training or after all images were tested.
+    An annotation with the id 0 causes a warning: COCO's evaluation takes it for no object.
 
     Args:
         runner: The runner; the evaluators of the loops are built.
         loops: 'train', 'val' or 'test'.
 
     Raises:
-        UserError: An annotation lacks a field, or its id is not a number; the message names both and the file.
+        UserError: The file lacks a class, or has the classes in another order; an annotation lacks a field, or its id
+            is not a number. The message names them and the file.
     """
     for loop in loops:
         evaluator = getattr(getattr(runner, f'{loop}_loop'), 'evaluator', None)
@@ -432,6 +451,7 @@ def check_metrics(runner: Runner, loops: Sequence[str]) -> None:
             if not isinstance(metric, CocoMetric) or annotations is None:
                 continue
             where = _evaluator_file(runner.cfg, loop, index)
+            _check_classes_of_metric(metric, annotations, where)
             for annotation in annotations.dataset.get('annotations', ()):  # a test set may have none
                 missing = [key for key in ('iscrowd', 'area') if key not in annotation]
                 if missing:
@@ -451,6 +471,26 @@ def check_metrics(runner: Runner, loops: Sequence[str]) -> None:
                     'current',
                     logging.WARNING,
                 )
+
+
+def _check_classes_of_metric(metric: CocoMetric, annotations: Any, where: str) -> None:
+    """Check the categories in a metric's file, for :func:`check_metrics`."""
+    classes = (metric.dataset_meta or {}).get('classes') or ()
+    if isinstance(classes, str) or not classes:
+        return
+    names = [annotations.cats[category]['name'] for category in annotations.get_cat_ids(cat_names=list(classes))]
+    if names == list(classes):
+        return
+    missing = [name for name in classes if name not in names]
+    if missing:
+        raise UserError(
+            f'{where} has no category for {len(missing)} of the {len(classes)} classes of the data set: '
+            f'{_some(missing)}; give the annotations of this data set'
+        )
+    raise UserError(
+        f'{where}: the categories have the order {_some(names)}, and the classes of the data set the order '
+        f'{_some(classes)}; give the annotations of this data set'
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -21,6 +21,7 @@ from .atomic_checkpoints import ATOMIC
 from .gradient_accumulation import holds_gradients, iterations_between_updates
 from .observers import ObserverGuard
 from .resumable_epoch_loop import PassesOverBatches, resumable
+from .sampler_seed import SamplerSeed
 from .signal_proof_workers import is_signal_proof, make_signal_proof
 from .slurm import requeue
 from .stop_signals import StopSignals
@@ -66,14 +67,17 @@ class PreemptionHook(Hook):
         self.requeue = requeue
         self._stops_since: int | None = None  # the iteration at which the processes agreed to stop
         self._guard = ObserverGuard(type(self).__name__)
+        self._sampler_seed = SamplerSeed()
 
     def before_run(self, runner: Runner) -> None:
+        self._sampler_seed.before_run(runner)
         if isinstance(runner._train_loop, EpochBasedTrainLoop):  # otherwise a test, or MMEngine's iteration-based loop
             runner._train_loop = resumable(runner._train_loop)
 
     def before_train(self, runner: Runner) -> None:
         self.signals.listen()
         self._stops_since = None
+        self._sampler_seed.before_train(runner)
         loops = [loop for loop in (runner.train_loop, runner.val_loop) if loop is not None]
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             # The workers of this loop are already running.

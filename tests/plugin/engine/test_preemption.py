@@ -71,22 +71,25 @@ class Batches(Hook):
         self.seen.append((runner.epoch, batch_idx))
 
 
-def build(work_dir, hooks=(), counts=4, by_epoch=True, resume=False, model=None, optim_wrapper=None, **preemption):
+def build(work_dir, hooks=(), counts=4, by_epoch=True, resume=False, model=None, optim_wrapper=None, seed=0,
+          workers=0, own_seed=None, epoch_seed=True, **preemption):  # fmt: skip
     train_cfg = dict(by_epoch=True, max_epochs=2) if by_epoch else dict(by_epoch=False, max_iters=12)
     sampler = dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True)
+    if own_seed is not None:
+        sampler['seed'] = own_seed
     return Runner(
         model=model or Line(),
         work_dir=str(work_dir),
-        train_dataloader=dict(dataset=Points(), sampler=sampler, batch_size=2, num_workers=0),
+        train_dataloader=dict(dataset=Points(), sampler=sampler, batch_size=2, num_workers=workers),
         train_cfg=train_cfg,
         optim_wrapper=optim_wrapper
         or dict(accumulative_counts=counts, optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='AtomicCheckpointHook')),
         log_processor=dict(by_epoch=by_epoch),
-        custom_hooks=[dict(type='EpochSeedHook'), PreemptionHook(**preemption), *hooks],
+        custom_hooks=[*([dict(type='EpochSeedHook')] if epoch_seed else []), PreemptionHook(**preemption), *hooks],
         load_from=str(Path(work_dir, 'preempted.pth')) if resume else None,
         resume=resume,
-        randomness=dict(seed=0),
+        randomness=dict(seed=seed),
         experiment_name=f'preemption {next(NUMBERS)} {os.getpid()}',
         log_level='INFO',
     )
@@ -196,6 +199,46 @@ def test_logs_and_hooks_count_on_after_a_resume(tmp_path):
     assert numbers == [('1', '5'), ('1', '6'), *(('2', str(number)) for number in range(1, 7))]
 
 
+class Seen(Hook):
+    """The images of all batches."""
+
+    def __init__(self):
+        self.images = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.images += [tuple(point.tolist()) for point in data_batch]
+
+
+def images_of(folder, **options):
+    """The images until a stop after iteration 3, and those after it."""
+    first, second = Seen(), Seen()
+    with pytest.raises(SystemExit):
+        build(folder, [first, Signal(3)], counts=1, **options).train()
+    build(folder, [second], counts=1, resume=True, **options).train()
+    return first.images, second.images
+
+
+@pytest.mark.parametrize('by_epoch', [True, False], ids=['epochs', 'iterations'])
+@pytest.mark.parametrize('epoch_seed', [True, False])
+def test_a_run_without_a_fixed_seed_resumes_with_the_order_of_its_images(by_epoch, epoch_seed, tmp_path):
+    before, after = images_of(tmp_path, seed=None, by_epoch=by_epoch, epoch_seed=epoch_seed)
+    assert len(before) == 6 and len(after) == 18
+    assert len(set(before + after[:6])) == 12, 'each image once in the interrupted epoch'
+
+
+def test_a_seed_of_the_sampler_itself_is_kept(tmp_path):
+    whole = Seen()
+    build(tmp_path / 'whole', [whole], counts=1, seed=None, own_seed=7).train()
+    before, after = images_of(tmp_path / 'run', seed=None, own_seed=7)
+    assert before + after == whole.images
+
+
+def test_workers_that_have_begun_with_another_order_are_told(tmp_path):
+    images_of(tmp_path, seed=None, by_epoch=False, workers=1)
+    text = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert text.count('already loaded images in a new order') == 1
+
+
 def test_a_loop_of_the_users_own_keeps_its_class(tmp_path):
     runner = build(tmp_path)
 
@@ -209,7 +252,7 @@ def test_a_loop_of_the_users_own_keeps_its_class(tmp_path):
     assert isinstance(loop, Own) and loop.max_iters == 6
     hook.before_run(runner)
     assert runner.train_loop is loop
-    testing = SimpleNamespace(_train_loop=dict(by_epoch=True))
+    testing = SimpleNamespace(_train_loop=dict(by_epoch=True), seed=0)
     hook.before_run(testing)
     assert testing._train_loop == dict(by_epoch=True)
 
