@@ -33,7 +33,8 @@ def check_stack() -> None:
     Raises:
         StackError: Something is missing or installed twice. The message says what to do.
     """
-    missing = [module for module in OPENMMLAB if find_spec(module) is None]
+    # A folder without __init__.py, such as a clone in the current folder, is found as a module without an origin.
+    missing = [module for module in OPENMMLAB if (spec := find_spec(module)) is None or spec.origin is None]
     if missing:
         raise StackError(f'This part of bucketed_losses needs {", ".join(missing)}. To get it, {INSTALL}. {DOCTOR}.')
     openmmlab, onedl = ([name for name in family if installed(name)] for family in (OPENMMLAB, ONEDL.values()))

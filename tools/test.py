@@ -48,7 +48,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
     check_checkpoint(args.checkpoint)
     if args.out is not None:
         check_folder('folder of --out', Path(args.out).parent)
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show or args.show_dir:
         if 'visualization' not in cfg.default_hooks:
             raise UserError(f'--show and --show-dir need a visualization hook in default_hooks of {args.config}')

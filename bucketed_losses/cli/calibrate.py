@@ -155,7 +155,7 @@ def run(args: argparse.Namespace) -> None:
     check_keys(cfg, ['val_dataloader'])
     if cfg.model.type == 'CalibratedDetector':
         raise UserError(f'{args.config} is already calibrated; give the config that was trained')
-    cfg.load_from = str(args.checkpoint)
+    cfg.load_from, cfg.resume = str(args.checkpoint), False
     detections, dataset = detect(cfg)
     if not is_main_process():
         return

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     check_checkpoint(args.checkpoint)
     check_picture(args.out)
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False
     hide_log_lines(cfg)
     runner = runner_from(cfg, ['train_dataloader'])
     batches: list[RankedBatch] = []

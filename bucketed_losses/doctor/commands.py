@@ -21,7 +21,7 @@ def wheel_commands(facts: Facts, onedl: bool = False) -> tuple[str, ...]:
     """Commands that install a prebuilt mmcv for this torch, CUDA and Python; none if there is no such wheel."""
     torch, minor = torch_release(facts), numbers(facts.python)[1]
     cuda = f'cu{facts.cuda.replace(".", "")}' if facts.cuda else 'cpu'
-    if facts.system != 'Linux x86_64':
+    if facts.system != 'Linux x86_64' or '+rocm' in facts.version('torch'):
         return ()
     if onedl:
         command = f'{_uninstall(facts)}pip install onedl-mim && mim install onedl-mmcv --only-binary onedl-mmcv'

@@ -95,6 +95,12 @@ PROBLEMS = (
         (SETUPTOOLS,),
     ),
     Trap(
+        'mmengine !pkg_resources',
+        'mmengine {mmengine} needs the module pkg_resources, which is missing: setuptools 82 and newer lack it.',
+        "Configs that inherit mmdet::... cannot be read, and OpenMMLab's mmcv cannot be compiled.",
+        (SETUPTOOLS,),
+    ),
+    Trap(
         'mmengine<0.10.8 python>=3.12 !setuptools',
         'setuptools is not installed.',
         'mmengine {mmengine} imports the module distutils, which setuptools provides for Python {python}.',
@@ -163,12 +169,6 @@ NOTES = (
         'onedl-mim {onedl-mim} requires click 8.3 or newer, but click {click} is installed.',
         'The command mim may fail.',
         ('pip install "click>=8.3"',),
-    ),
-    Trap(
-        'MMDetection !openmim !pkg_resources',
-        'There is no module pkg_resources; setuptools 82 and newer lack it.',
-        "Compiling OpenMMLab's mmcv needs it.",
-        (SETUPTOOLS,),
     ),
     Trap(
         'setuptools<77',

@@ -60,10 +60,12 @@ def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
 
     If a run was resumed, its logs are joined: a log replaces what the earlier ones have from its first training step
     on. So if a training began anew, the earlier logs do not count, even if they are longer. A warning says so if there
-    are validations in them.
+    are validations in them. What else hooks have logged, such as the ranking errors of ``RankingVisualizationHook``, is
+    left out.
 
     Raises:
         NoLogsError: there is none.
+        UserError: a line of a log is damaged.
     """
     files = log_files(work_dir)
     if not files:
@@ -83,9 +85,16 @@ def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
             if 'loss' in record:
                 step = record['step']
                 train[step] = record
-            else:
-                val[record['step']] = step, record
+            elif _is_validation(record):
+                # By default, MMEngine logs all validations of a training that counts iterations as those of epoch 0.
+                number = record['step'] or step
+                val[number] = step, {**record, 'step': number}
     return [train[step] for step in sorted(train)], [val[number][1] for number in sorted(val)]
+
+
+def _is_validation(record: Mapping[str, float]) -> bool:
+    """Whether a record without losses is that of a validation, which may have no metrics if nothing was detected."""
+    return 'time' in record or any(map(_metric_name, record))
 
 
 def _records(file: Path) -> list[dict]:
@@ -94,9 +103,9 @@ def _records(file: Path) -> list[dict]:
     for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except json.JSONDecodeError as error:
             if number < len(lines):
-                raise
+                raise UserError(f'{file}: line {number} is damaged ({error}); remove this line') from error
             # A killed run was writing the last line.
     return records
 
@@ -120,14 +129,21 @@ def read_metrics(work_dir: str | Path) -> list[tuple[int, dict[str, float]]]:
     for record in read_scalars(work_dir)[1]:
         metrics = {}
         for key, value in record.items():
-            name = key.rpartition('/')[2]
-            if name.endswith('_precision'):
-                metrics[name.removesuffix('_precision')] = value if value >= 0 else nan
-            elif match := re.fullmatch(r'(?:(bbox|segm)_)?m?AP_?(50|75|s|m|l|r|c|f)?', name):
-                kind, which = match.groups()
-                metrics[('mask ' if kind == 'segm' else '') + 'AP' + (which or '')] = value if value >= 0 else nan
+            if name := _metric_name(key):
+                metrics[name] = value if value >= 0 else nan
         found.append((record['step'], metrics))
     return found
+
+
+def _metric_name(key: str) -> str | None:
+    """The name of a metric in the paper's tables, or of a class; None if the key is not that of a metric."""
+    name = key.rpartition('/')[2]
+    if name.endswith('_precision'):
+        return name.removesuffix('_precision')
+    if match := re.fullmatch(r'(?:(bbox|segm)_)?m?AP_?(50|75|s|m|l|r|c|f)?', name):
+        kind, which = match.groups()
+        return ('mask ' if kind == 'segm' else '') + 'AP' + (which or '')
+    return None
 
 
 def with_ap(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -371,3 +371,13 @@ def test_ctrl_c_in_training_with_workers(data, tmp_path):
         process.kill()
     assert 'Traceback' not in log.read_text(), log.read_text()[-3000:]
     assert 'continue with --resume (from ' in log.read_text()
+
+
+@pytest.mark.parametrize('tool', ['test', 'plot-ranks'])
+def test_a_config_that_resumes_does_not_resume_when_it_is_tested(tool, data, trained, tmp_path, command):
+    """The checkpoint has weights only."""
+    config = tmp_path / 'resumes.py'
+    config.write_text(f"_base_ = '{data}/config.py'\nresume = True\n")
+    out = ['--out', tmp_path / 'ranks.png'] if tool == 'plot-ranks' else []
+    status, text = command(tool, config, trained, *out, '--work-dir', tmp_path / 'run')
+    assert status == 0, text

@@ -73,6 +73,11 @@ TRAPS = {
     'old torch': (environment('torch=2.0.1+cpu'), 'torch 2.0.1 is too old', 'torch>=2.1'),
     'numpy 2': (environment('torch=2.2.2 numpy=2.1.0'), 'torch 2.2.2 does not work with numpy 2.1.0', 'numpy<2'),
     'two mims': (environment('torch=2.4.1 openmim=0.3.9 onedl-mim=0.5.1'), 'onedl-mim are both', 'pip uninstall -y'),
+    'no pkg_resources for MMEngine': (
+        environment(f'{OPENMMLAB} setuptools=82.0.0', pkg_resources=False),
+        'mmengine 0.10.7 needs the module pkg_resources',
+        'setuptools>=77,<81',
+    ),
     'no pkg_resources': (
         environment('torch=2.4.1 openmim=0.3.9 setuptools=82.0.0', pkg_resources=False),
         'openmim 0.3.9 needs the module pkg_resources',
@@ -227,7 +232,6 @@ def test_problem_is_found_once_with_the_command_that_fixes_it(facts, what, comma
         (environment(OPENMMLAB), 'torchvision is not installed', 'pip install torchvision torch==2.1.2'),
         (environment('openmim=0.3.9 click=8.3.0'), 'Slurm launcher of openmim 0.3.9 breaks', 'click<8.3'),
         (environment('onedl-mim=0.5.1 click=8.1.8'), 'onedl-mim 0.5.1 requires click 8.3', 'click>=8.3'),
-        (environment(OPENMMLAB, pkg_resources=False), 'There is no module pkg_resources', 'setuptools>=77,<81'),
         (environment('torch=2.4.1 setuptools=60.2.0'), 'setuptools 60.2.0 cannot build', 'setuptools>=77,<81'),
     ],
 )
@@ -284,6 +288,11 @@ def test_wheels_of_openmmlab(versions, python, cuda, parts):
         part in command and '--only-binary mmcv' in command for part, command in zip(parts, commands, strict=True)
     )
     assert doctor.wheel_commands(environment(versions, python=python, cuda=cuda, system='Darwin arm64')) == ()
+
+
+def test_there_is_no_wheel_for_rocm():
+    facts = environment('torch=2.1.0+rocm5.6 mmengine=0.10.7', python='3.11.1', gpu='AMD Instinct')
+    assert doctor.wheel_commands(facts) == ()
 
 
 @pytest.mark.parametrize(

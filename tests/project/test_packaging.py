@@ -162,6 +162,14 @@ def test_parts_that_need_mmdetection_say_what_to_install(torch_only_python, part
     assert 'StackError: This part of bucketed_losses needs mmengine, mmcv, mmdet. To get it, install' in result.stderr
 
 
+def test_folders_that_are_named_like_packages_are_not_taken_for_them(torch_only_python, tmp_path):
+    for name in ('mmengine', 'mmcv', 'mmdet'):
+        (tmp_path / name).mkdir()
+    command = [torch_only_python, '-c', 'import bucketed_losses.mmdet']
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert 'StackError: This part of bucketed_losses needs mmengine, mmcv, mmdet. To get it, install' in result.stderr
+
+
 @pytest.mark.parametrize('module', ['functional', 'compat'])
 def test_the_losses_import_torch_and_the_standard_library_only(torch_only_python, module):
     program = (

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from bucketed_losses.errors import UserError
 from bucketed_losses.study.logs import read_metrics, read_scalars
 
 
@@ -84,3 +85,44 @@ def test_of_several_runs_below_a_folder_the_last_one_counts(tmp_path, caplog):
     write_log(tmp_path / 'run_2', '1', 'b', [5, 10], [1])
     assert names(read_scalars(tmp_path)[1]) == [(1, 'b')]
     assert len(caplog.records) == 1
+
+
+def write_lines(work_dir, *lines):
+    folder = work_dir / '1/vis_data'
+    folder.mkdir(parents=True)
+    (folder / 'scalars.json').write_text(
+        '\n'.join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    )
+
+
+def test_scalars_of_hooks_are_no_validations(tmp_path):
+    """RankingVisualizationHook logs in every epoch, also between validations and in the same step."""
+    lines = []
+    for epoch in range(1, 6):
+        lines.append(dict(loss=1.0, step=10 * epoch, epoch=epoch))
+        lines.append({'ranking_error/bbox_head.loss_cls': 0.9, 'step': epoch})
+        if epoch == 2:
+            lines.append({'coco/bbox_mAP': 0.2, 'data_time': 0.1, 'time': 0.2, 'step': epoch})
+        if epoch == 4:  # nothing was detected
+            lines.append({'data_time': 0.1, 'time': 0.2, 'step': epoch})
+            lines.append({'sorting_error/bbox_head.loss_cls': 0.9, 'step': epoch})
+    write_lines(tmp_path, *lines)
+    assert read_metrics(tmp_path) == [(2, {'AP': 0.2}), (4, {})]
+    assert len(read_scalars(tmp_path)[0]) == 5
+
+
+def test_validations_of_a_training_that_counts_iterations(tmp_path):
+    """MMEngine logs all of them as those of epoch 0, unless log_metric_by_epoch=False."""
+    lines = []
+    for step in (50, 100):
+        lines += [dict(loss=1.0, step=step, iter=step), {'coco/bbox_mAP': step / 1000, 'time': 0.2, 'step': 0}]
+    write_lines(tmp_path, *lines)
+    assert read_metrics(tmp_path) == [(50, {'AP': 0.05}), (100, {'AP': 0.1})]
+
+
+def test_a_damaged_line_is_named_and_one_that_was_cut_off_is_left_out(tmp_path):
+    write_lines(tmp_path, dict(loss=1.0, step=1), dict(loss=1.0, step=2), '{"loss": 1')
+    assert len(read_scalars(tmp_path)[0]) == 2
+    write_lines(tmp_path / 'b', dict(loss=1.0, step=1), '{"loss": 1', dict(loss=1.0, step=3))
+    with pytest.raises(UserError, match=r'scalars\.json: line 2 is damaged'):
+        read_scalars(tmp_path / 'b')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,9 @@ def _lacks_directory(path: str | Path) -> bool:
 def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
     """The complete checkpoint with the most iterations in a work directory, or None. ``best_*`` files are not used.
 
+    Files that are older than the one that MMEngine's ``last_checkpoint`` names do not count if they have more
+    iterations than it: they are of an earlier training in the same folder, and a warning names them.
+
     Incomplete checkpoints, and ``.pth`` files that are not checkpoints, are skipped with a warning that names them. A
     checkpoint without the state of the optimizer is skipped, too, because a run that continued from it would start its
     learning rate anew; a warning names it if there is no other. A complete checkpoint that cannot be loaded safely is
@@ -118,7 +122,8 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
         CheckpointError: A checkpoint contains something that safe loading refuses; the message names the file.
     """
     work_dir = Path(work_dir)
-    folders = {work_dir, *_folder_of_last_checkpoint(work_dir)}
+    last = _last_checkpoint(work_dir)
+    folders = {work_dir, *([last.parent] if last else [])}
     paths = [path for folder in folders for path in sorted(folder.glob('*.pth')) if not path.name.startswith('best_')]
     damaged = []
     weights_only = []
@@ -145,6 +150,9 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
             progress[path] = (iteration, path.stat().st_mtime_ns)
         else:
             weights_only.append(path)
+    earlier = _of_an_earlier_training(progress, last)
+    for path in earlier:
+        del progress[path]
     chosen = None
     for path in sorted(progress, key=progress.__getitem__, reverse=True):
         why = why_damaged(path)
@@ -154,6 +162,13 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
         damaged.append((path, why))
     if chosen is None:
         damaged += [(path, WITHOUT_OPTIMIZER) for path in weights_only]
+    for path in earlier:
+        print_log(
+            f'{path} has more iterations than {last} and is older, so it is of an earlier training in this folder. '
+            f'Resuming from {chosen}; to resume from the other one, name it after --resume.',
+            'current',
+            logging.WARNING,
+        )
     for path, why in damaged:
         print_log(
             f'{path} is not a complete checkpoint: {why}. '
@@ -164,12 +179,27 @@ def newest_complete_checkpoint(work_dir: str | Path) -> str | None:
     return chosen
 
 
-def _folder_of_last_checkpoint(work_dir: Path) -> list[Path]:
-    """The folder of MMEngine's last checkpoint, which may be outside the work directory (``out_dir``)."""
+def _last_checkpoint(work_dir: Path) -> Path | None:
+    """MMEngine's last checkpoint, which may be outside the work directory (``out_dir``), and need not exist."""
     pointer = work_dir / 'last_checkpoint'
     try:
         target = pointer.read_text().strip()
-        folder = Path(target).parent
-        return [folder] if target and folder.is_dir() else []
+        return Path(target) if target and '\0' not in target and Path(target).parent.is_dir() else None
     except (OSError, ValueError):  # it does not exist, or a power failure has damaged its content
+        return None
+
+
+def _of_an_earlier_training(progress: Mapping[Path, tuple[int, int]], last: Path | None) -> list[Path]:
+    """Files with more iterations than the last checkpoint that are older than it.
+
+    Args:
+        progress: Iterations and time of change of each file.
+        last: The last checkpoint.
+    """
+    if last is None or why_damaged(last) is not None:
         return []
+    named = [path for path in progress if path.samefile(last)]
+    if not named:
+        return []
+    iterations, time = progress[named[0]]
+    return [path for path, (more, before) in progress.items() if more > iterations and before < time]

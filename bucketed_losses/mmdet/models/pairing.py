@@ -45,8 +45,11 @@ def check_pairing(head: nn.Module, name: str, loss: nn.Module | None) -> None:
                 else 'derive a head with RankingDenseHeadMixin, RankingHeadMixin or RankingBBoxHeadMixin before it'
             )
         )
-    channels, num_classes = (getattr(head, key, None) for key in ('cls_out_channels', 'num_classes'))
     if isinstance(head, ClassifierMixin):  # it builds the right classifier, whatever its attributes mean
+        return
+    try:
+        channels, num_classes = (getattr(head, key, None) for key in ('cls_out_channels', 'num_classes'))
+    except (AttributeError, KeyError, TypeError):  # a module, such as that of torch.compile, that is not complete yet
         return
     if channels is not None and num_classes is not None and channels != num_classes:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import shutil
 import subprocess
@@ -30,10 +31,36 @@ def test_nothing_to_resume(tmp_path):
     assert newest_complete_checkpoint(tmp_path) is None
     elsewhere = tmp_path / 'elsewhere'
     elsewhere.mkdir()
-    for number, iteration in ((1, 20), (2, 10)):  # the furthest, whatever its name and age
+    for number, iteration in ((2, 10), (1, 20)):  # the furthest, whatever its name
         torch.save({'state_dict': {}, 'optimizer': {}, 'meta': {'iter': iteration}}, elsewhere / f'{number}.pth')
     (tmp_path / 'last_checkpoint').write_text(str(elsewhere / '2.pth'))
     assert newest_complete_checkpoint(tmp_path) == str(elsewhere / '1.pth')
+
+
+def test_checkpoints_of_an_earlier_training_in_the_folder_are_not_resumed_from(tmp_path, logged):
+    """Ctrl-C says that --resume continues from the last one."""
+
+    def save(name, iteration, seconds):
+        path = tmp_path / f'{name}.pth'
+        torch.save({'state_dict': {}, 'optimizer': {}, 'meta': {'epoch': 1, 'iter': iteration}}, path)
+        os.utime(path, (seconds, seconds))
+        return path
+
+    earlier, stopped = save('epoch_12', 1200, 100), save('preempted', 1250, 101)
+    save('epoch_2', 200, 200)
+    last = save('epoch_3', 300, 201)
+    assert newest_complete_checkpoint(tmp_path) == str(stopped)
+    (tmp_path / 'last_checkpoint').write_text(str(last))
+    logged.clear()
+    assert newest_complete_checkpoint(tmp_path) == str(last)
+    assert len(logged) == 2
+    for path, message in zip((earlier, stopped), sorted(logged), strict=True):
+        assert message.startswith(f'{path} has more iterations than {last} and is older, so it is of an earlier')
+    # The run was killed before it could write last_checkpoint.
+    newest = save('epoch_4', 400, 202)
+    assert newest_complete_checkpoint(tmp_path) == str(newest)
+    last.write_bytes(last.read_bytes()[:100])
+    assert newest_complete_checkpoint(tmp_path) == str(stopped)
 
 
 def not_checkpoints(folder):

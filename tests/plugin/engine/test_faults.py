@@ -130,6 +130,7 @@ def test_a_changed_loader_starts_the_epoch_over():
         message_hub=hub,
         _train_loop=loop,
         epoch=1,
+        seed=0,
         logger=SimpleNamespace(warning=warnings.append, info=print),
         call_hook=lambda stage: getattr(hook, stage)(runner),
         model=torch.nn.Linear(1, 1),

@@ -349,3 +349,18 @@ def test_the_checks_of_modules_leave_torch_compile_alone():
     """PyTorch calls them for every module, among them one that has no attributes yet."""
     module = torch.nn.Linear(2, 2)
     assert torch.compile(module, backend='eager')._orig_mod is module
+    loss = MODELS.build(dict(type='BucketedRSLoss'))
+    assert torch.compile(loss, backend='eager')._orig_mod is loss
+
+
+def test_the_checks_of_modules_leave_modules_alone_that_are_not_complete():
+    class Wrapper(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def __getattr__(self, name):
+            return getattr(self._modules['inner'], name) if name != '_modules' else super().__getattr__(name)
+
+    loss = MODELS.build(dict(type='BucketedRSLoss'))
+    assert Wrapper(loss).scope == 'batch'
