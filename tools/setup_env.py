@@ -181,7 +181,9 @@ class Setup:
         self.report.begin(f'Setting up the stack "{name}" in {self.stack.venv.name} with Python {self.version}')
         if not self._is_done('venv', states) or not self.python.exists():
             # An environment that the user has made is used; one that this script made for another folder is not.
-            if self.done or _version_of(str(self.python)) != self.version:
+            there = _version_of(str(self.python))
+            if self.done or there != self.version:
+                self._refuse_to_remove(there)
                 shutil.rmtree(self.stack.venv, ignore_errors=True)
                 self._call(self.interpreter, '-m', 'venv', self.stack.venv)
             self.done = {}
@@ -222,6 +224,23 @@ class Setup:
             self._pip('install', '--no-deps', '--no-build-isolation', '-e', ROOT)
             self._mark('package', states)
         self.report.begin('The environment is ready')
+
+    def _refuse_to_remove(self, there: str | None) -> None:
+        """Stop before an environment that the user has made is replaced. `there` is the version of its Python.
+
+        Raises:
+            SetupError: The folder is not empty, and this script has not made it.
+        """
+        venv = self.stack.venv
+        # The log is written before the environment is made, also if that is interrupted.
+        if self.done or self.log.exists() or not os.path.lexists(venv) or (venv.is_dir() and not any(venv.iterdir())):
+            return
+        content = 'no Python that runs' if there is None else f'Python {there}'
+        keep = f', or set PYTHON={self.python} to use it' if there in self.stack.pythons else ''
+        raise SetupError(
+            f'{venv} was not made by this script and has {content}, not Python {self.version}, so it was not replaced. '
+            f'Move it to another place, or remove it{keep}.'
+        )
 
     # mmcv
 

@@ -176,6 +176,33 @@ def test_an_environment_of_the_user_is_used(project):
     assert setup(project)[0] == 0 and (project / '.venv/mine').exists()
 
 
+@pytest.mark.parametrize(
+    ('version', 'words'),
+    [
+        ('3.9', 'has Python 3.9, not Python 3.11, so it was not replaced. Move it to another place, or remove it.'),
+        ('3.12', 'or set PYTHON='),
+        (None, 'has no Python that runs'),
+    ],
+)
+def test_an_environment_of_the_user_is_not_removed(version, words, project):
+    (project / '.venv/bin').mkdir(parents=True)
+    if version:
+        (project / '.venv/bin/python').write_text(f'#!/bin/sh\necho {version}\n')
+        (project / '.venv/bin/python').chmod(0o755)
+    before = sorted(project.rglob('.venv/**/*'))
+    status, output, calls = setup(project)
+    assert status != 0 and 'Traceback' not in output and not calls
+    assert f'{project}/.venv was not made by this script' in output and words in output
+    assert sorted(project.rglob('.venv/**/*')) == before
+    # An empty folder, and one in which this script was interrupted, are its own.
+    shutil.rmtree(project / '.venv/bin')
+    assert setup(project)[0] == 0
+    (project / '.venv/done.json').unlink()
+    (project / '.venv/bin/python').unlink()
+    status, output, _ = setup(project)
+    assert status == 0, output
+
+
 def test_a_failed_build_shows_why_and_is_not_taken_for_done(project):
     (project / 'fail').touch()
     status, output, _ = setup(project)
