@@ -10,6 +10,14 @@ from typing import Any
 from ..errors import UserError
 
 
+class Values(argparse.Action):
+    """Stores the values of an option in place of its default; an option that is given again adds to them."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *more: Any) -> None:
+        given = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, list(values) if given is self.default else [*given, *values])
+
+
 def add_out(parser: argparse.ArgumentParser, what: str, *, old: str = '', **kwargs: Any) -> None:
     """Add ``--out``, where a verb writes its results, as a path.
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from ._arguments import Values
 from ._requirements import SLURM, require
 
 if TYPE_CHECKING:
@@ -37,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('study', type=Path, metavar='STUDY', help='folder of the study; it is created if it is missing')
     parser.add_argument(
-        '--detectors', nargs='+', metavar='[NAME=]CONFIG', required=True, help='train the detectors of these configs'
+        '--detectors',
+        nargs='+',
+        action=Values,
+        metavar='[NAME=]CONFIG',
+        required=True,
+        help='train the detectors of these configs',
     )
     parser.add_argument(
         '--data',
@@ -48,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--losses',
         nargs='+',
+        action=Values,
         default=['stock', 'rs', 'brs'],
         metavar='LOSS',
         help='compare these losses: stock, ap, bap, rs, brs, alrp, dr, or NAME=CONFIG, a config of the detector that '
@@ -56,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--seeds',
         nargs='+',
+        action=Values,
         default=['0'],
         metavar='[LOSS=]SEED[,SEED...]',
         help='set the seeds of all losses, or of one loss: 0 stock=0,1,2 brs=0,1,2 (default: 0)',
@@ -70,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--lr-factors',
         nargs='+',
+        action=Values,
         default=[],
         metavar='[LOSS=]X[,X...]',
         help='choose the learning rate of each detector and loss by AP: multiply that of the config by these factors '
@@ -119,6 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--slurm',
         nargs='+',
+        action=Values,
         default=[],
         metavar='KEY=VALUE',
         help="set parameters of the Slurm jobs, with submitit's names: partition=gpu time=240 (minutes) account=NAME "
@@ -133,7 +143,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='report the median time of N iterations (default: 10)',
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='override settings of all configs'
+        '--cfg-options',
+        nargs='+',
+        action=Values,
+        default=[],
+        metavar='KEY=VALUE',
+        help='override settings of all configs',
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ._arguments import Values
+
 HELP = 'Measure how each loss shares its gradient between positives and negatives, on the same logits of a detector.'
 DESCRIPTION = """
 The logits, targets and IoUs are those that the ranking losses of CONFIG are given on its first training batches, with
@@ -24,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batches', type=int, default=4, metavar='N', help='read N training batches (default: 4)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write the results to this file')
     parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='override settings of the config'
+        '--cfg-options',
+        nargs='+',
+        action=Values,
+        default=[],
+        metavar='KEY=VALUE',
+        help='override settings of the config',
     )
 
 

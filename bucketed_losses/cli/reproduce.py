@@ -11,7 +11,7 @@ from bucketed_losses.reproduce.outcome import Outcome, read_outcome
 from bucketed_losses.reproduce.rows import Row, read_row, row_configs
 from bucketed_losses.reproduce.tables import compare, describe, list_rows, results
 
-from ._arguments import add_out
+from ._arguments import Values, add_out
 
 HELP = "Train a row of the paper's tables, and compare its AP and its seconds per iteration with the paper's."
 DESCRIPTION = """
@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--sbatch',
         nargs='+',
+        action=Values,
         default=[],
         metavar='KEY=VALUE',
         help='add options of sbatch to the batch script: time=24:00:00 account=NAME',
@@ -65,7 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FOLDER',
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='change settings of the config'
+        '--cfg-options',
+        nargs='+',
+        action=Values,
+        default=[],
+        metavar='KEY=VALUE',
+        help='change settings of the config',
     )
     parser.add_argument('--dry-run', action='store_true', help='print the job without starting it')
     parser.add_argument('--report', action='store_true', help='print results without training')

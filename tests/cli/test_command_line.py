@@ -61,6 +61,22 @@ def test_the_place_of_results_has_one_name_and_old_names_still_work(arguments, o
     assert '--out ' in shown and '-o ' not in shown and '--out-dir' not in shown
 
 
+@pytest.mark.parametrize('name', VERBS)
+def test_an_option_that_is_given_again_adds_to_its_values(name):
+    parser = argparse.ArgumentParser()
+    import_module(f'bucketed_losses.cli.{VERBS[name].module}').add_arguments(parser)
+    for action in parser._actions:
+        action.required = False
+        if action.option_strings and action.nargs == '+' and action.help != argparse.SUPPRESS:
+            option, again = action.option_strings[0], argparse.ArgumentParser()
+            again._add_action(action)
+            first, both = (
+                getattr(again.parse_args(words), action.dest)
+                for words in ([option, 'a=1', 'b=2'], [option, 'a=1', option, 'b=2'])
+            )
+            assert first == both and len(first) == 2, f'{name} {option}'
+
+
 @pytest.mark.parametrize(
     ('arguments', 'file'),
     [

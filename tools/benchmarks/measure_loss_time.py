@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--iterations', type=int, default=20, help='measured iterations; 2 more warm up')
     parser.add_argument('--with-loop', action='store_true', help='also time the published loop over positives')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the medians to this file, in seconds')
-    parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
+    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], help='as for tools/train.py')
     args = parser.parse_args(argv)
     medians = measure_times(args.configs, args.iterations, args.with_loop, args.cfg_options)
     if args.json:

@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', metavar='CONFIG')
     parser.add_argument('checkpoint', metavar='CHECKPOINT')
-    parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
+    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], help='as for tools/train.py')
     args = parser.parse_args(argv)
     cfg = Config.fromfile(args.config)
     apply_options(cfg, parse_options(args.cfg_options))

@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
         '--coco-size', action='store_true', help='run only the heads, on random features of 4 images of COCO size'
     )
     parser.add_argument('--iterations', type=int, default=3, help='profiled steps; 1 more warms up')
-    parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
+    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], help='as for tools/train.py')
     parser.add_argument('--out', type=Path, help='CSV to write')
     args = parser.parse_args(argv)
     rows = []
