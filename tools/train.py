@@ -26,7 +26,8 @@ from bucketed_losses.mmdet.engine import (
     newest_complete_checkpoint,
     why_incomplete,
 )
-from bucketed_losses.mmdet.engine.batch_size import warn_of_learning_rate
+from bucketed_losses.mmdet.engine.batch_size import base_batch_size, warn_of_learning_rate
+from bucketed_losses.mmdet.engine.config_checks import check_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -55,7 +56,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
     if args.amp:
         _use_amp(cfg)
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if base_batch_size(cfg) is None:
             raise UserError(
                 f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size; set it to the batch size that '
                 'its learning rate is for'
@@ -99,11 +100,14 @@ def _newest(work_dir: str) -> str | None:
 
 
 def _use_amp(cfg: Config) -> None:
+    check_keys(cfg, ['optim_wrapper'])
     if torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.loss_scale = 'dynamic'
     else:
         cfg.optim_wrapper.type = 'BFloat16OptimWrapper'  # MMEngine's own refuses to run on a CPU
+        for name in ('loss_scale', 'dtype', 'use_fsdp'):  # settings of MMEngine's own
+            cfg.optim_wrapper.pop(name, None)
 
 
 def train(runner: Runner) -> None:

@@ -87,6 +87,20 @@ def test_a_config_without_a_part_of_a_training(key, data, tmp_path, refused):
     refused('train', [config, '--work-dir', tmp_path / 'run'], rf'part\.py has no {key};')
 
 
+@pytest.mark.parametrize(
+    'option, line, words',
+    [
+        ('--amp', 'optim_wrapper = None', r'has no optim_wrapper;'),
+        ('--auto-scale-lr', 'auto_scale_lr = None', r'has no auto_scale_lr\.base_batch_size'),
+        ('--auto-scale-lr', 'auto_scale_lr = dict(base_batch_size=None)', r'has no auto_scale_lr\.base_batch_size'),
+    ],
+)
+def test_an_option_of_the_training_without_its_settings(option, line, words, data, tmp_path, refused):
+    config = tmp_path / 'part.py'
+    config.write_text(f"_base_ = '{data}/config.py'\n{line}\n")
+    refused('train', [config, option, '--work-dir', tmp_path / 'run'], rf'part\.py {words}')
+
+
 def test_configs_by_package_name(trained, tmp_path, refused, command):
     """``mmdet::`` in every command that takes a config: the first thing that is wrong is the data."""
     if not find_config(MMDET_CONFIG).is_file():

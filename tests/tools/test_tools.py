@@ -118,6 +118,14 @@ def test_amp_on_the_cpu(shapes_root, tmp_path, monkeypatch):
     assert all(torch.isfinite(p).all() for p in runner.model.parameters())
 
 
+def test_amp_on_the_cpu_for_a_config_with_mmengines(shapes_root, tmp_path, monkeypatch):
+    """As MMDetection's YOLOX and ByteTrack have it."""
+    own = ['type=AmpOptimWrapper', 'loss_scale=dynamic', 'dtype=float16', 'use_fsdp=False']
+    options = ['--cfg-options', *(f'optim_wrapper.{setting}' for setting in own)]
+    runner = build(['--amp', '--work-dir', tmp_path, *options], shapes_root, monkeypatch)
+    assert type(runner.build_optim_wrapper(runner.optim_wrapper)).__name__ == 'BFloat16OptimWrapper'
+
+
 def test_command_line_reaches_the_config(shapes_root, tmp_path, monkeypatch):
     options = ['--cfg-options', 'model.test_cfg.score_thr=0.123', f'data_root={tmp_path / "elsewhere"}']
     runner = build(['--auto-scale-lr', '--work-dir', tmp_path / 'run', *options], shapes_root, monkeypatch)
