@@ -65,13 +65,19 @@ def new_folder(path: Path) -> Iterator[Path]:
         path: A name that is free, or an empty folder. Missing folders above it are made.
 
     Raises:
-        UserError: it is the current folder, which cannot be replaced.
+        UserError: it is the current folder, which cannot be replaced, or it cannot be written.
     """
     if path.resolve() == Path.cwd():
         raise UserError(f'{path} is the current folder, which cannot be replaced; give the name of a new folder')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-') as temporary:
-        made = Path(temporary) / 'new'
-        made.mkdir()
-        yield made
-        made.rename(path)
+    check_folder('new folder', path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-') as temporary:
+            made = Path(temporary) / 'new'
+            made.mkdir()
+            yield made
+            made.rename(path)
+    except UserError:  # may be an OSError, too
+        raise
+    except OSError as error:
+        raise UserError(f'{path} cannot be written: {error}') from error

@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.datasets.shapes import is_shapes, make_shapes
 from bucketed_losses.mmdet.engine.observers import ObserverGuard
 from bucketed_losses.new_files import check_folder
@@ -150,7 +151,7 @@ class Progress(Hook):
 def output_in(log: Path | None) -> Iterator[None]:
     """Send what libraries print, log and warn to a file. If no file is given, nothing changes.
 
-    If an error occurs, the end of the file is shown.
+    If an error occurs that does not say itself what to do, the end of the file is shown.
     """
     if log is None:
         yield
@@ -160,6 +161,8 @@ def output_in(log: Path | None) -> Iterator[None]:
         _move_logger(sys.__stdout__, file)
         try:
             yield
+        except UserError:
+            raise
         except Exception:
             file.flush()
             print(''.join(log.read_text().splitlines(keepends=True)[-20:]), file=sys.__stderr__)
@@ -218,7 +221,10 @@ def run(args: argparse.Namespace) -> None:
     if not is_shapes(data_root):
         console.print(f'Drawing the data set in {data_root}', highlight=False)
         with output_in(log):
-            make_shapes(data_root)
+            try:
+                make_shapes(data_root)
+            except (UserError, OSError) as error:
+                raise UserError(f'SHAPES_ROOT={data_root}: {error}') from error
 
     if args.processes > 1 and args.launcher == 'none':
         torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={args.processes}']

@@ -168,6 +168,34 @@ def test_make_shapes_and_plot_curves_complain(tmp_path):
         run_verb('plot-curves', tmp_path / 'out.png', tmp_path)
 
 
+def test_a_data_set_that_cannot_be_written_is_refused(tmp_path, monkeypatch, capfd):
+    file, other = tmp_path / 'a_file', tmp_path / 'other'
+    file.write_text('precious')
+    other.mkdir()
+    (other / 'precious.txt').write_text('not a set of shapes')
+    log = tmp_path / 'demo/demo.log'
+    log.parent.mkdir()
+    log.write_text('of an earlier run')
+    for root, words in (
+        (file, f'root {file} is a file, not a folder'),
+        (file / 'below', f'{file} is a file, not a folder'),
+        (other, 'is not empty and is not a set of shapes; give another folder'),
+        (Path('/proc/below'), 'cannot '),
+    ):
+        monkeypatch.setenv('SHAPES_ROOT', str(root))
+        with pytest.raises(UserError, match=f'^SHAPES_ROOT={root}: .*{words}'):
+            run_verb('demo', '--out', log.parent)
+        with pytest.raises(UserError, match=words):
+            run_verb('shapes', '--out', root, '--num-train', '1', '--num-val', '1')
+    assert 'of an earlier run' not in capfd.readouterr().err
+    (other / 'annotations').mkdir()
+    for name, text in (('train', '{}'), ('val', '{"info": ')):
+        (other / f'annotations/{name}.json').write_text(text)
+    with pytest.raises(UserError, match=rf'{other}/annotations/val\.json is damaged: .*; delete {other} or give'):
+        run_verb('shapes', '--out', other)
+    assert file.read_text() == 'precious' and (other / 'precious.txt').is_file()
+
+
 def test_output_that_cannot_be_written_is_refused(tmp_path, capsys):
     file = tmp_path / 'a_file'
     file.write_text('precious')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -111,7 +112,7 @@ def _convert(
     counts: Mapping[str, int] | None,
     first_image_id: int,
 ) -> dict[str, tuple[int, int]]:
-    if out.exists():
+    if os.access(out, os.F_OK):  # not out.exists(), which raises an error if the folder cannot be read
         raise UserError(f'{out} exists already; name a new folder')
     splits = read()
     found = {split: len(images) for split, images in splits.items()}

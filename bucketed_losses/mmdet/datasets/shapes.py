@@ -58,8 +58,11 @@ def make_shapes(root: str | Path, spec: ShapesSpec | None = None) -> Path:
 
     Raises:
         FileExistsError: ``root`` holds something else, for example a set of another spec. Nothing is deleted.
+        UserError: ``root`` cannot be written.
     """
     root, spec = Path(root), spec or ShapesSpec()
+    if root.is_file():
+        raise FileExistsError(f'root {root} is a file, not a folder')
     if root.exists() and any(root.iterdir()):
         if not is_shapes(root):
             raise FileExistsError(f'root {root} is not empty and is not a set of shapes; give another folder')
@@ -82,7 +85,11 @@ def is_shapes(root: str | Path) -> bool:
 
 
 def _spec_of(root: Path) -> ShapesSpec | None:
-    stored = json.loads((root / 'annotations' / 'val.json').read_text()).get('info', {}).get('spec')
+    file = root / 'annotations' / 'val.json'
+    try:
+        stored = json.loads(file.read_text()).get('info', {}).get('spec')
+    except (ValueError, AttributeError) as error:
+        raise FileExistsError(f'{file} is damaged: {error}; delete {root} or give another folder') from error
     return None if stored is None else ShapesSpec(**stored)
 
 

@@ -154,6 +154,17 @@ def test_errors_name_the_file(blood, tmp_path):
         convert_bccd(blood, out, counts=None)
 
 
+def test_an_output_that_cannot_be_written(blood, tmp_path):
+    (tmp_path / 'a_file').touch()
+    for out, words in (
+        (tmp_path / 'a_file', 'a_file exists already'),
+        (tmp_path / 'a_file/below', 'a_file is a file, not a folder'),
+        (Path('/proc/below'), '/proc/below cannot be written: |cannot write files to /proc'),
+    ):
+        with pytest.raises(UserError, match=words):
+            convert_bccd(blood, out, counts=None)
+
+
 def test_a_missing_image_is_named(cards, tmp_path):
     (cards / 'images/train/IMG_7.JPG').unlink()
     with pytest.raises(UserError, match=r'there is no file .*IMG_7\.JPG'):
