@@ -41,9 +41,11 @@ def refuse_to_overwrite(*files: Path, force: bool) -> None:
     """Check that files to be written do not exist yet, unless ``--force`` is given.
 
     Raises:
-        UserError: One of them exists.
+        UserError: One of them exists, or is a folder, which ``--force`` does not replace.
     """
     for file in files:
+        if os.path.isdir(file):  # noqa: PTH112  (file.is_dir() raises an error if the folder cannot be read)
+            raise UserError(f'{file} is a folder; give the name of a file')
         # Not file.exists(), which raises an error if the folder cannot be read.
         if os.access(file, os.F_OK) and not force:
             raise UserError(f'{file} exists already; --force overwrites it')

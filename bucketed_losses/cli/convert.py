@@ -77,8 +77,11 @@ def run(args: argparse.Namespace) -> None:
     check_keys(cfg, ['model'])
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = MODELS.build(cfg.model)  # for its names and shapes
+    weights = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(weights, dict):
+        raise UserError(f'{args.source}: the file is not a checkpoint: its state_dict is a {type(weights).__name__}')
     try:
-        conversion = CONVERTERS[args.origin](checkpoint.get('state_dict', checkpoint), model.state_dict())
+        conversion = CONVERTERS[args.origin](weights, model.state_dict())
     except ValueError as error:
         raise UserError(f'{args.source}: {error}') from error
     print(conversion.report())
@@ -89,14 +92,29 @@ def run(args: argparse.Namespace) -> None:
             '--partial writes the names that match'
         )
     meta: dict[str, Any] = {}
-    source_meta = checkpoint.get('meta', {})
-    if classes := source_meta.get('CLASSES') or source_meta.get('dataset_meta', {}).get('classes'):
-        meta['dataset_meta'] = {'classes': tuple(classes)}
+    if classes := _classes(checkpoint):
+        meta['dataset_meta'] = {'classes': classes}
     content = io.BytesIO()  # torch.save says less than a file about a full disk
     torch.save({'meta': meta, 'state_dict': conversion.state_dict}, content)
     with new_files(args.out) as (temporary,):
         temporary.write_bytes(content.getvalue())
     print(f'written to {args.out}')
+
+
+def _part(content: dict, key: str) -> dict:
+    """A dict in a checkpoint; an empty one if it is missing, or None."""
+    value = content.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _classes(checkpoint: dict) -> tuple:
+    """The names of the classes in a checkpoint of MMDetection 2, or of MMEngine, where they once had capitals, too."""
+    meta = _part(checkpoint, 'meta')
+    for part in (meta, _part(meta, 'dataset_meta')):
+        for key in ('CLASSES', 'classes'):
+            if classes := part.get(key):
+                return (classes,) if isinstance(classes, str) else tuple(classes)
+    return ()
 
 
 def _compare_settings(args: argparse.Namespace, checkpoint: dict, cfg: Config, conversion: Conversion) -> None:
@@ -133,7 +151,7 @@ def _original_settings(args: argparse.Namespace, checkpoint: dict) -> dict[str, 
         original = read_config(args.published_config)
         check_keys(original, ['model'])
         return settings_of(original.model, original.get('img_norm_cfg'))
-    meta = checkpoint.get('meta', {})
+    meta = _part(checkpoint, 'meta')
     text = meta.get('config', meta.get('cfg'))  # of MMDetection 2, and of MMEngine
     config = config_in_text(text) if isinstance(text, str) else None
     return None if config is None else settings_of(**config)

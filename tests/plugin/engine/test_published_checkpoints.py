@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import command
+from command_line import command, run_verb
 
 pytest.importorskip('mmdet')
 
@@ -15,6 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine import safe_load
 from bucketed_losses.mmdet.engine.published_checkpoints import convert_published
 
@@ -159,3 +161,30 @@ def test_the_tool(tmp_path):
     ours = safe_load(tmp_path / 'ours.pth')
     assert ours['meta'] == {'dataset_meta': {'classes': ('a', 'b')}}
     model.load_state_dict(ours['state_dict'], strict=True)
+
+
+@pytest.mark.parametrize(
+    ('meta', 'classes'),
+    [
+        (None, None),
+        ({'dataset_meta': None}, None),
+        ({'dataset_meta': {'CLASSES': ['a', 'b']}}, ('a', 'b')),
+        ({'dataset_meta': {'classes': 'person'}}, ('person',)),
+    ],
+)
+def test_the_classes_of_a_checkpoint(meta, classes, tmp_path):
+    torch.save({'meta': meta, 'state_dict': published('atss', build('atss'))}, tmp_path / 'published.pth')
+    out = tmp_path / 'ours.pth'
+    run_verb('convert', 'published', ROOT / CONFIGS['atss'], tmp_path / 'published.pth', '--out', out)
+    assert safe_load(out)['meta'] == ({} if classes is None else {'dataset_meta': {'classes': classes}})
+
+
+def test_what_is_not_a_checkpoint_or_not_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({'state_dict': [1]}, 'list.pth')
+    arguments = ['convert', 'published', ROOT / CONFIGS['atss'], 'list.pth', '--out']
+    with pytest.raises(UserError, match=r'list\.pth: the file is not a checkpoint: its state_dict is a list'):
+        run_verb(*arguments, 'ours.pth')
+    for folder in ('.', tmp_path):
+        with pytest.raises(UserError, match=f'^{re.escape(str(folder))} is a folder; give the name of a file'):
+            run_verb(*arguments, folder, '--force')
