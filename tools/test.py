@@ -50,7 +50,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
         check_folder('folder of --out', Path(args.out).parent)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show or args.show_dir:
-        if 'visualization' not in cfg.default_hooks:
+        if not (cfg.get('default_hooks') or {}).get('visualization'):
             raise UserError(f'--show and --show-dir need a visualization hook in default_hooks of {args.config}')
         cfg.default_hooks.visualization.update(draw=True, show=args.show, wait_time=args.wait_time)
         if args.show_dir:

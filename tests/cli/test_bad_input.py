@@ -113,6 +113,8 @@ def test_configs_by_package_name(trained, tmp_path, refused, command):
     refused('plot-ranks', [MMDET_CONFIG, trained, '--out', tmp_path / 'x.png', *options], missing.format('train'))
     refused('train', [MMDET_CONFIG.replace('1x', '1y'), *options], "there is no file .*did you mean 'retinanet_r50")
     refused('train', ['nopackage::a.py', *options], 'the package nopackage is not installed')
+    for package in ('', 'no such package', 'mmdet.models', '.', 'a::b', 'mmdet>=3'):
+        refused('swap', [f'{package}::a.py'], f"'{package}' is not the name of a package; write, for example, mmdet::a")
     assert command('swap', MMDET_CONFIG)[0] == 0
     assert read_config(MMDET_CONFIG).model.type == 'RetinaNet'
 
@@ -345,6 +347,15 @@ def test_the_files_of_a_test_and_a_picture_have_a_folder(data, trained, tmp_path
     refused(
         'plot-ranks', [*common, '--out', file / 'x.png', '--work-dir', tmp_path / 'run'], r'picture .*a_file is a file'
     )
+
+
+@pytest.mark.parametrize('hooks', [None, 'None', 'dict(visualization=None)'])
+def test_pictures_need_a_hook(hooks, data, trained, tmp_path, refused):
+    config = tmp_path / 'hooks.py'
+    text = (data / 'config.py').read_text().replace('default_hooks =', 'other =')
+    config.write_text(text + ('' if hooks is None else f'default_hooks = {hooks}\n'))
+    words = r'--show and --show-dir need a visualization hook in default_hooks of .*hooks\.py'
+    refused('test', [config, trained, '--work-dir', tmp_path / 'run', '--show-dir', 'pictures'], words)
 
 
 def test_debug_shows_the_traceback(data, tmp_path, monkeypatch):

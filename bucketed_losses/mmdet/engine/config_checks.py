@@ -31,6 +31,8 @@ from mmengine.utils import get_installed_path, import_modules_from_strings, is_i
 from ...errors import UserError
 from ..suggestions import nearest
 
+# Of other names, MMEngine's search for a package raises an error.
+_PACKAGE = re.compile(r'[A-Za-z0-9]\w*(-\w+)*', re.ASCII)
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
@@ -50,6 +52,8 @@ def find_config(name: str) -> Path:
     """
     package, separator, path = name.rpartition('::')
     if separator:
+        if not _PACKAGE.fullmatch(package):
+            raise UserError(f'{name}: {package!r} is not the name of a package; write, for example, mmdet::{path}')
         if not is_installed(package):
             raise UserError(f'{name}: the package {package} is not installed')
         file = Path(get_installed_path(package), '.mim', 'configs', path)
