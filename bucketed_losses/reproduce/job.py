@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bucketed_losses.errors import UserError
+from bucketed_losses.new_files import check_folder, new_files
 from bucketed_losses.shipped_files import shipped
 
 from .rows import Row
@@ -33,7 +35,7 @@ class Job:
         sbatch: More options of ``sbatch``, written KEY=VALUE, such as ``time=24:00:00``.
 
     Raises:
-        UserError: The number of GPUs does not fit the launcher, or Slurm has no partition.
+        UserError: A number of GPUs is below 1 or does not fit the launcher, or Slurm has no partition.
     """
 
     row: Row
@@ -48,6 +50,8 @@ class Job:
     def __post_init__(self) -> None:
         if self.gpus < 1:
             raise UserError(f'--gpus must be 1 or more, got {self.gpus}')
+        if self.gpus_per_node < 1:
+            raise UserError(f'--gpus-per-node must be 1 or more, got {self.gpus_per_node}')
         if self.launcher == 'none' and self.gpus > 1:
             raise UserError(f'--launcher none starts one process, got --gpus {self.gpus}; use pytorch or slurm')
         if self.launcher == 'slurm':
@@ -89,7 +93,7 @@ class Job:
             return [sys.executable, str(shipped('tools/train.py')), config, '--work-dir', folder, *self.arguments]
         if self.launcher == 'pytorch':
             script = str(shipped('tools/dist_train.sh'))
-            return [script, config, str(self.gpus), '--work-dir', folder, *self.arguments]
+            return ['bash', script, config, str(self.gpus), '--work-dir', folder, *self.arguments]
         return ['sbatch', '--parsable', str(self.script_file)]
 
     @property
@@ -121,11 +125,12 @@ class Job:
         }
         command = [
             *(f'{name}={shlex.quote(str(value))}' for name, value in environment.items()),
+            'bash',
             shlex.quote(str(shipped('tools/slurm_train.sh'))),
             shlex.join([str(self.partition), self.row.name, str(self.row.file), str(self.work_dir), *self.arguments]),
         ]
-        lines = ['#!/bin/bash', *(f'#SBATCH --{name}={value}' for name, value in settings.items()), ' '.join(command)]
-        return '\n'.join(lines) + '\n'
+        directives = [f'#SBATCH --{name}={_quoted(str(value))}' for name, value in settings.items()]
+        return '\n'.join(['#!/bin/bash', *directives, ' '.join(command)]) + '\n'
 
     @property
     def shown(self) -> str:
@@ -139,15 +144,21 @@ class Job:
         """Train, or submit the batch script.
 
         Raises:
-            UserError: ``sbatch`` is not installed.
+            UserError: ``sbatch`` is not installed, or the batch script cannot be written.
             SystemExit: The training or the submission failed; with its status.
         """
         if self.launcher == 'slurm':
-            self.work_dir.mkdir(parents=True, exist_ok=True)
-            self.script_file.write_text(self.script)
+            check_folder('folder of the row (--out)', self.work_dir)
+            with new_files(self.script_file) as (temporary,):
+                temporary.write_text(self.script)
         try:
             result = subprocess.run(self.command, env={**os.environ, 'PYTHON': sys.executable})
         except FileNotFoundError as error:
             raise UserError(f'--launcher {self.launcher}: {self.command[0]} is not on this machine') from error
         if result.returncode:
             raise SystemExit(result.returncode)
+
+
+def _quoted(value: str) -> str:
+    """A value as sbatch reads it in a batch script, where a space ends it and # begins a comment."""
+    return shlex.quote(value) if re.search(r'[\s#]', value) and value[0] not in '\'"' else value

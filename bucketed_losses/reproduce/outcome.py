@@ -20,13 +20,13 @@ class Outcome:
     Attributes:
         epochs: Its last epoch that was evaluated.
         ap: 'box AP' and, for detectors with masks, 'mask AP' after that epoch, in per cent.
-        seconds: The median of its logged seconds per iteration.
+        seconds: The median of its logged seconds per iteration; None if none were logged.
         device: The name of the first GPU, or 'CPU'.
     """
 
     epochs: int
     ap: dict[str, float]
-    seconds: float
+    seconds: float | None
     device: str
 
 
@@ -42,7 +42,8 @@ def read_outcome(work_dir: Path) -> Outcome | None:
     ap = {kind: 100 * last[key] for kind, pattern in _AP.items() for key in last if pattern.fullmatch(key)}
     # The first record has the start of the data loader in it. MMDetection logs no AP where nothing was detected.
     times = [record['time'] for record in train[1:] or train if 'time' in record]
-    return Outcome(last['step'], ap or {'box AP': 0.0}, median(times), _device(work_dir))
+    seconds = median(times) if times else None
+    return Outcome(last['step'], ap or {'box AP': 0.0}, seconds, _device(work_dir))
 
 
 def _device(work_dir: Path) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
 
 from bucketed_losses.errors import UserError
-from bucketed_losses.mmdet.engine.batch_size import base_batch_size
 from bucketed_losses.mmdet.engine.config_checks import read_config
 from bucketed_losses.mmdet.engine.runner import apply_options, parse_options
 from bucketed_losses.mmdet.suggestions import nearest
@@ -48,8 +50,8 @@ class Row:
 
     @property
     def gpus(self) -> int:
-        """GPUs that its learning rate is for."""
-        return self.base_batch_size // self.images
+        """GPUs that its learning rate is for; 1 if one GPU has more images than it is for."""
+        return max(self.base_batch_size // self.images, 1)
 
     @property
     def ap(self) -> Figure | None:
@@ -94,16 +96,28 @@ def read_row(name: str, options: Sequence[str] = ()) -> Row:
     file = shipped(f'configs/{configs[name]}.py')
     cfg = read_config(file)
     apply_options(cfg, parse_options(options))
-    base = base_batch_size(cfg)
-    images = cfg.train_dataloader.batch_size
+    images = _number(cfg, 'train_dataloader.batch_size')
     return Row(
         config=configs[name],
         file=file,
         images=images,
-        base_batch_size=images if base is None else base,
-        learning_rate=cfg.optim_wrapper.optimizer.lr,
-        epochs=cfg.train_cfg.max_epochs,
-        workers=cfg.train_dataloader.get('num_workers', 0),
+        base_batch_size=_number(cfg, 'auto_scale_lr.base_batch_size', default=images),
+        learning_rate=_number(cfg, 'optim_wrapper.optimizer.lr', (int, float)),
+        epochs=_number(cfg, 'train_cfg.max_epochs'),
+        workers=_number(cfg, 'train_dataloader.num_workers', default=0, least=0),
         data_root=cfg.data_root,
         weights=cfg.get('load_from'),
     )
+
+
+def _number(cfg: Config, key: str, kind: Any = int, default: int | None = None, least: int = 1) -> Any:
+    """A number in a config; options may have put something else there."""
+    value: Any = cfg._cfg_dict
+    for name in key.split('.'):
+        value = value.get(name) if isinstance(value, dict) else None
+    if value is None and default is not None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, kind) or (value < least if kind is int else value <= 0):
+        what = f'a whole number, {least} or more' if kind is int else 'a number above 0'
+        raise UserError(f'--cfg-options: {key} must be {what}, got {value!r}')
+    return value

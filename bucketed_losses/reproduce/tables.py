@@ -57,7 +57,7 @@ def describe(job: Job) -> str:
     if job.scale != 1:
         lines.append(
             f'  the learning rate is scaled from {row.learning_rate:g}, which is for {row.base_batch_size} images, '
-            f'to {images} images by the linear rule. The paper used {row.gpus} GPUs; expect another AP'
+            f'to {images} images by the linear rule. Expect another AP than the paper'
         )
     lines.append(f'  data: {row.figure.dataset} in {row.data_root}, or --data-root FOLDER')
     if row.weights:
@@ -78,7 +78,7 @@ def compare(row: Row, outcome: Outcome) -> str:
             continue
         lines.append(f'  {kind:8} {value:6.1f} {row.ap.value:>6}  {_verdict(value - float(row.ap.value), row)}')
     paper = '-' if row.seconds is None else row.seconds.value
-    lines.append(f'  {"s/iter":8} {outcome.seconds:6.2f} {paper:>6}{_times(outcome, row)}')
+    lines.append(f'  {"s/iter":8} {_seconds(outcome):>6} {paper:>6}{_times(outcome, row)}')
     return '\n'.join(lines)
 
 
@@ -90,8 +90,12 @@ def _verdict(difference: float, row: Row) -> str:
     return f'{difference:+.1f}, {within} the ±{allowed:g} to expect'
 
 
+def _seconds(outcome: Outcome) -> str:
+    return '-' if outcome.seconds is None else f'{outcome.seconds:.2f}'
+
+
 def _times(outcome: Outcome, row: Row) -> str:
-    if row.seconds is None:
+    if row.seconds is None or outcome.seconds is None:
         return ''
     return f"  {outcome.seconds / float(row.seconds.value):.2f} times the paper's, which is for A100 GPUs"
 
@@ -110,6 +114,6 @@ def results(found: Mapping[Row, Outcome]) -> str:
         paper = '-' if row.ap is None else f'{row.ap.value} ({row.ap.metric.split()[0]})'
         away = '-' if row.ap is None else f'{outcome.ap.get(row.ap.metric, 0.0) - float(row.ap.value):+.1f}'
         names = f'{", ".join(row.tables)} | {figure.detector} | {figure.backbone} | {figure.loss} | {figure.dataset}'
-        times = f'{outcome.seconds:.2f} | {seconds}'
+        times = f'{_seconds(outcome)} | {seconds}'
         lines.append(f'| {names} | {epochs} | {times} | {here} | {paper} | {away} | {outcome.device} |')
     return '\n'.join(lines)

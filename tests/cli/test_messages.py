@@ -69,6 +69,8 @@ def test_options_are_parsed_as_mmengine_does():
     texts = ['a.b=1', 'c=x=y', 'd=[1,(2,z)]', 'e=1.5,None', 'f=', '-g=true']
     expected = {'a.b': 1, 'c': 'x=y', 'd': [1, (2, 'z')], 'e': [1.5, None], 'f': '', '-g': True}
     assert parse_options(texts) == expected
+    for folder in ('/d,ata', '/my data', '/a [1', '17'):  # here, MMEngine's syntax would change the name
+        assert parse_options([f'data_root={folder}', 'x=1']) == {'data_root': folder, 'x': 1}
 
 
 @pytest.mark.parametrize(

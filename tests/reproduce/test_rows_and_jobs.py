@@ -128,6 +128,13 @@ def runner_with_logger(runner):
         ([ATSS, '--launcher', 'slurm'], 'needs --partition'),
         ([ATSS, '--launcher', 'slurm', '--partition', 'a', '--gpus', '12'], 'must be a multiple of the 8'),
         ([ATSS, '--sbatch', 'time'], "--sbatch takes KEY=VALUE, such as time=24:00:00; got 'time'"),
+        ([ATSS, '--launcher', 'slurm', '--gpus-per-node', '0'], '--gpus-per-node must be 1 or more, got 0'),
+        (
+            [ATSS, '--cfg-options', 'train_dataloader.batch_size=abc'],
+            "--cfg-options: train_dataloader.batch_size must be a whole number, 1 or more, got 'abc'",
+        ),
+        ([ATSS, '--cfg-options', 'train_cfg=3'], 'train_cfg.max_epochs must be a whole number, 1 or more, got None'),
+        ([ATSS, '--cfg-options', 'optim_wrapper.optimizer.lr=0'], 'lr must be a number above 0, got 0'),
         ([ATSS, '--report'], 'has no evaluated epoch yet'),
         (['--report'], 'has no run of a row'),
     ],
@@ -135,6 +142,30 @@ def runner_with_logger(runner):
 def test_errors_say_what_to_write(arguments, words, tmp_path):
     with pytest.raises(UserError, match=re.escape(words)):
         run_verb('reproduce', *arguments, '--dry-run', '--out', tmp_path)
+
+
+def test_more_images_on_a_gpu_than_the_learning_rate_is_for(capsys):
+    more = ['--cfg-options', 'train_dataloader.batch_size=32', '--data-root', '/d,ata']
+    described, job = dry_run(capsys, ATSS, '--launcher', 'pytorch', *more)
+    assert '1 GPU x 32 images' in described and 'from 0.008, which is for 16 images, to 32 images' in described
+    assert read_row(ATSS, ['data_root=/d,ata']).data_root == '/d,ata/'
+    assert shlex.split(job)[1] == 'bash', 'a file of a wheel may have lost its execute bit'
+
+
+def test_a_batch_script_has_quotes_where_sbatch_needs_them(tmp_path, capsys):
+    more = ['--out', tmp_path / 'a dir', '--sbatch', 'comment="two words"', 'mail-user=me #1', 'constraint=a|b']
+    _, job = dry_run(capsys, ATSS, '--launcher', 'slurm', '--partition', 'a', *more)
+    output = f"output='{tmp_path}/a dir/{ATSS}/slurm-%j.out'"
+    for line in (output, 'comment="two words"', "mail-user='me #1'", 'constraint=a|b'):
+        assert f'#SBATCH --{line}\n' in job
+
+
+@pytest.mark.parametrize('out', ['/proc/below', 'a_file'])
+def test_a_batch_script_that_cannot_be_written(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('a_file').touch()
+    with pytest.raises(UserError, match=r'cannot be written to /proc|cannot write files to /proc|a_file is a file'):
+        run_verb('reproduce', ATSS, '--launcher', 'slurm', '--partition', 'a', '--out', out)
 
 
 def write_logs(folder, epochs, last, times=(9.0, 0.2, 0.2, 0.3), device='NVIDIA A100-SXM4-80GB'):
@@ -158,6 +189,15 @@ def test_a_finished_run_is_compared_with_the_paper(tmp_path, capsys, rows):
     run_verb('reproduce', ATSS, '--out', tmp_path / 'far', '--report')
     out = capsys.readouterr().out
     assert 'after 3 of 12 epochs, not finished' in out and '-0.4, outside of the ±0.3' in out
+
+
+def test_a_log_without_times(tmp_path, capsys):
+    write_logs(tmp_path / ATSS, 12, {'coco/bbox_mAP': 0.401})
+    (log,) = (tmp_path / ATSS).rglob('scalars.json')
+    log.write_text(re.sub(r', "time": [\d.]+', '', log.read_text()))
+    for arguments, words in (([ATSS], r's/iter +- +0\.15\n'), ([], r'\| 12 \| - \| 0\.15 \|')):
+        run_verb('reproduce', *arguments, '--report', '--out', tmp_path)
+        assert re.search(words, capsys.readouterr().out)
 
 
 def test_masks_and_boxes_are_not_mixed_up(tmp_path, rows):

@@ -35,6 +35,9 @@ NEEDS = {
 def parse_options(texts: Sequence[str], option: str = '--cfg-options') -> dict[str, Any]:
     """The settings of ``--cfg-options``, or of another option, from texts of the form KEY=VALUE.
 
+    ``data_root`` is a folder, whose name may contain commas, brackets and spaces. MMEngine's syntax splits it at the
+    commas and drops the spaces.
+
     Raises:
         UserError: A text has another form.
     """
@@ -43,6 +46,9 @@ def parse_options(texts: Sequence[str], option: str = '--cfg-options') -> dict[s
         key, separator, value = text.partition('=')
         if not key or not separator:
             raise UserError(f'{option}: write KEY=VALUE, got {text!r}')
+        if key == 'data_root':
+            settings[key] = value.strip('\'"')
+            continue
         try:
             settings[key] = DictAction._parse_iterable(value)
         except AssertionError as error:
