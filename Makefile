@@ -15,7 +15,8 @@
 #
 # Options:
 #   STACK=openmmlab    another environment (requirements/stacks.ini); the default is current
-#   PYTHON=python3.12  another interpreter; the default is the first one in the stack's list that is installed
+#   PYTHON=python3.12  another interpreter; the default is the first one in the stack's list that is installed, and for
+#                      make gpu that of the environment, if there is one
 #   PINS='mmengine==0.10.4'  versions of single packages to use instead of the pinned ones
 #   ARGS=tests/cli     further arguments of pytest for make test-stack
 #   RECORD=FILE.json   where make test and make test-stack write their counts, for tools/benchmarks/report_compatibility.py
@@ -75,7 +76,7 @@ test-slow:
 	$(BIN)/python -m pytest -m slow
 
 gpu:
-	$(or $(PYTHON),python3) tools/gpu/check.py --out work_dirs/gpu
+	$(or $(PYTHON),$(wildcard $(BIN)/python),python3) tools/gpu/check.py --out work_dirs/gpu
 
 test-slurm:
 	$(SETUP) run test

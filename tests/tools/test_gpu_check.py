@@ -137,6 +137,24 @@ def test_the_demo_needs_no_package_beyond_mmdetection(monkeypatch, tmp_path):
     assert [level.shape[-1] for level in levels] == [8, 4, 2, 1, 1]
 
 
+def test_make_gpu_uses_the_environment_of_make_setup(tmp_path):
+    def python(*settings):
+        make = ['make', '-n', '-f', ROOT / 'Makefile', 'gpu', 'STACK=current', *settings]
+        return subprocess.run(make, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()[0]
+
+    assert python('PYTHON=') == 'python3'
+    (tmp_path / '.venv/bin').mkdir(parents=True)
+    (tmp_path / '.venv/bin/python').touch()
+    assert python('PYTHON=') == '.venv/bin/python' and python('PYTHON=python3.12') == 'python3.12'
+
+
+def test_without_torch_it_says_so(tmp_path):
+    # -I -S: no packages but Python's own
+    done = subprocess.run([sys.executable, '-I', '-S', *COMMAND[1:]], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr == '' and not list(tmp_path.iterdir())
+    assert done.stdout.startswith(f'torch is not installed for {sys.executable}; ') and done.stdout.count('\n') == 1
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is here')
 @pytest.mark.medium
 def test_without_a_gpu_it_says_so(tmp_path):

@@ -27,6 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+if find_spec('torch') is None:
+    print(f'torch is not installed for {sys.executable}; set PYTHON to an interpreter with torch, or run make setup')
+    sys.exit(2)
+
 import family_table
 import torch
 from _this_package import with_this_package
