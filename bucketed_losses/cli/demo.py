@@ -195,7 +195,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='DIR',
     )
     parser.add_argument(
-        '--processes', type=int, default=1, metavar='N', help='train on N processes, started by torchrun (default: 1)'
+        '--processes',
+        type=int,
+        default=1,
+        metavar='N',
+        help='train on N processes of the CPU, started by torchrun (default: 1)',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none', help=argparse.SUPPRESS)
     parser.add_argument(
@@ -232,7 +236,8 @@ def run(args: argparse.Namespace) -> None:
         again += ['--verbose'] if args.verbose else []
         again += ['--quiet'] if is_quiet() else []
         again += ['--cfg-options', *args.cfg_options] if args.cfg_options else []
-        raise SystemExit(subprocess.call([*torchrun, *again]))
+        # MMEngine would give each process a GPU of its own, and fail if there are fewer.
+        raise SystemExit(subprocess.call([*torchrun, *again], env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''}))
 
     # As many images per step as one process has.
     batch_size = max(BATCH_SIZE // int(os.environ.get('WORLD_SIZE', '1')), 1) if args.launcher != 'none' else BATCH_SIZE

@@ -238,6 +238,19 @@ def test_demo(shapes_root, tmp_path):
     assert [path.name for path in sorted((tmp_path / 'detections').iterdir())] == [f'{i:02d}.png' for i in range(4)]
 
 
+def test_processes_of_the_demo_see_no_gpu(shapes_root, tmp_path, monkeypatch):
+    from bucketed_losses.cli import demo
+
+    started = []
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    monkeypatch.setattr(demo.subprocess, 'call', lambda command, env: started.append((command, env)) or 3)
+    with pytest.raises(SystemExit) as end:
+        run_verb('demo', '--out', tmp_path, '--processes', '2', '--cfg-options', 'a=1', '--cfg-options', 'b=2')
+    ((command, env),) = started
+    assert end.value.code == 3 and '--nproc_per_node=2' in command and command[-3:] == ['--cfg-options', 'a=1', 'b=2']
+    assert env == {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}
+
+
 def test_best_f1_thresholds():
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
