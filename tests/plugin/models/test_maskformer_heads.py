@@ -280,6 +280,22 @@ def test_instances_are_those_of_sigmoid_scores(stuff):
         assert found.labels[index] == number and torch.equal(found.masks[index], own)
 
 
+@pytest.mark.parametrize('most', [10, 40])
+@pytest.mark.parametrize('num_classes', [1, 3])
+def test_fewer_pairs_than_detections(num_classes, most):
+    """The config may allow more detections than there are pairs of a query and a class."""
+    cfg = dict(num_things_classes=num_classes, num_stuff_classes=0, test_cfg=dict(max_per_image=most))
+    head = MODELS.build(dict(type='RankBasedMaskFormerFusionHead', **cfg))
+    generator = torch.Generator().manual_seed(0)
+    logits, masks = torch.randn(5, num_classes, generator=generator), torch.randn(5, 6, 6, generator=generator)
+    found = head.instance_postprocess(logits, masks)
+    assert len(found) == min(5 * num_classes, most) == len(found.masks)
+    pixels = torch.stack([mask[mask > 0].sigmoid().mean() for mask in masks])
+    expected = (logits.sigmoid() * pixels[:, None]).flatten().sort(descending=True).values
+    best = found.scores.sort(descending=True).values
+    torch.testing.assert_close(best[: min(len(best), 5)], expected[: min(len(best), 5)], rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize('no_object_logit', [0.0, 1.0])
 def test_panoptic_segments_are_those_of_sigmoid_scores(no_object_logit):
     """Each pixel belongs to the query with the highest product of the probabilities of class and pixel."""

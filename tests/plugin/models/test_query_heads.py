@@ -207,6 +207,12 @@ def test_losses_of_denoising_queries_that_do_not_fit_are_named(stock):
         name = wrong['type']
         with pytest.raises(ValueError, match=f'RankBased{stock}: loss_dn_cls must be.*use_sigmoid=True.*got {name}'):
             small_head(stock, 'BucketedRSLoss', loss_dn_cls=wrong)
+    for name in ('VarifocalLoss', 'IABCELoss', 'EQLV2Loss'):
+        wrong = dict(type=name, **({} if name == 'IABCELoss' else dict(use_sigmoid=True)))
+        with pytest.raises(ValueError, match=f'RankBased{stock}: loss_dn_cls must .*{name}'):
+            small_head(stock, 'BucketedRSLoss', loss_dn_cls=wrong)
+    for right in ('FocalLoss', 'CrossEntropyLoss', 'GHMC'):
+        small_head(stock, 'BucketedRSLoss', loss_dn_cls=dict(type=right, use_sigmoid=True))
 
 
 @pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+
 import pytest
 import torch
 from head_reference import assert_equal_losses, combined_losses, entries_of
 
 pytest.importorskip('mmdet')
 
+from mmengine.config import ConfigDict
 from small_dense_heads import random_maps
 from small_solo_heads import GRIDS, HEADS, METAS, NUM_CLASSES, OBJECTS, build_head, features, objects
 
@@ -152,3 +156,41 @@ def test_alrp_uses_the_mask_errors():
 def test_other_losses_are_refused(head_type):
     with pytest.raises(ValueError, match=rf'{head_type}: loss_cls must be a ranking loss'):
         build_head(head_type, dict(type='FocalLoss', use_sigmoid=True))
+
+
+@EACH
+def test_masks_are_computed_for_the_highest_scores_only(head_type, monkeypatch):
+    """Nearly all ranking scores are above score_thr, and MMDetection computes the mask of each of them."""
+    head = build_head(head_type).eval()
+    assert head._predict_by_feat_single.__qualname__.startswith('RankingSOLOHeadMixin')
+    cfg = dict(score_thr=0.1, mask_thr=0.0, filter_thr=-1, kernel='gaussian', sigma=2.0, max_per_img=5)
+    with torch.no_grad():
+        seen = []
+        stock = stock_of(type(head))
+        predict = stock._predict_by_feat_single
+
+        @functools.wraps(predict)
+        def watched(self, *args, **kwargs):
+            scores = inspect.signature(predict).bind(self, *args, **kwargs).arguments['cls_scores']
+            seen.append(int((scores > 0.1).sum()))
+            return predict(self, *args, **kwargs)
+
+        monkeypatch.setattr(stock, '_predict_by_feat_single', watched)
+        found = []
+        for nms_pre in (-1, 6):
+            head.test_cfg = ConfigDict(cfg, nms_pre=nms_pre)
+            found.append(
+                head.predict_by_feat(*head(features()), batch_img_metas=[dict(m, ori_shape=(64, 64)) for m in METAS])
+            )
+    assert min(seen[:2]) > 24 and seen[2:] == [24, 24]
+    for many, few in zip(*found, strict=True):
+        assert len(few) and few.scores.max() == many.scores.max()
+
+
+def stock_of(head_type):
+    """The class of MMDetection below a head that has the code of predictions."""
+    (first, *_) = (
+        one for one in head_type.__mro__
+        if one.__module__.startswith('mmdet.') and '_predict_by_feat_single' in vars(one)
+    )  # fmt: skip
+    return first

@@ -11,6 +11,7 @@ from head_reference import assert_equal_losses, combined_losses, entries_of, gio
 pytest.importorskip('mmdet')
 
 from mmdet.models.dense_heads import YOLOXHead
+from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from small_anchor_heads import METAS
 from small_dense_heads import NUM_CLASSES, OBJECTS, STRIDES, at, build_head, features, places, random_maps
@@ -112,3 +113,22 @@ def test_scores_that_round_to_0_give_finite_losses():
     maps = [level.detach() - 200 for level in cls_scores], bbox_preds, objectnesses
     losses = head.loss_by_feat(*maps, OBJECTS, METAS)
     assert all(value.isfinite() for value in losses.values()), losses
+
+
+@pytest.mark.parametrize(('limits', 'before', 'after'), [({}, 1000, 300), (dict(nms_pre=50, max_per_img=7), 50, 7)])
+def test_the_best_boxes_are_detected(limits, before, after):
+    """Nearly all ranking scores are above score_thr, which alone limits the detections of YOLOXHead."""
+    head = build_head('RankBasedYOLOXHead')
+    head.test_cfg = ConfigDict(score_thr=0.01, nms=dict(type='nms', iou_threshold=0.65), **limits)
+    corners = torch.arange(1500.0)[:, None] * 10  # they do not overlap
+    scores = torch.linspace(0.1, 0.9, 1500)[torch.randperm(1500, generator=torch.Generator().manual_seed(0))]
+    meta = dict(scale_factor=(1.0, 1.0))
+    for with_nms, number in ((True, after), (False, before)):
+        boxes = InstanceData(
+            bboxes=corners + torch.tensor([0.0, 0, 5, 5]), scores=scores, labels=torch.zeros(1500, dtype=torch.long)
+        )
+        found = head._bbox_post_process(boxes, head.test_cfg, rescale=True, with_nms=with_nms, img_meta=meta)
+        assert len(found) == number
+        torch.testing.assert_close(
+            found.scores.sort(descending=True).values, scores.sort(descending=True).values[:number]
+        )

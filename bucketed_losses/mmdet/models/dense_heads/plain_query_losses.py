@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
+import torch
 from mmdet.models.dense_heads import DETRHead
 from mmdet.models.losses import QualityFocalLoss
 from mmdet.models.utils import rename_loss_dict, reweight_loss_dict
@@ -30,6 +32,17 @@ def plain_query_losses(
         parts = reweight_loss_dict(_losses_of_a_set(head, loss_cls, one, batch_img_metas), one.weight)
         losses |= rename_loss_dict(one.prefix, parts)
     return losses
+
+
+def cannot_train_queries(loss_cls: nn.Module, num_classes: int) -> str | None:
+    """The error of a classification loss that is called as here, with a positive and a negative; None if it works."""
+    labels = torch.tensor([0, num_classes])
+    target = (labels, torch.ones(2)) if isinstance(loss_cls, QualityFocalLoss) else labels
+    try:
+        deepcopy(loss_cls)(torch.zeros(2, num_classes), target, torch.ones(2), avg_factor=torch.ones(()))
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        return f'{type(error).__name__}: {error}'
+    return None
 
 
 def _losses_of_a_set(

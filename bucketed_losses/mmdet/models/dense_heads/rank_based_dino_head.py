@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..losses import RankingLoss
 from ..recipes import Note, Part, Role, Rule, ranking_head
 from ..rules import QUERY_HEAD
-from .plain_query_losses import plain_query_losses
+from .plain_query_losses import cannot_train_queries, plain_query_losses
 from .query_ranking import QueryRankingMixin
 from .query_sets import QuerySet, QueryTargets, layer_prefix, matched_layers, matched_proposals
 
@@ -47,7 +47,8 @@ class RankingDenoisingMixin(QueryRankingMixin):
         args, kwargs: As for :class:`QueryRankingMixin`.
 
     Raises:
-        ValueError: As :class:`QueryRankingMixin`; or ``loss_dn_cls`` is a ranking loss or reads a softmax.
+        ValueError: As :class:`QueryRankingMixin`; or ``loss_dn_cls`` is a ranking loss, reads a softmax, or takes other
+            arguments than ``FocalLoss`` or ``QualityFocalLoss``.
     """
 
     classifiers: tuple[str, ...] = ('cls_branches',)
@@ -66,6 +67,12 @@ class RankingDenoisingMixin(QueryRankingMixin):
             raise ValueError(
                 f'{type(self).__name__}: loss_dn_cls must be a classification loss with use_sigmoid=True, e.g. '
                 f'FocalLoss, got {type(loss).__name__}; leave loss_dn_cls out to rank the denoising queries'
+            )
+        refusal = cannot_train_queries(loss, self.num_classes)
+        if refusal:
+            raise ValueError(
+                f'{type(self).__name__}: loss_dn_cls must take logits and labels as FocalLoss does, and '
+                f'{type(loss).__name__} does not ({refusal}); leave loss_dn_cls out to rank the denoising queries'
             )
         return loss
 

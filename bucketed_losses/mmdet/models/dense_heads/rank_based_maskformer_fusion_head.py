@@ -71,8 +71,17 @@ class RankBasedMaskFormerFusionHead(MaskFormerFusionHead):
             mask_cls: ``(num_queries, num_classes)`` logits.
             mask_pred: ``(num_queries, h, w)`` mask logits.
         """
-        rows, queries = best_entries(mask_cls, self.test_cfg.get('max_per_image', 100))
-        return super().instance_postprocess(rows, mask_pred[queries])
+        num = self.test_cfg.get('max_per_image', 100)
+        rows, queries = best_entries(mask_cls, min(num, mask_cls.numel()))
+        missing = num - len(rows)
+        if not missing:
+            return super().instance_postprocess(rows, mask_pred[queries])
+        # MMDetection takes as many scores as it may return, so scores of 0 are added, and left out of the result.
+        none = queries.new_zeros(missing)
+        nothing = _one_class_a_row(rows.new_full((missing,), -torch.inf), none, self.num_classes)
+        rows, queries = torch.cat([rows, nothing]), torch.cat([queries, none])
+        results = super().instance_postprocess(rows, mask_pred[queries])
+        return results[results.scores > 0]
 
 
 def best_entries(logits: Tensor, num: int) -> tuple[Tensor, Tensor]:

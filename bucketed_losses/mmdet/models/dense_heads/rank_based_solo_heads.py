@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,7 @@ from mmdet.models.dense_heads import DecoupledSOLOHead, DecoupledSOLOLightHead, 
 from mmdet.models.utils import multi_apply
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList
+from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn.functional import conv2d
 
@@ -40,7 +42,9 @@ class RankingSOLOHeadMixin(RankingHeadMixin, _Host):
     loss is weighted by the highest class probability of its cell and, for a loss that balances itself, scaled to the
     ranking loss, as a box loss is. If a cell is assigned to several objects, the last of them is ranked. Detections are
     scored by the class and by the mean probability of their pixels, as in MMDetection; the second factor is not part of
-    the training.
+    the training. MMDetection computes the mask of each pair of a cell and a class above ``score_thr``, and takes the
+    best ``nms_pre`` afterwards. Nearly all ranking scores are above it, so these heads compute four times ``nms_pre``
+    masks of an image at most: those of the highest scores.
 
     Args:
         loss_cls: Config of one of this package's ranking losses.
@@ -101,6 +105,16 @@ class RankingSOLOHeadMixin(RankingHeadMixin, _Host):
         )
         losses['loss_mask'] = losses.pop('loss_bbox')
         return losses
+
+    def _predict_by_feat_single(self, *args: Any, **kwargs: Any) -> InstanceData:
+        predict = super()._predict_by_feat_single
+        given = signature(predict).bind(*args, **kwargs)
+        limit = 4 * (given.arguments.get('cfg') or self.test_cfg).nms_pre
+        scores = given.arguments['cls_scores']
+        if 0 <= limit < scores.numel():
+            last = scores.flatten().topk(limit).values[-1]
+            given.arguments['cls_scores'] = scores.where(scores >= last, scores.new_zeros(()))
+        return predict(*given.args, **given.kwargs)
 
     def losses_of_masks(self, masks: Tensor, targets: Tensor) -> Tensor:
         """``(n,)`` mask losses of masks and binary targets ``(n, h, w)``; connected to the masks if there are none."""

@@ -9,6 +9,7 @@ import torch
 from mmdet.models.dense_heads import YOLOXHead
 from mmdet.registry import MODELS
 from mmdet.utils import OptInstanceList
+from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -31,6 +32,10 @@ class RankBasedYOLOXHead(ScorePriorMixin, RankingHeadMixin, YOLOXHead):
     box. In the epochs with ``use_l1``, the L1 loss is weighted by scores as the box loss is, and balanced together with
     it. SimOTA reads both probabilities, so it gets shifted logits.
 
+    ``YOLOXHead`` limits detections by ``score_thr`` alone, above which nearly all ranking scores are. So this head
+    takes the best ``nms_pre`` (1000) boxes of an image to NMS, and keeps the best ``max_per_img`` (300) of what is
+    left, unless ``test_cfg`` sets other numbers.
+
     Args:
         loss_cls: Config of one of this package's ranking losses.
         loss_obj: Not used; accepted so that a config may inherit one written for ``YOLOXHead``.
@@ -46,6 +51,18 @@ class RankBasedYOLOXHead(ScorePriorMixin, RankingHeadMixin, YOLOXHead):
     def __init__(self, *args: Any, loss_cls: dict, loss_obj: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, loss_cls=loss_cls, **kwargs)
         del self.loss_obj
+
+    def _bbox_post_process(
+        self,
+        results: InstanceData,
+        cfg: ConfigDict,
+        rescale: bool = False,
+        with_nms: bool = True,
+        img_meta: dict | None = None,
+    ) -> InstanceData:
+        results = _best(results, cfg.get('nms_pre', 1000))
+        results = super()._bbox_post_process(results, cfg, rescale, with_nms, img_meta)
+        return _best(results, cfg.get('max_per_img', 300)) if with_nms else results
 
     def loss_by_feat(
         self,
@@ -123,3 +140,8 @@ class RankBasedYOLOXHead(ScorePriorMixin, RankingHeadMixin, YOLOXHead):
         encoded = self._get_l1_target(torch.zeros_like(targets), targets, priors)
         losses = self.loss_l1(predictions, encoded, reduction_override='none').sum(dim=1)
         return {'loss_l1': weighted_mean(losses, weights, total)}
+
+
+def _best(results: InstanceData, number: int) -> InstanceData:
+    """The detections with the highest scores; all of them if the number is negative, as ``nms_pre`` may be."""
+    return results[results.scores.topk(number).indices] if 0 <= number < len(results) else results
