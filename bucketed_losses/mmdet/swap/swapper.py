@@ -135,7 +135,7 @@ def swap_here(variables: dict[str, Any], loss: str = 'brs') -> None:
         raise SwapError('swap_here cannot read a lazy config; convert it with bucketed-losses swap, or by swap_loss')
     bases = plain(variables.get('_base_', {}))
     merged = Config(copy.deepcopy(bases))
-    merged.merge_from_dict(plain(own))
+    merged.merge_from_dict(_without_placeholders((), plain(own), bases))
     import_custom_modules(merged, 'swap_here', allow_failed_imports=True)
     for key, value in swap_loss(merged, loss).cfg.items():
         new = plain(value)
@@ -276,7 +276,6 @@ class _Swapper:
         part = model.get(slot.key)
         if not part:
             return
-        _refuse_placeholder((*self.root, slot.key), part)
         if not slot.several and not isinstance(part, dict):
             raise SwapError(f'{dotted((*self.root, slot.key))} is a list of heads, but it must be one head')
         for where in each(part):
@@ -389,7 +388,6 @@ class _Swapper:
         if _name(optimizer.get('type', '')) != 'SGD':
             self.notes.append(f'the learning rate of {_name(optimizer.get("type", "?"))} is not changed')
             return
-        _refuse_placeholder(('optim_wrapper', 'optimizer', 'lr'), optimizer['lr'])
         if isinstance(optimizer['lr'], bool) or not isinstance(optimizer['lr'], (int, float)):
             raise SwapError(f'optim_wrapper.optimizer.lr must be a number, got {optimizer["lr"]!r}')
         lr = float(f'{optimizer["lr"] * rates.paper / rates.stock:.6g}')
@@ -405,18 +403,27 @@ class _Swapper:
             self.edited.set(('custom_imports',), {**own, 'imports': [*modules, 'bucketed_losses.mmdet']}, reason)
 
 
-def _refuse_placeholder(path: Path, value: Any) -> None:
-    """Refuse what MMEngine puts in place of ``{{_base_.x}}`` until it has read the whole config.
+def _without_placeholders(path: Path, value: Any, bases: dict[str, Any]) -> Any:
+    """``value`` with the values of the base configs where MMEngine has put placeholders for ``{{_base_.x}}``.
+
+    MMEngine itself replaces them after the last line of a config.
 
     Raises:
-        SwapError: ``value`` is such a placeholder.
+        SwapError: The base configs have no such value.
     """
+    if isinstance(value, dict):
+        return {key: _without_placeholders((*path, key), item, bases) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_placeholders((*path, index), item, bases) for index, item in enumerate(value))
     found = re.fullmatch(r'_([\w.]+)_[0-9a-f]{6}', value) if isinstance(value, str) else None
-    if found:
-        raise SwapError(
-            f'{dotted(path)} is {{{{_base_.{found[1]}}}}}, which MMEngine replaces after the last line of the config; '
-            f'write _base_.{found[1]} without braces'
-        )
+    if found is None:
+        return value
+    new: Any = bases
+    for key in found[1].split('.'):
+        if not isinstance(new, dict) or key not in new:
+            raise SwapError(f'{dotted(path)} is {{{{_base_.{found[1]}}}}}, which the base configs do not have')
+        new = new[key]
+    return copy.deepcopy(new)
 
 
 def _name(kind: Any) -> str:

@@ -58,20 +58,33 @@ def test_custom_modules_are_imported_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('text', 'path'),
+    'text',
     [
-        (
-            'optim_wrapper = dict(optimizer=dict(lr={{_base_.optim_wrapper.optimizer.lr}}))',
-            'optim_wrapper.optimizer.lr',
-        ),
-        ('model = dict(bbox_head={{_base_.model.bbox_head}})', 'model.bbox_head'),
+        'optim_wrapper = dict(optimizer=dict(lr={{_base_.optim_wrapper.optimizer.lr}}))',
+        'model = dict(bbox_head={{_base_.model.bbox_head}})',
+        'model = dict(bbox_head=dict(reg_decoded_bbox=True, loss_bbox={{_base_.box_loss}}), test_cfg={{_base_.test}})',
+        'train_dataloader = dict(dataset=dict(pipeline=[{{_base_.val_dataloader}}, ({{ _base_.test.nms_pre }},)]))',
     ],
 )
-def test_what_mmengine_replaces_later_is_named(tmp_path, text, path):
-    with pytest.raises(SwapError, match=rf'{path} is {{{{_base_.{path}}}}}.*write _base_.{path} without braces'):
-        converted(tmp_path, f'{text}\n')
-    text = text.replace('{{', '').replace('}}', '')
-    assert converted(tmp_path, f'{text}\n').model.bbox_head.type == 'RankBasedRetinaHead'
+def test_values_of_bases_may_be_given_in_braces(tmp_path, text):
+    base = f"_base_ = '{RETINA}'\nbox_loss = dict(type='CIoULoss', loss_weight=3.0)\ntest = dict(nms_pre=7)\n"
+    (tmp_path / 'base.py').write_text(base)
+
+    def read(name, text):
+        (tmp_path / name).write_text(f"_base_ = './base.py'\n{text}\n{LINE}")
+        return Config.fromfile(tmp_path / name, import_custom_modules=False)
+
+    cfg = read('braces.py', text)
+    assert cfg.to_dict() == read('plain.py', text.replace('{{', '').replace('}}', '')).to_dict()
+    head = cfg.model.bbox_head
+    assert head.type == 'RankBasedRetinaHead' and cfg.optim_wrapper.optimizer.lr == 0.008
+    assert head.loss_bbox.type == ('CIoULoss' if 'box_loss' in text else 'GIoULoss')
+
+
+def test_a_value_that_the_bases_do_not_have_is_named(tmp_path):
+    message = r'model\.bbox_head\.num_classes is {{_base_\.no\.such}}, which the base configs do not have$'
+    with pytest.raises(SwapError, match=message):
+        converted(tmp_path, 'model = dict(bbox_head=dict(num_classes={{_base_.no.such}}))\n')
 
 
 def test_other_references_to_bases_are_replaced_as_ever(tmp_path):
