@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
@@ -13,6 +14,18 @@ def imported_modules(custom_imports: Any) -> list[str]:
     """The modules that the ``custom_imports`` of a config name; none if it is not a dict."""
     modules = (custom_imports.get('imports') if isinstance(custom_imports, dict) else None) or []
     return [modules] if isinstance(modules, str) else list(modules)
+
+
+def functions_in(part: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The paths of functions in nested dicts and lists."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            yield from functions_in(value, (*path, key))
+    elif isinstance(part, (list, tuple)):
+        for index, value in enumerate(part):
+            yield from functions_in(value, (*path, index))
+    elif callable(part):
+        yield path
 
 
 class DataRootError(UserError, KeyError):

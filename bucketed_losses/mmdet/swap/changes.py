@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -123,18 +124,29 @@ def dotted(path: Path) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A config's value as plain dicts and lists. Classes become their full names; functions are left out."""
+    """A config's value as plain dicts and lists. Classes become their full names, as do functions that are a type.
+
+    MMEngine builds such a function by its name, too. Other functions, and those that no module has, stay as they are.
+    """
     if isinstance(value, Config):
         value = value._cfg_dict
     if isinstance(value, ConfigDict):
         value = value.to_dict() if hasattr(value, 'to_dict') else dict(value)
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items() if not callable(item) or isinstance(item, type)}
+        return {key: (_function_name(item) if key == 'type' else None) or plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(plain(item) for item in value)
     if isinstance(value, type):
         return f'{value.__module__}.{value.__name__}'
     return copy.deepcopy(value)
+
+
+def _function_name(value: Any) -> str | None:
+    """The full name of a function by which it can be imported, or None."""
+    module, name = getattr(value, '__module__', None), getattr(value, '__qualname__', None)
+    if not callable(value) or isinstance(value, type) or module is None or name is None:
+        return None
+    return f'{module}.{name}' if getattr(sys.modules.get(module), name, None) is value else None
 
 
 def values_of(part: Any, key: str) -> Iterator[Any]:

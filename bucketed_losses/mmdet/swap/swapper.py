@@ -13,7 +13,7 @@ from mmdet.models.dense_heads import AnchorHead
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
-from ..engine.config import imported_modules
+from ..engine.config import functions_in, imported_modules
 from ..engine.config_checks import import_custom_modules
 from ..models.losses import RankingLoss
 from ..models.recipes import (
@@ -129,7 +129,7 @@ def swap_here(variables: dict[str, Any], loss: str = 'brs') -> None:
     own = {
         key: value
         for key, value in variables.items()
-        if not key.startswith('_') and not isinstance(value, types.ModuleType)
+        if not key.startswith('_') and not isinstance(value, (types.ModuleType, types.FunctionType))
     }
     if any(isinstance(value, (LazyObject, LazyAttr)) for value in values_of(own, 'type')):
         raise SwapError('swap_here cannot read a lazy config; convert it with bucketed-losses swap, or by swap_loss')
@@ -182,6 +182,11 @@ class _Swapper:
                 'in one pass through the data'
             )
         self._imports()
+        if functions := [dotted(path) for path in functions_in(self.edited.cfg)]:
+            self.notes.append(
+                f'{" and ".join(functions)}: a function cannot be written to a file; a config that inherits the '
+                'original keeps it, but Swap.cfg.dump fails'
+            )
 
     def _refuse_if_ranked(self, path: str, part: Any, key: str = '') -> None:
         if isinstance(part, dict):

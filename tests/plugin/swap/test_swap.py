@@ -14,6 +14,8 @@ pytest.importorskip('mmdet')
 import swap_survey
 from command_line import run_verb
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import FUNCTIONS
 
 import bucketed_losses
 from bucketed_losses.cli import swap as tool
@@ -154,6 +156,26 @@ def test_settings_of_the_user_stay():
     assert swapped.model.bbox_head.num_classes == 7
     assert swapped.model.bbox_head.loss_bbox == dict(type='DIoULoss', loss_weight=3.0)
     assert swapped.model.bbox_head.init_cfg is None
+
+
+def test_functions_stay():
+    cfg = mmdet_config('retinanet/retinanet_r50_fpn_1x_coco.py')
+    assert not any('function' in note for note in swap_loss(cfg).notes)
+    cfg.train_dataloader.collate_fn = dict(type=pseudo_collate)
+    swap = swap_loss(cfg)
+    assert swap.cfg.train_dataloader.collate_fn == dict(type='mmengine.dataset.utils.pseudo_collate')
+    assert FUNCTIONS.get(swap.cfg.train_dataloader.collate_fn.type) is pseudo_collate
+    assert not any('function' in note for note in swap.notes) and 'pseudo_collate' in swap.cfg.dump()
+
+    def seed(worker_id):
+        """No module has it."""
+
+    cfg.train_dataloader.worker_init_fn = dict(type=seed)
+    cfg.custom_hooks = [dict(type='HookOfAUser', function=print)]
+    swap = swap_loss(cfg)
+    assert swap.cfg.train_dataloader.worker_init_fn == dict(type=seed) and swap.cfg.custom_hooks[0].function is print
+    words = 'train_dataloader.worker_init_fn.type and custom_hooks.0.function: a function cannot be written to a file; '
+    assert any(note.startswith(words) for note in swap.notes)
 
 
 def test_adamw_keeps_its_learning_rate():

@@ -49,6 +49,12 @@ def test_a_config_with_an_import_of_the_standard_library(tmp_path):
     assert 'os' not in cfg
 
 
+def test_a_function_of_the_config_is_no_setting(tmp_path):
+    cfg = converted(tmp_path, "def folder(name):\n    return f'a/{name}'\n\n\nwork_dir = folder('b')\n")
+    assert cfg.model.bbox_head.type == 'RankBasedRetinaHead' and cfg.work_dir == 'a/b'
+    assert 'folder' not in cfg
+
+
 def test_custom_modules_are_imported_first(tmp_path, monkeypatch):
     (tmp_path / 'head_of_a_user.py').write_text(HEAD_OF_A_USER)
     monkeypatch.syspath_prepend(tmp_path)
