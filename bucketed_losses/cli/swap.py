@@ -16,7 +16,12 @@ from typing import Any
 from mmengine.config import Config
 
 from bucketed_losses.errors import UserError
-from bucketed_losses.mmdet.engine.config_checks import CONFIG_SUFFIXES, find_config, read_editable_config
+from bucketed_losses.mmdet.engine.config_checks import (
+    CONFIG_SUFFIXES,
+    find_config,
+    lazy_config_files,
+    read_editable_config,
+)
 from bucketed_losses.mmdet.swap import LOSSES, Swap, SwapError, swap_loss
 from bucketed_losses.new_files import new_files
 
@@ -33,14 +38,17 @@ def text_of(swap: Swap, base: str | None) -> str:
     return f'"""Written by bucketed-losses swap.\n\n{reasons}\n"""\n\n{inherit}{body}'
 
 
-def refuse_to_lose_sources(out: Path, file: Path, cfg: Config) -> None:
+def refuse_to_lose_sources(out: Path, file: Path, cfg: Config, inherits: bool) -> None:
     """Refuse, also with ``--force``, to replace a config that is swapped or inherited.
 
     Raises:
         UserError: ``out`` is the file of the config, or one that it inherits.
     """
-    # The text of a config names each file that it was read from in a line above its content.
-    read = [file, *(Path(line) for line in cfg.text.splitlines() if line.endswith(CONFIG_SUFFIXES))]
+    if inherits:
+        # The text of a config names each file that it was read from in a line above its content.
+        read = [file, *(Path(line) for line in cfg.text.splitlines() if line.endswith(CONFIG_SUFFIXES))]
+    else:
+        read = lazy_config_files(file)
     if out.resolve() in [path.resolve() for path in read]:
         raise UserError(f'--out {out} is the config itself or one that it inherits, which would be lost')
 
@@ -96,6 +104,6 @@ def run(args: argparse.Namespace) -> None:
     if args.print_diff or args.out is None:
         print(swap.diff())
     if args.out is not None:
-        refuse_to_lose_sources(args.out, file, cfg)
+        refuse_to_lose_sources(args.out, file, cfg, inherits)
         write(swap, args.config, file, inherits, args.out, args.force)
         print(f'written to {args.out}')

@@ -111,6 +111,21 @@ def read_editable_config(file: Path) -> tuple[Config, bool]:
     return cfg, True
 
 
+def lazy_config_files(file: Path) -> list[Path]:
+    """The file of a config of MMEngine's lazy kind, and those that it inherits in ``with read_base():``."""
+    files = [file]
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+        for line in node.body if isinstance(node, ast.With) else ():
+            if isinstance(line, ast.ImportFrom) and line.module is not None:
+                first, *others = line.module.split('.')
+                if line.level:
+                    base = file.absolute().parents[line.level - 1].joinpath(first, *others)
+                else:
+                    base = Path(get_installed_path(first), *others)
+                files += lazy_config_files(base.with_name(f'{base.name}.py'))
+    return files
+
+
 def import_custom_modules(cfg: Config, where: str, **options: Any) -> None:
     """Import the modules in ``custom_imports``.
 

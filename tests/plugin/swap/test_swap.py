@@ -20,7 +20,7 @@ from mmengine.registry import FUNCTIONS
 import bucketed_losses
 from bucketed_losses.cli import swap as tool
 from bucketed_losses.errors import UserError
-from bucketed_losses.mmdet.engine.config_checks import read_editable_config
+from bucketed_losses.mmdet.engine.config_checks import lazy_config_files, read_editable_config
 from bucketed_losses.mmdet.swap import LOSSES, SwapError, swap_loss
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -267,6 +267,22 @@ def test_tool_writes_a_config_that_inherits(name, tmp_path, capsys):
     assert written.custom_imports == expected.custom_imports
 
 
+def lazy_config(file):
+    """A RetinaNet as a config of MMEngine's lazy kind."""
+    stock = mmdet_config('retinanet/retinanet_r50_fpn_1x_coco.py')
+    text = Config(dict(model=stock.model, optim_wrapper=stock.optim_wrapper)).pretty_text
+    for name in ('RetinaNet', 'RetinaHead', 'FPN', 'ResNet', 'FocalLoss', 'L1Loss'):
+        text = text.replace(f"type='{name}'", f'type={name}')
+    file.write_text(f'from mmdet.models import FPN, FocalLoss, L1Loss, ResNet, RetinaHead, RetinaNet\n{text}')
+    return file
+
+
+def inheriting(file, base, text=''):
+    """A lazy config that inherits another one."""
+    file.write_text(f'from mmengine.config import read_base\n\nwith read_base():\n    from {base} import *\n{text}')
+    return file
+
+
 def test_tool_on_a_file_and_a_lazy_config(tmp_path, capsys, monkeypatch):
     own = tmp_path / 'configs/own.py'
     own.parent.mkdir()
@@ -277,12 +293,7 @@ def test_tool_on_a_file_and_a_lazy_config(tmp_path, capsys, monkeypatch):
     head = Config.fromfile(out).model.bbox_head
     assert head.num_classes == 5 and head.loss_cls == dict(type='RSLoss')
 
-    lazy = tmp_path / 'lazy_config.py'
-    stock = mmdet_config('retinanet/retinanet_r50_fpn_1x_coco.py')
-    text = Config(dict(model=stock.model, optim_wrapper=stock.optim_wrapper)).pretty_text
-    for name in ('RetinaNet', 'RetinaHead', 'FPN', 'ResNet', 'FocalLoss', 'L1Loss'):
-        text = text.replace(f"type='{name}'", f'type={name}')
-    lazy.write_text(f'from mmdet.models import FPN, FocalLoss, L1Loss, ResNet, RetinaHead, RetinaNet\n{text}')
+    lazy = lazy_config(tmp_path / 'lazy_config.py')
     assert tool.read_editable_config(lazy)[1] is False
     out = tmp_path / 'lazy.py'
     run_tool(capsys, lazy, '-o', out)
@@ -547,3 +558,30 @@ def test_tool_does_not_replace_the_config_or_one_that_it_inherits(tmp_path, monk
     assert own.read_text() == before
     run_verb('swap', own, '--out', child, '--force')
     assert "_base_ = '../own.py'" in child.read_text()
+
+
+def test_tool_does_not_replace_the_base_of_a_lazy_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'sub').mkdir()
+    base = lazy_config(tmp_path / 'base.py')
+    middle = inheriting(tmp_path / 'sub/middle.py', '..base')
+    child = inheriting(tmp_path / 'child.py', '.sub.middle', 'model.bbox_head.num_classes = 5\n')
+    before = [file.read_text() for file in (base, middle, child)]
+    for config, out in ((child, 'base.py'), ('child.py', middle), ('sub/middle.py', base), (child, child)):
+        with pytest.raises(UserError, match=rf'--out {out} is the config itself or one that it inherits'):
+            run_verb('swap', config, '--out', out, '--force')
+    assert [file.read_text() for file in (base, middle, child)] == before
+    run_verb('swap', middle, '--out', child, '--force')
+    assert 'RankBasedRetinaHead' in child.read_text()
+
+
+def test_files_of_a_lazy_config_in_a_package(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    base = tmp_path / 'package_with_configs/configs/base.py'
+    base.parent.mkdir(parents=True)
+    (tmp_path / 'package_with_configs/__init__.py').touch()
+    lazy_config(base)
+    config = inheriting(tmp_path / 'own.py', 'package_with_configs.configs.base')
+    assert lazy_config_files(config) == [config, base]
+    with pytest.raises(UserError, match=r'base\.py is the config itself or one that it inherits'):
+        run_verb('swap', config, '--out', base, '--force')
