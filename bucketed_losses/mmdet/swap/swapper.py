@@ -154,6 +154,7 @@ class _Swapper:
         self.notes: list[str] = []
         self.root: Path = ('model',)  # the keys that lead to the detector with the heads
         self.default_scope = self.edited.cfg.get('default_scope') or MMDET_SCOPE
+        self.writes_scope = not self._looks_up_plain_names()
         data = self.edited.cfg.get('train_dataloader', {})
         self.dataset_types = tuple(str(value) for value in values_of(data, 'type'))
 
@@ -377,9 +378,19 @@ class _Swapper:
         kind = config.get('type')
         return None if kind is None else registered_class(kind, scope=self._scope(part))
 
+    def _looks_up_plain_names(self) -> bool:
+        """Whether names without a scope are looked up in MMDetection's, as far as the config shows it.
+
+        A config without a default scope is a part of another one, or names the modules of all its classes.
+        """
+        if 'default_scope' in self.edited.cfg:
+            return self.edited.cfg['default_scope'] == MMDET_SCOPE
+        kind = self.edited.get('model', 'type')
+        return kind is ABSENT or '.' not in str(kind)
+
     def _scoped(self, name: str) -> str:
-        """The name of a class in MMDetection's scope, with this scope if the config's default scope is another one."""
-        return name if self.default_scope == MMDET_SCOPE else f'{MMDET_SCOPE}.{name}'
+        """The name of a class in MMDetection's scope, with this scope if it would be looked up in another one."""
+        return f'{MMDET_SCOPE}.{name}' if self.writes_scope else name
 
     def _value(self, value: Any) -> Any:
         return {**value, 'type': self._scoped(value['type'])} if isinstance(value, dict) and 'type' in value else value

@@ -299,7 +299,7 @@ def test_tool_on_a_file_and_a_lazy_config(tmp_path, capsys, monkeypatch):
     run_tool(capsys, lazy, '-o', out)
     assert '_base_ =' not in out.read_text()
     written = Config.fromfile(out)
-    assert written.model.bbox_head.type == 'RankBasedRetinaHead'
+    assert written.model.bbox_head.type == 'mmdet.RankBasedRetinaHead'
     assert written.optim_wrapper.optimizer.lr == 0.008
     assert swap_survey.train_one_step(written)
 

@@ -12,9 +12,10 @@ pytest.importorskip('mmdet')
 import swap_survey
 import torch
 from demo_batches import demo_batch, demo_video
-from mmdet.registry import MODELS
+from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope, init_default_scope
 
 from bucketed_losses.mmdet.swap import LOSSES, SwapError, swap_loss
 
@@ -232,6 +233,29 @@ def test_soft_teacher_ignores_rois_that_may_be_objects():
         assert (weights[background] == 0).all() == all_ignored
         assert (weights[background] == 1).all() != all_ignored
         assert (weights[~background] == 1).all()
+
+
+def with_scope(part):
+    """A part of a config with the scope of each class of MMDetection in its name, so that it is found in any scope."""
+    if isinstance(part, dict):
+        known = part.get('type') in MODELS.module_dict or part.get('type') in TASK_UTILS.module_dict
+        part = {**part, 'type': f'mmdet.{part["type"]}'} if known else part
+        return {key: with_scope(value) for key, value in part.items()}
+    return [with_scope(value) for value in part] if isinstance(part, list) else part
+
+
+def test_names_are_found_without_a_default_scope(monkeypatch):
+    """MMDetection's lazy configs have none."""
+    model = with_scope(config(SOFT_TEACHER).model.to_dict())
+    swapped = swap_loss(dict(model=model, default_scope=None)).cfg.model
+    assert (
+        swapped == swap_loss(dict(model=model)).cfg.model == swap_loss(dict(model=model, default_scope='own')).cfg.model
+    )
+    assert swapped.type == 'mmdet.RankBasedSoftTeacher'
+    assert swap_loss(dict(model=model, default_scope='mmdet')).cfg.model.type == 'RankBasedSoftTeacher'
+    monkeypatch.setattr(DefaultScope, 'get_current_instance', lambda: None)
+    built = ROOT_MODELS.build(swapped)
+    assert type(built.student.roi_head.bbox_head.loss_cls).__name__ == 'BucketedRSLoss'
 
 
 def test_soft_teacher_in_bfloat16():
