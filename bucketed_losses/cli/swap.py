@@ -3,7 +3,8 @@
 bucketed-losses swap CONFIG [--loss brs|rs|bap|ap|alrp|dr] [--out OUT.py] [--print-diff] [--force]
 
 CONFIG is a file, or a name such as mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py. OUT inherits it and states
-only the difference; without --out nothing is written and the difference is printed.
+only the difference, with its reasons and notes on what else to do; without --out nothing is written and the difference
+is printed.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ HELP = 'Put a ranking loss into a config of MMDetection and write what changes a
 
 def text_of(swap: Swap, base: str | None) -> str:
     """The text of the new config, below ``_base_ = base`` or, without one, in full."""
-    reasons = '\n'.join(f'{change.path}: {change.reason}.' for change in swap.changes)
+    lines = [f'{change.path}: {change.reason}.' for change in swap.changes]
+    if swap.notes:
+        lines += ['', *(f'note: {note}.' for note in swap.notes)]
+    docstring = '\n'.join(lines)
     body = Config(swap.overrides if base else swap.cfg._cfg_dict.to_dict()).pretty_text
     inherit = f'_base_ = {base!r}\n\n' if base else ''
-    return f'"""Written by bucketed-losses swap.\n\n{reasons}\n"""\n\n{inherit}{body}'
+    return f'"""Written by bucketed-losses swap.\n\n{docstring}\n"""\n\n{inherit}{body}'
 
 
 def refuse_to_lose_sources(out: Path, file: Path, cfg: Config, inherits: bool) -> None:
@@ -103,6 +107,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f'{args.config}: {error}') from error
     if args.print_diff or args.out is None:
         print(swap.diff())
+    else:
+        print(''.join(f'note: {note}\n' for note in swap.notes), end='')
     if args.out is not None:
         refuse_to_lose_sources(args.out, file, cfg, inherits)
         write(swap, args.config, file, inherits, args.out, args.force)

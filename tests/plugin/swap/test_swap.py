@@ -267,6 +267,19 @@ def test_tool_writes_a_config_that_inherits(name, tmp_path, capsys):
     assert written.custom_imports == expected.custom_imports
 
 
+@pytest.mark.parametrize('more', [[], ['--print-diff']])
+def test_tool_prints_and_writes_every_note(more, tmp_path, capsys):
+    name = 'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'
+    notes = swap_loss(mmdet_config(name)).notes
+    assert len(notes) > 1
+    out = tmp_path / 'brs.py'
+    printed = run_tool(capsys, f'mmdet::{name}', '-o', out, *more)
+    docstring = out.read_text().split('"""')[1]
+    for note in notes:
+        assert printed.count(f'note: {note}\n') == 1 and docstring.count(f'\nnote: {note}.\n') == 1
+    assert ('+ model.type' in printed) == bool(more)
+
+
 def lazy_config(file):
     """A RetinaNet as a config of MMEngine's lazy kind."""
     stock = mmdet_config('retinanet/retinanet_r50_fpn_1x_coco.py')
