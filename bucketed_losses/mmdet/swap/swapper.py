@@ -183,6 +183,7 @@ class _Swapper:
                 'in one pass through the data'
             )
         self._imports()
+        self._checkpoints()
         if functions := [dotted(path) for path in functions_in(self.edited.cfg)]:
             self.notes.append(
                 f'{" and ".join(functions)}: a function cannot be written to a file; a config that inherits the '
@@ -417,6 +418,46 @@ class _Swapper:
         if 'bucketed_losses.mmdet' not in modules:
             reason = 'registers the losses and heads'
             self.edited.set(('custom_imports',), {**own, 'imports': [*modules, 'bucketed_losses.mmdet']}, reason)
+
+    def _checkpoints(self) -> None:
+        """Note what happens to checkpoints of the stock detector that the config loads."""
+        loaded: dict[Path, Any] = {('load_from',): self.edited.get('load_from')}
+        for path in dict.fromkeys((('model',), self.root)):
+            init_cfg = self.edited.get(*path, 'init_cfg')
+            for init in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
+                if isinstance(init, dict):
+                    loaded[(*path, 'init_cfg')] = init.get('checkpoint')
+        only_tracks = self.root != ('model',) and self.edited.get('train_dataloader') in (ABSENT, None)
+        for path, checkpoint in loaded.items():
+            if not isinstance(checkpoint, str) or not checkpoint:
+                continue
+            if only_tracks:
+                self.notes.append(
+                    f'{dotted(path)} loads {checkpoint}, and this config does not train its detector: replace it by a '
+                    'checkpoint of the swapped detector, which you have to train with a config of its own'
+                )
+            else:
+                what = '; '.join(self._effects_on_stock_weights())
+                self.notes.append(f'{dotted(path)} loads {checkpoint}; if it is a stock detector: {what}')
+
+    def _effects_on_stock_weights(self) -> list[str]:
+        classifiers = [change for change in self.edited.changes if change.path.endswith('.loss_cls')]
+        anew = [_above(change.path) for change in classifiers if 'softmax' in change.reason]
+        kept = [_above(change.path) for change in classifiers if 'softmax' not in change.reason]
+        coders = [change.path for change in self.edited.changes if '.bbox_coder' in change.path]
+        effects = []
+        if anew:
+            effects.append(f'the classifier of {" and ".join(anew)} starts anew, because it was a softmax')
+        if kept:
+            effects.append(f'the classifier of {" and ".join(kept)} is loaded, with a prior probability if it has one')
+        if coders:
+            effects.append(f'boxes are wrong at first where stds of a coder changed ({", ".join(coders)})')
+        return effects
+
+
+def _above(path: str) -> str:
+    """The path of what contains a setting."""
+    return path.rpartition('.')[0]
 
 
 def _without_placeholders(path: Path, value: Any, bases: dict[str, Any]) -> Any:

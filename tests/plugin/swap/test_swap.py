@@ -178,6 +178,25 @@ def test_functions_stay():
     assert any(note.startswith(words) for note in swap.notes)
 
 
+def test_what_stock_weights_that_are_loaded_become_is_said():
+    cfg = mmdet_config('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    assert not any('stock detector' in note for note in swap_loss(cfg).notes)
+    expected = (
+        'faster.pth; if it is a stock detector: the classifier of model.roi_head.bbox_head starts anew, because it was '
+        'a softmax; the classifier of model.rpn_head is loaded, with a prior probability if it has one; boxes are '
+        'wrong at first where stds of a coder changed (model.rpn_head.bbox_coder.target_stds)'
+    )
+    cfg.load_from = 'faster.pth'
+    assert f'load_from loads {expected}' in swap_loss(cfg).notes
+    cfg.load_from = None
+    cfg.model.init_cfg = [dict(type='Normal', layer='Conv2d'), dict(type='Pretrained', checkpoint='faster.pth')]
+    assert f'model.init_cfg loads {expected}' in swap_loss(cfg).notes
+    cfg = mmdet_config('atss/atss_r50_fpn_1x_coco.py')
+    cfg.load_from = 'atss.pth'
+    (note,) = [note for note in swap_loss(cfg).notes if 'stock detector' in note]
+    assert 'anew' not in note and 'stds' not in note
+
+
 def test_adamw_keeps_its_learning_rate():
     swap = swap_loss(mmdet_config('swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'))
     assert swap.cfg.optim_wrapper.optimizer.lr == 0.0001

@@ -90,6 +90,8 @@ def test_swapped_configs_train_a_step(name, expected):
         ('cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py', 'has no classifier'),
         (QDTRACK, 'the detector of the QDTrack is converted; track_head and tracker stay as they are'),
         (SORT, 'model.tracker compares the scores of detections with thresholds'),
+        (SORT, '64ee2ed4.pth, and this config does not train its detector: replace it by a checkpoint of the swapped'),
+        (QDTRACK, '.pth; if it is a stock detector: the classifier of model.detector.roi_head.bbox_head starts anew'),
         (SOFT_TEACHER, 'cls_pseudo_thr are compared with ranking scores'),
         (SOFT_TEACHER, 'ignored if the teacher gives a class at least pseudo_label_initial_score_thr'),
     ],
