@@ -245,6 +245,12 @@ class _Swapper:
         keys = self._keys()
         if refusal := no_ranking_form_of(self._class(model, model)):
             raise SwapError(f'{dotted(self.root)} has the type {name}, which has no ranking form: {refusal.why(model)}')
+        if model.get('query_head') and isinstance(model.get('bbox_head'), (list, tuple)):
+            raise SwapError(
+                f'{dotted((*self.root, "query_head"))} is a key of the {name} in projects/CO-DETR of MMDetection, '
+                'which cannot be swapped; start from a config in configs/co_dino or configs/co_detr of this package '
+                'instead, and rename its checkpoints by bucketed-losses convert co-detr'
+            )
         if not any(model.get(key) for key in keys):
             others = [key for key in model if key.endswith(('_head', 'heads', 'detector'))] or ['none']
             raise SwapError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip('mmdet')
@@ -12,6 +14,7 @@ from mmdet.models.reid import BaseReID
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
+from bucketed_losses.cli.convert import CONVERTERS
 from bucketed_losses.mmdet.models import recipes as module
 from bucketed_losses.mmdet.models.recipes import Role, no_ranking_forms, ranking_head, recipe_of
 from bucketed_losses.mmdet.models.rules import ANCHOR_HEAD
@@ -175,3 +178,21 @@ def test_alrp_is_refused_for_queries_before_a_config_is_written(name, head):
     ):
         swap_loss(config(name), 'alrp')
     assert swap_loss(config(name), 'ap').changes
+
+
+def test_the_project_co_detr_is_named_with_what_works_instead():
+    """Its detector has the name of this package's, and other keys."""
+    model = dict(
+        type='CoDETR',
+        query_head=dict(type='CoDINOHead'),
+        rpn_head=dict(type='RPNHead'),
+        roi_head=[dict(type='CoStandardRoIHead')],
+        bbox_head=[dict(type='CoATSSHead')],
+    )
+    with pytest.raises(
+        SwapError, match=r'^model\.query_head is a key of the CoDETR in projects/CO-DETR of MMDetec'
+    ) as why:
+        swap_loss(dict(model=model))
+    for folder in ('configs/co_dino', 'configs/co_detr'):
+        assert folder in str(why.value) and (Path(__file__).parents[3] / folder).is_dir()
+    assert str(why.value).endswith('bucketed-losses convert co-detr') and 'co-detr' in CONVERTERS
