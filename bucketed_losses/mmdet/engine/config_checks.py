@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import traceback
+import types
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from mmengine.utils import get_installed_path, import_modules_from_strings, is_i
 
 from ...errors import UserError
 from ..suggestions import nearest
+from .config import functions_in
 
 # Of other names, MMEngine's search for a package raises an error.
 _PACKAGE = re.compile(r'[A-Za-z0-9]\w*(-\w+)*', re.ASCII)
@@ -102,13 +104,28 @@ def read_editable_config(file: Path) -> tuple[Config, bool]:
     installed causes a warning only: most changes do not need it.
 
     Raises:
-        UserError: as for :func:`read_config`.
+        UserError: as for :func:`read_config`; or a setting of a lazy config is a function that its file defines.
     """
     cfg = read_config(file, import_custom_modules=False)
     import_custom_modules(cfg, str(file), allow_failed_imports=True)
     if file.suffix == '.py' and Config._is_lazy_import(str(file)):
-        return Config.fromstring(cfg.pretty_text, '.py'), False
+        return Config.fromstring(_text_of_lazy(cfg, file), '.py'), False
     return cfg, True
+
+
+def _text_of_lazy(cfg: Config, file: Path) -> str:
+    """The settings of a lazy config as text; functions that its file defines for itself are no settings.
+
+    Raises:
+        UserError: A setting is such a function.
+    """
+    settings = {key: value for key, value in cfg.to_dict().items() if not isinstance(value, types.FunctionType)}
+    if functions := ['.'.join(map(str, path)) for path in functions_in(settings)]:
+        raise UserError(
+            f'{file}: {" and ".join(functions)} is a function of a lazy config, which is read as text here; define it '
+            'in a module and import it from there'
+        )
+    return Config(settings).pretty_text
 
 
 def lazy_config_files(file: Path) -> list[Path]:

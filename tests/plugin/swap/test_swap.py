@@ -617,3 +617,22 @@ def test_files_of_a_lazy_config_in_a_package(tmp_path, monkeypatch):
     assert lazy_config_files(config) == [config, base]
     with pytest.raises(UserError, match=r'base\.py is the config itself or one that it inherits'):
         run_verb('swap', config, '--out', base, '--force')
+
+
+def test_functions_of_a_lazy_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lazy_config(tmp_path / 'base.py')
+    function = 'def twice(x):\n    return 2 * x\n\n\n'
+    child = inheriting(tmp_path / 'child.py', '.base', f'\n\n{function}model.bbox_head.num_classes = twice(2)\n')
+    run_verb('swap', child, '--out', 'brs.py')
+    assert Config.fromfile('brs.py').model.bbox_head.num_classes == 4 and 'twice' not in Path('brs.py').read_text()
+    # One that is imported has a name, and one that is a setting has none.
+    child.write_text(
+        'from mmengine.dataset import pseudo_collate\n' + child.read_text() + '\ntrain_dataloader = '
+        'dict(collate_fn=dict(type=pseudo_collate), worker_init_fn=None)\n'
+    )
+    cfg, _ = read_editable_config(child)
+    assert cfg.train_dataloader.collate_fn.type == 'mmengine.dataset.pseudo_collate'
+    child.write_text(child.read_text().replace('worker_init_fn=None', 'worker_init_fn=dict(type=twice)'))
+    with pytest.raises(UserError, match=r'child\.py: train_dataloader\.worker_init_fn\.type is a function of a lazy'):
+        run_verb('swap', child)
