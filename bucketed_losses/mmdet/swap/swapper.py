@@ -173,6 +173,7 @@ class _Swapper:
         layout = self._layout(model)
         for slot in layout.slots:
             self._slot(slot, model)
+        self._stock_fusion(model, layout)
         if model is not outer:
             self._outer_detector(outer)
         if layout.learning_rate is not None:
@@ -293,6 +294,16 @@ class _Swapper:
             raise SwapError(f'{dotted((*self.root, slot.key))} is a list of heads, but it must be one head')
         for where in each(part):
             self._head((*self.root, slot.key, *where), slot.roles, slot)
+
+    def _stock_fusion(self, model: dict[str, Any], layout: Layout) -> None:
+        """Note which threshold decides what is drawn by a fusion head that stays, as that of an R-CNN with masks."""
+        (key,) = (slot.key for slot in _PANOPTIC.slots if Role.FUSION in slot.roles)
+        if model.get(key) and key not in [slot.key for slot in layout.slots]:
+            self.notes.append(
+                f'{dotted((*self.root, key))} draws each instance with a score above score_thr of test_cfg.rcnn as a '
+                'segment; ranking scores are not probabilities: choose score_thr on validation images by the panoptic '
+                'quality'
+            )
 
     # One head
 

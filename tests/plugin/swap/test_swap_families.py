@@ -92,6 +92,7 @@ def test_swapped_configs_train_a_step(name, expected):
         (SORT, 'model.tracker compares the scores of detections with thresholds'),
         (SORT, '64ee2ed4.pth, and this config does not train its detector: replace it by a checkpoint of the swapped'),
         (QDTRACK, '.pth; if it is a stock detector: the classifier of model.detector.roi_head.bbox_head starts anew'),
+        ('panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py', 'panoptic_fusion_head draws each instance with a score above'),
         (SOFT_TEACHER, 'cls_pseudo_thr are compared with ranking scores'),
         (SOFT_TEACHER, 'ignored if the teacher gives a class at least pseudo_label_initial_score_thr'),
     ],
@@ -99,6 +100,13 @@ def test_swapped_configs_train_a_step(name, expected):
 def test_what_is_kept_or_dropped_is_said(name, words):
     notes = swap_loss(config(name)).notes
     assert any(words in note for note in notes), notes
+
+
+@pytest.mark.parametrize(
+    'name', ['mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py']
+)
+def test_other_detectors_draw_no_segments_by_the_threshold_of_boxes(name):
+    assert not any('draws each instance' in note for note in swap_loss(config(name)).notes)
 
 
 def losses_in(part):
