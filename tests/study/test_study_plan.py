@@ -43,7 +43,7 @@ def test_first_seeds_of_all_losses_come_first(tmp_path):
         (['--jobs', '0'], 'must be 1 or more'),
         (['--gpus', '0'], 'must be 1 or more'),
         (['--detectors', f'a/b={ATSS}'], 'may contain letters'),
-        (['--detectors', f'A={ATSS}', f'A={FASTER}'], r'two detectors have the same name \(A, A\)'),
+        (['--detectors', f'A={ATSS}', f'A={FASTER}'], r'two detectors have the same name \(ATSS, A, A\)'),
         (['--slurm', 'partition=gpu'], '--slurm needs --executor slurm'),
         (['--cfg-options', 'a=1', 'foo'], "--cfg-options: write KEY=VALUE, got 'foo'"),
     ],
