@@ -46,7 +46,13 @@ NAMES = {
     }
 }
 # The studies in the overview, with their data.
-OVERVIEW = {'cards_atss': 'cards', 'cards_atss_36e': 'cards', 'bccd_atss': 'BCCD', 'shapes_atss': 'drawn shapes'}
+OVERVIEW = {
+    'cards_atss': 'cards',
+    'cards_atss_36e': 'cards',
+    'bccd_atss': 'BCCD',
+    'bccd_dino': 'BCCD',
+    'shapes_atss': 'drawn shapes',
+}
 # Its columns of losses: their heads by label.
 LOSSES = {'stock': 'own loss', 'QFL': 'QFL', 'VFL': 'VFL', 'IA-BCE': 'IA-BCE', 'MAL': 'MAL', 'rs': 'RS', BRS: 'BRS'}
 # What stands after the AP of a loss if BRS Loss is ahead of it, or behind it.
