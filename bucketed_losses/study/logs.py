@@ -94,7 +94,7 @@ def read_scalars(work_dir: str | Path) -> tuple[list[dict], list[dict]]:
 
 def _is_validation(record: Mapping[str, float]) -> bool:
     """Whether a record without losses is that of a validation, which may have no metrics if nothing was detected."""
-    return 'time' in record or any(map(_metric_name, record))
+    return 'time' in record or 'data_time' in record or any(map(_metric_name, record))
 
 
 def _records(file: Path) -> list[dict]:

@@ -14,6 +14,7 @@ pytest.importorskip('matplotlib')
 
 from studies import ATSS, FASTER, ROOT, detector, finished, make_up
 
+from bucketed_losses.errors import UserError
 from bucketed_losses.study.logs import read_metrics
 from bucketed_losses.study.names import describe_losses
 from bucketed_losses.study.outcomes import keep_three, last_error, outcome_of
@@ -107,7 +108,7 @@ def test_the_line_that_a_killed_run_was_writing_is_passed_over(tmp_path):
     file.write_text('{"coco/bbox_mAP": 0.5, "step": 1}\n{"coco/bbox_mAP": 0.')
     assert read_metrics(tmp_path) == [(1, {'AP': 0.5})]
     file.write_text('{"coco/bbox\n{"coco/bbox_mAP": 0.5, "step": 1}\n')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(UserError, match=r'scalars\.json: line 1 is damaged'):
         read_metrics(tmp_path)
 
 

@@ -139,7 +139,7 @@ def test_the_demo_needs_no_package_beyond_mmdetection(monkeypatch, tmp_path):
 
 def test_make_gpu_uses_the_environment_of_make_setup(tmp_path):
     def python(*settings):
-        make = ['make', '-n', '-f', ROOT / 'Makefile', 'gpu', 'STACK=current', *settings]
+        make = ['make', '--no-print-directory', '-n', '-f', ROOT / 'Makefile', 'gpu', 'STACK=current', *settings]
         return subprocess.run(make, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()[0]
 
     assert python('PYTHON=') == 'python3'
