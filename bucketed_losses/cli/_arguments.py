@@ -18,6 +18,11 @@ class Values(argparse.Action):
         setattr(namespace, self.dest, list(values) if given is self.default else [*given, *values])
 
 
+def add_cfg_options(parser: argparse.ArgumentParser, help: str) -> None:  # noqa: A002
+    """Add ``--cfg-options`` as texts, for a verb that passes them on or applies them to several configs."""
+    parser.add_argument('--cfg-options', nargs='+', action=Values, default=[], metavar='KEY=VALUE', help=help)
+
+
 def add_out(parser: argparse.ArgumentParser, what: str, *, old: str = '', **kwargs: Any) -> None:
     """Add ``--out``, where a verb writes its results, as a path.
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ._arguments import Values
+from ._arguments import Values, add_cfg_options
 from ._requirements import SLURM, require
 
 if TYPE_CHECKING:
@@ -142,14 +142,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='report the median time of N iterations (default: 10)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Values,
-        default=[],
-        metavar='KEY=VALUE',
-        help='override settings of all configs',
-    )
+    add_cfg_options(parser, 'override settings of all configs')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -42,7 +42,7 @@ from bucketed_losses.shipped_files import shipped
 from bucketed_losses.study.curves import plot_curves
 from bucketed_losses.terminal import is_quiet
 
-from ._arguments import Values, add_out
+from ._arguments import add_cfg_options, add_out
 from ._runner import add_common_arguments, load_config, runner_from
 
 HELP = 'Train BRS-ATSS on drawn shapes on the CPU, and draw its detections and the curves of the training.'
@@ -202,14 +202,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='train on N processes of the CPU, started by torchrun (default: 1)',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none', help=argparse.SUPPRESS)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Values,
-        default=[],
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser, 'override settings of the config')
     parser.add_argument('--verbose', action='store_true', help="show MMEngine's output instead of a progress bar")
 
 

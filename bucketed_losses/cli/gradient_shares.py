@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ._arguments import Values
+from ._arguments import add_cfg_options
 
 HELP = 'Measure how each loss shares its gradient between positives and negatives, on the same logits of a detector.'
 DESCRIPTION = """
@@ -25,14 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--batches', type=int, default=4, metavar='N', help='read N training batches (default: 4)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write the results to this file')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Values,
-        default=[],
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser, 'override settings of the config')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from bucketed_losses.reproduce.outcome import Outcome, read_outcome
 from bucketed_losses.reproduce.rows import Row, read_row, row_configs
 from bucketed_losses.reproduce.tables import compare, describe, list_rows, results
 
-from ._arguments import Values, add_out
+from ._arguments import Values, add_cfg_options, add_out
 
 HELP = "Train a row of the paper's tables, and compare its AP and its seconds per iteration with the paper's."
 DESCRIPTION = """
@@ -65,14 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path('work_dirs/reproduce'),
         metavar='FOLDER',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Values,
-        default=[],
-        metavar='KEY=VALUE',
-        help='change settings of the config',
-    )
+    add_cfg_options(parser, 'change settings of the config')
     parser.add_argument('--dry-run', action='store_true', help='print the job without starting it')
     parser.add_argument('--report', action='store_true', help='print results without training')
 

@@ -196,10 +196,10 @@ def _of_an_earlier_training(progress: Mapping[Path, tuple[int, int]], last: Path
         progress: Iterations and time of change of each file.
         last: The last checkpoint.
     """
-    if last is None or why_damaged(last) is not None:
-        return []
-    named = [path for path in progress if path.samefile(last)]
+    named = [path for path in progress if last and last.exists() and path.samefile(last)]
     if not named:
         return []
     iterations, time = progress[named[0]]
-    return [path for path, (more, before) in progress.items() if more > iterations and before < time]
+    earlier = [path for path, (more, before) in progress.items() if more > iterations and before < time]
+    # Only then, because all of the last checkpoint is read.
+    return earlier if earlier and why_damaged(named[0]) is None else []
