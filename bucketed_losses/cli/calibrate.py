@@ -83,7 +83,7 @@ def detect(cfg: Config) -> tuple[list[dict], Any]:
     """
     take_score_threshold(cfg.model.get('test_cfg'), 'roi_head' in cfg.model)
     cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, dict(type='TestLoop')
-    cfg.test_evaluator = dict(type='CollectDetections')
+    cfg.test_evaluator = dict(type='mmdet.CollectDetections')
     hide_log_lines(cfg)
     runner = refuse_unusable_data(runner_from(cfg, ['test_dataloader']), ['test'])
     dataset = runner.test_loop.dataloader.dataset
@@ -109,7 +109,7 @@ def write_config(config: str, cfg: Config, calibration: ScoreCalibration, out: P
     settings = dict(
         custom_imports=dict(imports=modules),
         model=dict(
-            type='CalibratedDetector',
+            type='mmdet.CalibratedDetector',  # the config may have another default scope, or none
             detector=original.model.type,
             calibration=dict(num_classes=num_classes, num_knots=num_knots),
             test_cfg={part: no_threshold} if part else no_threshold,
@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(args.checkpoint)
     cfg = load_config(args)
     check_keys(cfg, ['val_dataloader'])
-    if cfg.model.type == 'CalibratedDetector':
+    if str(cfg.model.type).endswith('CalibratedDetector'):
         raise UserError(f'{args.config} is already calibrated; give the config that was trained')
     cfg.load_from, cfg.resume = str(args.checkpoint), False
     detections, dataset = detect(cfg)

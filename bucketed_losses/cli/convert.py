@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = load_safely(args.source)
     cfg = read_config(args.config)
     check_keys(cfg, ['model'])
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
     model = MODELS.build(cfg.model)  # for its names and shapes
     weights = checkpoint.get('state_dict', checkpoint)
     if not isinstance(weights, dict):

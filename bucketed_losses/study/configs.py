@@ -85,8 +85,8 @@ def _read_config(path: str, data: Path | None, options: Mapping[str, Any]) -> Co
 
 
 def _add_hooks(cfg: Config) -> None:
-    hooks = list(cfg.get('custom_hooks', []))
-    present = {hook['type'] for hook in hooks}
+    hooks = list(cfg.get('custom_hooks') or [])
+    present = {hook['type'].rpartition('.')[2] for hook in hooks}  # lazy configs have the module, too
     hooks += [dict(type=name) for name in ('InvalidLossHook', 'PreemptionHook') if name not in present]
     # The weights for the comparison of gradients. Those that it does not need are removed after the training.
     by_epoch, budget = budget_of(cfg)
@@ -101,7 +101,11 @@ def _add_hooks(cfg: Config) -> None:
         )
     )
     cfg.custom_hooks = hooks
-    default_hooks = cfg.setdefault('default_hooks', ConfigDict())
+    cfg.default_hooks = cfg.get('default_hooks') or {}
+    default_hooks = cfg.default_hooks
+    for name in ('logger', 'checkpoint'):  # None leaves a hook out, but a study needs these two
+        if default_hooks.get(name) is None:
+            default_hooks.pop(name, None)
     if not by_epoch:  # MMEngine would log all validations as those of epoch 0
         default_hooks.setdefault('logger', ConfigDict(type='LoggerHook')).log_metric_by_epoch = False
     checkpoint = default_hooks.setdefault('checkpoint', ConfigDict())

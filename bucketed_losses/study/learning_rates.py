@@ -53,7 +53,7 @@ def learning_rate_note(detector: Detector, cfg: Config, gpus: int) -> str | None
     The linear rule: the learning rate is proportional to the number of images in an iteration.
     """
     images = cfg.train_dataloader.get('batch_size')
-    scaling = cfg.get('auto_scale_lr', {})
+    scaling = cfg.get('auto_scale_lr') or {}
     base = base_batch_size(cfg)
     if base is None:
         return (

@@ -41,7 +41,7 @@ class TimedRun:
         cfg.work_dir = work_dir
         apply_options(cfg, parse_options(options))
         self.runner: Runner = runner_from(cfg, ('train_dataloader', 'val_dataloader'))
-        init_default_scope(self.runner.cfg.get('default_scope', 'mmdet'))
+        init_default_scope(self.runner.cfg.get('default_scope') or 'mmdet')
         self.model = self.runner.model
         self.model.init_weights()
         self.model.train()

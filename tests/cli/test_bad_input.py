@@ -28,6 +28,7 @@ from bucketed_losses import errors
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine.config_checks import find_config, read_config
 from bucketed_losses.new_files import check_folder, new_files
+from bucketed_losses.study.times import TimedRun
 
 MMDET_CONFIG = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
@@ -262,6 +263,23 @@ def test_a_full_disk_in_calibrate(data, trained, tmp_path, refused, command, sma
 
 
 @pytest.mark.usefixtures('fit_of_four_images')
+def test_verbs_without_a_default_scope(data, trained, tmp_path, command):
+    plain, text = tmp_path / 'plain.py', (data / 'config.py').read_text()
+    for name in ('RetinaNet', 'DetDataPreprocessor', 'CocoDataset', 'CocoMetric', 'PackDetInputs'):
+        text = text.replace(f"'{name}'", f"'mmdet.{name}'")
+    plain.write_text(f'{text}\ndefault_scope = None\n')
+    folder = ['--work-dir', tmp_path / 'run']
+    assert command('calibrate', plain, trained, '--out', tmp_path, *folder)[0] == 0
+    assert read_config(tmp_path / 'plain_calibrated.py').model.detector == 'mmdet.RetinaNet'
+    assert command('test', tmp_path / 'plain_calibrated.py', tmp_path / 'plain_calibrated.pth', *folder)[0] == 0
+    assert 'is already calibrated' in command('calibrate', tmp_path / 'plain_calibrated.py', trained)[1]
+    assert command('convert', plain, trained, '--out', tmp_path / 'out.pth')[0] == 0
+    timed = TimedRun(str(plain), str(tmp_path / 'run'))
+    timed.step()
+    assert timed.iteration_times[0] > 0
+
+
+@pytest.mark.usefixtures('fit_of_four_images')
 def test_a_calibrated_lazy_config_can_be_read(data, trained, tmp_path, command):
     """Text cannot inherit it, and its types are classes."""
     lazy = tmp_path / 'lazy.py'
@@ -271,7 +289,7 @@ def test_a_calibrated_lazy_config_can_be_read(data, trained, tmp_path, command):
     assert command('calibrate', lazy, trained, '--out', tmp_path, *folder)[0] == 0
     written, original = read_config(tmp_path / 'lazy_calibrated.py'), read_config(data / 'config.py')
     assert written.model.pop('calibration') == dict(num_classes=2, num_knots=3)
-    assert (written.model.pop('type'), written.model.test_cfg.score_thr) == ('CalibratedDetector', 0.0)
+    assert (written.model.pop('type'), written.model.test_cfg.score_thr) == ('mmdet.CalibratedDetector', 0.0)
     assert written.model.pop('detector').endswith('.RetinaNet') and original.model.pop('type') == 'RetinaNet'
     assert written.model == original.model and written.val_dataloader == original.val_dataloader
     assert 'bucketed_losses.mmdet' in written.custom_imports.imports

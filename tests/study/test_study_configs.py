@@ -49,6 +49,23 @@ def test_hooks_that_a_study_needs_are_there_once():
         )  # fmt: skip
 
 
+def test_hooks_that_a_config_leaves_out_or_names_by_module(tmp_path):
+    """None leaves the default hooks of MMEngine out; a lazy config names classes."""
+    path = tmp_path / 'none.py'
+    path.write_text(
+        f'_base_ = {str(ATSS)!r}\ncustom_hooks = None\nauto_scale_lr = None\n'
+        'default_hooks = dict(_delete_=True, checkpoint=None, logger=None, timer=None)\n'
+    )
+    cfg = config('brs', path=path)
+    assert cfg.default_hooks == dict(timer=None, checkpoint=dict(type='CheckpointHook', max_keep_ckpts=2))
+    assert [hook['type'] for hook in cfg.custom_hooks] == ['InvalidLossHook', 'PreemptionHook', 'CheckpointHook']
+    assert learning_rate_note(detector(str(path)), cfg, gpus=1) is None
+    path.write_text(f'_base_ = {str(ATSS)!r}\ndefault_hooks = None\n')
+    assert config('brs', path=path).default_hooks.checkpoint.max_keep_ckpts == 2
+    hooks = [dict(type=f'bucketed_losses.mmdet.engine.{name}') for name in ('PreemptionHook', 'InvalidLossHook')]
+    assert config('brs', options={'custom_hooks': hooks}).custom_hooks[:-1] == hooks
+
+
 def test_options_reach_every_run():
     cfg = config('rs', options={'train_cfg.max_epochs': 3, 'data_root': '/elsewhere'})
     assert cfg.train_cfg.max_epochs == 3

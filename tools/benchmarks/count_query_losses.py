@@ -43,7 +43,7 @@ def sets_of_a_step(
 ) -> tuple[QueryRankingMixin, list[QuerySet], list[dict], int]:
     """The query head, the sets whose losses it computes in a step, the images, and all calls of ranking losses."""
     cfg = Config.fromfile(config)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
     set_random_seed(0)  # also of NumPy, with which MMDetection samples
     host, kind = (MODELS.get(part.get('type', '')) for part in (cfg.model, cfg.model.get('bbox_head') or {}))
     if kind is None or not issubclass(kind, QueryRankingMixin):

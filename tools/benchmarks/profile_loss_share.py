@@ -37,7 +37,7 @@ class HeadsOnCOCOSize:
     def __init__(self, config: str, options: list[str]) -> None:
         cfg = Config.fromfile(config)
         apply_options(cfg, parse_options(options))
-        init_default_scope(cfg.get('default_scope', 'mmdet'))
+        init_default_scope(cfg.get('default_scope') or 'mmdet')
         torch.manual_seed(0)
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.model = MODELS.build(cfg.model).to(device).train()  # no init_weights: nothing is downloaded

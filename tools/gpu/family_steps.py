@@ -103,7 +103,7 @@ FAMILIES: dict[str, dict[str, Callable[[], Config]]] = {
 
 def build(cfg: Config, on_gpu: bool) -> tuple[BaseModel | MMDistributedDataParallel, Any]:
     """The model on the device, with random weights, and its optimizer for mixed precision; on all processes."""
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
     torch.manual_seed(0)
     cfg.model.backbone.pop('init_cfg', None)  # nothing is downloaded
     # Without trained statistics, the activations of random layers would overflow in float16.

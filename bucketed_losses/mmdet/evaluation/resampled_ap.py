@@ -101,7 +101,7 @@ def _chunk_ap(matches: _Matches, counts: NDArray[np.int64], num_objects: NDArray
     copies = np.take(counts, matches.images, axis=1)[:, None].astype(np.float64)
     true = np.cumsum(copies * (matches.correct & matches.counted), axis=2)
     false = np.cumsum(copies * (~matches.correct & matches.counted), axis=2)
-    recall = true / np.maximum(num_objects, 1)[:, None, None]
+    recall = np.ascontiguousarray(true / np.maximum(num_objects, 1)[:, None, None])
     precision = true / (true + false + np.spacing(1))
     envelope = np.maximum.accumulate(precision[..., ::-1], axis=2)[..., ::-1]
     thresholds = np.broadcast_to(RECALLS, (*recall.shape[:2], len(RECALLS)))

@@ -426,4 +426,4 @@ def test_the_written_config_imports_the_modules_of_the_detector_too(tmp_path, mo
     write_config(str(tmp_path / 'mine.py'), cfg, ScoreCalibration(2, 5), tmp_path / 'out.py')
     written = Config.fromfile(tmp_path / 'out.py')
     assert written.custom_imports.imports == ['my_heads', 'bucketed_losses.mmdet']
-    assert (written.model.type, written.model.detector) == ('CalibratedDetector', 'ATSS')
+    assert (written.model.type, written.model.detector) == ('mmdet.CalibratedDetector', 'ATSS')

@@ -159,7 +159,7 @@ def test_calibrated_checkpoint(trained, shapes_root, tmp_path):
     from mmengine.config import Config
 
     calibrated, original = Config.fromfile(tmp_path / f'{name}.py'), Config.fromfile(config)
-    assert calibrated.model.type == 'CalibratedDetector' and calibrated.model.detector == original.model.type
+    assert calibrated.model.type == 'mmdet.CalibratedDetector' and calibrated.model.detector == original.model.type
     ap = [
         re.findall(r'coco/bbox_mAP: ([\d.]+)', run(shapes_root, 'test', *pair, '--work-dir', tmp_path / 'wd', *options))
         for pair, options in (
