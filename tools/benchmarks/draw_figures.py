@@ -9,6 +9,7 @@ NAME (default: all):
     small_data_ap    AP on all sets
     query_detectors  AP of detectors with queries over the epochs, from figures/query_detectors.csv
     fair_study_epochs AP over the epochs of short and long training runs, from study/cards_atss and study/cards_atss_36e
+    fair_study_bccd  AP over the epochs on BCCD, a panel for each detector, from study/bccd_*
     fair_study_imbalance AP with fewer objects of the rarest class and with more anchors, from study/shapes_imbalance
     benchmark_time   time over the number of logits
     benchmark_memory peak memory over the number of logits
@@ -28,6 +29,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +62,9 @@ COST_LOSSES = {
     'cross-entropy': 'cross-entropy',
 }
 Pair = dict[str, str]
-# Studies of the same detector and data in docs/study.
+# Studies in docs/study, with the titles of their panels in a figure.
 SCHEDULES = {'cards_atss': '12 epochs', 'cards_atss_36e': '36 epochs'}
+ON_BCCD = {'bccd_atss': 'ATSS', 'bccd_dino': 'DINO', 'bccd_faster-rcnn': 'Faster R-CNN'}
 # What study/shapes_imbalance varies: its detectors, and what the figure calls them. Both columns have the baseline.
 IMBALANCE = {
     'share of the stars': {'all stars': 'all', '1 of 2 stars': '1/2', '1 of 4 stars': '1/4', '1 of 8 stars': '1/8'},
@@ -206,21 +209,21 @@ def draw_query_detectors(docs: Path, out: Path) -> None:
 
 
 @figure_style()
-def draw_fair_study_epochs(docs: Path, out: Path) -> None:
-    """AP over the epochs of a short and of a long training: a panel for each, lines are means over seeds."""
+def draw_ap_over_epochs(titles: dict[str, str], docs: Path, out: Path) -> None:
+    """AP over the epochs: a panel for each study of a fair study, lines are means over seeds, shades their range."""
     import pandas as pd
 
     from bucketed_losses.study.figures import draw_curves
 
     panels = []
-    for folder in SCHEDULES:
+    for folder in titles:
         study = docs / 'study' / folder
         compared = pd.read_csv(study / 'study.csv')[['detector', 'label', 'seed']]  # the trials have another seed
         panels.append(pd.read_csv(study / 'epochs.csv').merge(compared).rename(columns={'epoch': 'step'}))
     runs = pd.concat(panels)
     looks = looks_of(dict.fromkeys(runs.label))
-    figure, axes = new_panels(len(panels), (5.4, 4.2))
-    for axis, own, title in zip(axes, panels, SCHEDULES.values(), strict=True):
+    figure, axes = new_panels(len(panels), (5.4, 4.2), columns=2)
+    for axis, own, title in zip(axes, panels, titles.values(), strict=True):
         last = own.step.max()
         axis.set(title=title, xlabel='epoch', ylabel='AP on the validation images')
         axis.set(xticks=[last * part // 4 for part in range(1, 5)], ylim=(runs.AP.min() - 0.02, runs.AP.max() + 0.02))
@@ -298,7 +301,8 @@ FIGURES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     'headline': ('figures/headline.png', draw_headline),
     'small_data_ap': ('figures/small_data_ap.png', draw_small_data_ap),
     'query_detectors': ('figures/query_detectors.png', draw_query_detectors),
-    'fair_study_epochs': ('figures/fair_study_epochs.png', draw_fair_study_epochs),
+    'fair_study_epochs': ('figures/fair_study_epochs.png', partial(draw_ap_over_epochs, SCHEDULES)),
+    'fair_study_bccd': ('figures/fair_study_bccd.png', partial(draw_ap_over_epochs, ON_BCCD)),
     'fair_study_imbalance': ('figures/fair_study_imbalance.png', draw_fair_study_imbalance),
     'benchmark_time': ('figures/benchmark_time.png', _draw_benchmark('milliseconds')),
     'benchmark_memory': ('figures/benchmark_memory.png', _draw_benchmark('peak_bytes')),
