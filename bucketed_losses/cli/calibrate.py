@@ -22,7 +22,7 @@ from mmengine.dist import is_main_process
 
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine import load_safely
-from bucketed_losses.mmdet.engine.config import imported_modules
+from bucketed_losses.mmdet.engine.config import imported_modules, type_name
 from bucketed_losses.mmdet.engine.config_checks import check_keys, find_config, read_editable_config
 from bucketed_losses.mmdet.evaluation import (
     annotations_of,
@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(args.checkpoint)
     cfg = load_config(args)
     check_keys(cfg, ['val_dataloader'])
-    if str(cfg.model.type).endswith('CalibratedDetector'):
+    if type_name(cfg.model.type) == 'CalibratedDetector':
         raise UserError(f'{args.config} is already calibrated; give the config that was trained')
     cfg.load_from, cfg.resume = str(args.checkpoint), False
     detections, dataset = detect(cfg)

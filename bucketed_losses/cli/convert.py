@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine import load_safely
 from bucketed_losses.mmdet.engine.co_detr_checkpoints import convert_co_detr
+from bucketed_losses.mmdet.engine.config import enter_scope
 from bucketed_losses.mmdet.engine.config_checks import check_keys, read_config
 from bucketed_losses.mmdet.engine.conversion import Conversion
 from bucketed_losses.mmdet.engine.implicit_settings import (
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = load_safely(args.source)
     cfg = read_config(args.config)
     check_keys(cfg, ['model'])
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    enter_scope(cfg)
     model = MODELS.build(cfg.model)  # for its names and shapes
     weights = checkpoint.get('state_dict', checkpoint)
     if not isinstance(weights, dict):

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 from bucketed_losses.errors import UserError
 from bucketed_losses.mmdet.engine.batch_size import base_batch_size
-from bucketed_losses.mmdet.engine.config import imported_modules
+from bucketed_losses.mmdet.engine.config import imported_modules, type_name
 from bucketed_losses.mmdet.engine.config_checks import find_config, read_config, read_editable_config
 from bucketed_losses.mmdet.engine.runner import apply_options
 from bucketed_losses.mmdet.swap import SwapError, swap_loss
@@ -86,7 +86,7 @@ def _read_config(path: str, data: Path | None, options: Mapping[str, Any]) -> Co
 
 def _add_hooks(cfg: Config) -> None:
     hooks = list(cfg.get('custom_hooks') or [])
-    present = {hook['type'].rpartition('.')[2] for hook in hooks}  # lazy configs have the module, too
+    present = {type_name(hook['type']) for hook in hooks}
     hooks += [dict(type=name) for name in ('InvalidLossHook', 'PreemptionHook') if name not in present]
     # The weights for the comparison of gradients. Those that it does not need are removed after the training.
     by_epoch, budget = budget_of(cfg)
@@ -101,11 +101,11 @@ def _add_hooks(cfg: Config) -> None:
         )
     )
     cfg.custom_hooks = hooks
-    cfg.default_hooks = cfg.get('default_hooks') or {}
+    # None leaves a hook out, but a study needs the log and the checkpoints.
+    needed = ('logger', 'checkpoint')
+    given = (cfg.get('default_hooks') or {}).items()
+    cfg.default_hooks = {name: hook for name, hook in given if hook is not None or name not in needed}
     default_hooks = cfg.default_hooks
-    for name in ('logger', 'checkpoint'):  # None leaves a hook out, but a study needs these two
-        if default_hooks.get(name) is None:
-            default_hooks.pop(name, None)
     if not by_epoch:  # MMEngine would log all validations as those of epoch 0
         default_hooks.setdefault('logger', ConfigDict(type='LoggerHook')).log_metric_by_epoch = False
     checkpoint = default_hooks.setdefault('checkpoint', ConfigDict())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config, ConfigDict
 
+from bucketed_losses.mmdet.engine.config import type_name
 from bucketed_losses.mmdet.evaluation import load_annotations, resampled_average_precision
 
 from .configs import classes_of
@@ -31,8 +32,7 @@ def coco_evaluator(cfg: Config) -> ConfigDict | None:
     """The ``CocoMetric`` of boxes among the validation metrics of a config, or None."""
     evaluators = cfg.get('val_evaluator') or []
     for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-        kind = evaluator.get('type')
-        is_coco = getattr(kind, '__name__', str(kind).rpartition('.')[2]) == 'CocoMetric'
+        is_coco = type_name(evaluator.get('type')) == 'CocoMetric'
         metric = evaluator.get('metric', 'bbox')
         if is_coco and 'bbox' in ([metric] if isinstance(metric, str) else metric):
             return evaluator

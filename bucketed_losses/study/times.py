@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from bucketed_losses.errors import UserError
+from bucketed_losses.mmdet.engine.config import enter_scope
 from bucketed_losses.mmdet.engine.runner import apply_options, parse_options, runner_from
 from bucketed_losses.mmdet.models.losses import APLoss, RSLoss
 from bucketed_losses.mmdet.models.losses.ranking_losses import entry_targets
@@ -41,7 +41,7 @@ class TimedRun:
         cfg.work_dir = work_dir
         apply_options(cfg, parse_options(options))
         self.runner: Runner = runner_from(cfg, ('train_dataloader', 'val_dataloader'))
-        init_default_scope(self.runner.cfg.get('default_scope') or 'mmdet')
+        enter_scope(self.runner.cfg)
         self.model = self.runner.model
         self.model.init_weights()
         self.model.train()

@@ -25,13 +25,13 @@ from measuring import seconds_of
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from operations import CountOperations
 from torch import nn
 
 from bucketed_losses.core.devices import as_on_an_accelerator
 from bucketed_losses.errors import UserError, one_line_errors
+from bucketed_losses.mmdet.engine.config import enter_scope
 from bucketed_losses.mmdet.models.dense_heads import QueryRankingMixin, QuerySet
 from bucketed_losses.mmdet.models.losses import RankingLoss
 
@@ -43,7 +43,7 @@ def sets_of_a_step(
 ) -> tuple[QueryRankingMixin, list[QuerySet], list[dict], int]:
     """The query head, the sets whose losses it computes in a step, the images, and all calls of ranking losses."""
     cfg = Config.fromfile(config)
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    enter_scope(cfg)
     set_random_seed(0)  # also of NumPy, with which MMDetection samples
     host, kind = (MODELS.get(part.get('type', '')) for part in (cfg.model, cfg.model.get('bbox_head') or {}))
     if kind is None or not issubclass(kind, QueryRankingMixin):

@@ -18,12 +18,12 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from tables import markdown, write_csv
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from bucketed_losses.errors import UserError, one_line_errors
+from bucketed_losses.mmdet.engine.config import enter_scope
 from bucketed_losses.mmdet.engine.runner import apply_options, parse_options
 from bucketed_losses.mmdet.models.losses import RankingLoss
 from bucketed_losses.study.times import TimedRun
@@ -37,7 +37,7 @@ class HeadsOnCOCOSize:
     def __init__(self, config: str, options: list[str]) -> None:
         cfg = Config.fromfile(config)
         apply_options(cfg, parse_options(options))
-        init_default_scope(cfg.get('default_scope') or 'mmdet')
+        enter_scope(cfg)
         torch.manual_seed(0)
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.model = MODELS.build(cfg.model).to(device).train()  # no init_weights: nothing is downloaded

@@ -34,10 +34,10 @@ from mmengine.hub import get_config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
 from tables import write_csv
 
 from bucketed_losses.mmdet import swap_loss
+from bucketed_losses.mmdet.engine.config import enter_scope
 from bucketed_losses.mmdet.engine.cpu_processes import launch_on_cpu
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +103,7 @@ FAMILIES: dict[str, dict[str, Callable[[], Config]]] = {
 
 def build(cfg: Config, on_gpu: bool) -> tuple[BaseModel | MMDistributedDataParallel, Any]:
     """The model on the device, with random weights, and its optimizer for mixed precision; on all processes."""
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    enter_scope(cfg)
     torch.manual_seed(0)
     cfg.model.backbone.pop('init_cfg', None)  # nothing is downloaded
     # Without trained statistics, the activations of random layers would overflow in float16.

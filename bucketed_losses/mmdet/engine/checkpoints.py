@@ -196,7 +196,7 @@ def _of_an_earlier_training(progress: Mapping[Path, tuple[int, int]], last: Path
         progress: Iterations and time of change of each file.
         last: The last checkpoint.
     """
-    named = [path for path in progress if last and last.exists() and path.samefile(last)]
+    named = [path for path in progress if path.samefile(last)] if last is not None and last.exists() else []
     if not named:
         return []
     iterations, time = progress[named[0]]

@@ -1,4 +1,4 @@
-"""Small changes to a loaded config that MMEngine's ``--cfg-options`` cannot express."""
+"""What the settings of a loaded config mean, and changes that MMEngine's ``--cfg-options`` cannot express."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from ...errors import UserError
 
@@ -14,6 +15,16 @@ def imported_modules(custom_imports: Any) -> list[str]:
     """The modules that the ``custom_imports`` of a config name; none if it is not a dict."""
     modules = (custom_imports.get('imports') if isinstance(custom_imports, dict) else None) or []
     return [modules] if isinstance(modules, str) else list(modules)
+
+
+def type_name(kind: Any) -> str:
+    """The name of a class in a config, which has the class itself or a string, with or without a scope or a module."""
+    return kind.__name__ if isinstance(kind, type) else str(kind).rsplit('.', 1)[-1].rsplit('::', 1)[-1]
+
+
+def enter_scope(cfg: Config) -> None:
+    """Look up names as a config does: in its default scope, or in MMDetection's if it has none."""
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
 
 
 def functions_in(part: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from mmdet.registry import TASK_UTILS
 from torch import Tensor
 
+from .config import type_name
+
 _REGRESSION_LAYERS = ('rpn_reg', 'atss_reg', 'retina_reg', 'fc_reg')
 _OF_HEADS = ('num_classes', 'num_query', 'num_queries', 'reg_class_agnostic', 'class_agnostic')
 _OF_BACKBONES = ('dcn', 'stage_with_dcn', 'out_indices', 'style', 'strides', 'dilations')
@@ -148,7 +150,7 @@ def _items(path: str, part: Any, numbered: bool) -> Iterator[tuple[str, Mapping[
 
 def _anchors(config: Mapping[str, Any]) -> Any:
     """The sizes of the anchors of each level and their strides, however the config writes them."""
-    kind = str(config['type']).rpartition('.')[2]
+    kind = type_name(config['type'])
     settings = {key: value for key, value in config.items() if key != '_scope_'}
     generator = TASK_UTILS.build(settings | {'type': f'mmdet.{kind}'})  # whatever the default scope is
     if not hasattr(generator, 'base_anchors'):  # points

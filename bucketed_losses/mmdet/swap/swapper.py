@@ -13,7 +13,7 @@ from mmdet.models.dense_heads import AnchorHead
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
-from ..engine.config import functions_in, imported_modules
+from ..engine.config import functions_in, imported_modules, type_name
 from ..engine.config_checks import import_custom_modules
 from ..models.losses import RankingLoss
 from ..models.recipes import (
@@ -226,7 +226,7 @@ class _Swapper:
         parts = [key for key in model if key.endswith(('_head', 'tracker', 'reid'))]
         if parts:
             self.notes.append(
-                f'the detector of the {_name(model["type"])} is converted; {" and ".join(parts)} stay as they are, '
+                f'the detector of the {type_name(model["type"])} is converted; {" and ".join(parts)} stay as they are, '
                 'because they do not learn from ranked boxes'
             )
         if 'tracker' in model:
@@ -242,7 +242,7 @@ class _Swapper:
 
     def _layout(self, model: dict[str, Any]) -> Layout:
         """The layout that is registered for the detector's class, or one that fits the heads in its config."""
-        name = _name(model['type'])
+        name = type_name(model['type'])
         keys = self._keys()
         if refusal := no_ranking_form_of(self._class(model, model)):
             raise SwapError(f'{dotted(self.root)} has the type {name}, which has no ranking form: {refusal.why(model)}')
@@ -363,7 +363,7 @@ class _Swapper:
     def _why_not(self, path: Path, config: dict[str, Any], stock: type | None, roles: tuple[Role, ...]) -> str:
         """The error message for a head without a ranking form: the reason, and the heads that have one."""
         convertible = {head.__name__: head for head in recipes(*roles)}
-        kind = _name(config['type'])
+        kind = type_name(config['type'])
         names = ', '.join(sorted(convertible))
         if kind in convertible:
             whose = config['type'] if stock is None else f'{stock.__module__}.{stock.__name__}'
@@ -419,8 +419,8 @@ class _Swapper:
         optimizer = self.edited.get('optim_wrapper', 'optimizer')
         if not isinstance(optimizer, dict) or 'lr' not in optimizer:
             return
-        if _name(optimizer.get('type', '')) != 'SGD':
-            self.notes.append(f'the learning rate of {_name(optimizer.get("type", "?"))} is not changed')
+        if type_name(optimizer.get('type', '')) != 'SGD':
+            self.notes.append(f'the learning rate of {type_name(optimizer.get("type", "?"))} is not changed')
             return
         if isinstance(optimizer['lr'], bool) or not isinstance(optimizer['lr'], (int, float)):
             raise SwapError(f'optim_wrapper.optimizer.lr must be a number, got {optimizer["lr"]!r}')
@@ -498,11 +498,6 @@ def _without_placeholders(path: Path, value: Any, bases: dict[str, Any]) -> Any:
             raise SwapError(f'{dotted(path)} is {{{{_base_.{found[1]}}}}}, which the base configs do not have')
         new = new[key]
     return copy.deepcopy(new)
-
-
-def _name(kind: Any) -> str:
-    """The name of a class in a config, which has the class itself or a string, with or without a scope or a module."""
-    return kind.__name__ if isinstance(kind, type) else str(kind).rsplit('.', 1)[-1].rsplit('::', 1)[-1]
 
 
 def _first(stock: type, roles: tuple[Role, ...]) -> type | None:
