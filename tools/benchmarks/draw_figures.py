@@ -28,7 +28,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,9 @@ COST_LOSSES = {
     'cross-entropy': 'cross-entropy',
 }
 Pair = dict[str, str]
-# Studies in docs/study, with the titles of their panels in a figure.
+# Studies in docs/study, with the titles of their panels in a figure; None is the name of the detector.
 SCHEDULES = {'cards_atss': '12 epochs', 'cards_atss_36e': '36 epochs'}
-ON_BCCD = {'bccd_atss': 'ATSS', 'bccd_dino': 'DINO', 'bccd_faster-rcnn': 'Faster R-CNN'}
+ON_BCCD = {name: None for name, data in report_fair_study.OVERVIEW.items() if data == 'BCCD'}
 # What study/shapes_imbalance varies: its detectors, and what the figure calls them. Both columns have the baseline.
 IMBALANCE = {
     'share of the stars': {'all stars': 'all', '1 of 2 stars': '1/2', '1 of 4 stars': '1/4', '1 of 8 stars': '1/8'},
@@ -209,7 +209,7 @@ def draw_query_detectors(docs: Path, out: Path) -> None:
 
 
 @figure_style()
-def draw_ap_over_epochs(titles: dict[str, str], docs: Path, out: Path) -> None:
+def draw_ap_over_epochs(titles: Mapping[str, str | None], docs: Path, out: Path) -> None:
     """AP over the epochs: a panel for each study of a fair study, lines are means over seeds, shades their range."""
     import pandas as pd
 
@@ -222,10 +222,10 @@ def draw_ap_over_epochs(titles: dict[str, str], docs: Path, out: Path) -> None:
         panels.append(pd.read_csv(study / 'epochs.csv').merge(compared).rename(columns={'epoch': 'step'}))
     runs = pd.concat(panels)
     looks = looks_of(dict.fromkeys(runs.label))
-    figure, axes = new_panels(len(panels), (5.4, 4.2), columns=2)
+    figure, axes = new_panels(len(panels), (5.4, 4.2) if len(panels) < 3 else (4.4, 3.8))
     for axis, own, title in zip(axes, panels, titles.values(), strict=True):
         last = own.step.max()
-        axis.set(title=title, xlabel='epoch', ylabel='AP on the validation images')
+        axis.set(title=title or own.detector.iloc[0], xlabel='epoch', ylabel='AP on the validation images')
         axis.set(xticks=[last * part // 4 for part in range(1, 5)], ylim=(runs.AP.min() - 0.02, runs.AP.max() + 0.02))
         draw_curves(axis, own, dict(zip(own.label, own.loss, strict=True)), looks)
     save(figure, out)
