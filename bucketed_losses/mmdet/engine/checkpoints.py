@@ -17,6 +17,8 @@ WITHOUT_OPTIMIZER = (
     'it does not contain the state of the optimizer (it was saved with save_optimizer=False); load_from starts a '
     'training from its weights'
 )
+# A pickled torch.serialization.MAGIC_NUMBER, with which files in PyTorch's format before zip archives start.
+OLD_FORMAT = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 
 
 def why_incomplete(path: str | Path) -> str | None:
@@ -31,13 +33,24 @@ def why_incomplete(path: str | Path) -> str | None:
 def why_damaged(path: str | Path) -> str | None:
     """What damage a checkpoint has, or None; reads all of it and compares checksums. Its content is not looked at."""
     if not zipfile.is_zipfile(path):
-        return 'it is truncated, or no checkpoint'
+        return _why_no_archive(Path(path))
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         return f'it cannot be read: {error}'
     return None if damaged is None else f'{damaged} in it is damaged'
+
+
+def _why_no_archive(path: Path) -> str:
+    if path.is_file():
+        with path.open('rb') as file:
+            if file.read(len(OLD_FORMAT)) == OLD_FORMAT:
+                return (
+                    'it is in the format that PyTorch had before 1.6, which has no checksums; load it and save it '
+                    'again with torch.save to change that'
+                )
+    return 'it is truncated, or no checkpoint'
 
 
 def _without_progress(path: str | Path) -> str | None:

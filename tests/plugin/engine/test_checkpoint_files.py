@@ -84,6 +84,10 @@ def not_checkpoints(folder):
     with zipfile.ZipFile(folder / 'archive.pth', 'w') as archive:
         archive.writestr('readme.txt', 'no checkpoint')
     found |= {folder / f'{name}.pth': 'truncated, or no checkpoint' for name in ('notes', 'empty', 'folder')}
+    # The format that torch.save had before 1.6.
+    progress = dict(state_dict={}, optimizer={}, meta=dict(epoch=1, iter=4))
+    torch.save(progress, folder / 'old.pth', _use_new_zipfile_serialization=False)
+    found |= {folder / 'old.pth': 'save it again with torch.save'}
     return found | {folder / 'archive.pth': 'is not a checkpoint'}
 
 
@@ -96,7 +100,7 @@ def test_stray_files_do_not_hide_the_newest_checkpoint(tmp_path, logged):
     logged.clear()
     assert newest_complete_checkpoint(tmp_path) == str(good)
     named = [path.name for path in strays if any(f'{path} is not' in message for message in logged)]
-    assert named == ['tensor.pth', 'list.pth', 'notes.pth', 'empty.pth', 'folder.pth', 'archive.pth']
+    assert named == ['tensor.pth', 'list.pth', 'notes.pth', 'empty.pth', 'folder.pth', 'old.pth', 'archive.pth']
     for path, reason in strays.items():
         assert reason in why_incomplete(path), path
     assert why_incomplete(good) is None
@@ -131,7 +135,7 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path):
     strays = not_checkpoints(tmp_path)
     torch.save(dict(state_dict=None), tmp_path / 'no_state.pth')
     for path in [*strays, tmp_path / 'no_state.pth']:
-        if path.stem in ('no_meta', 'weights', 'odd_iter'):  # weights enough for both
+        if path.stem in ('no_meta', 'weights', 'odd_iter', 'old'):  # weights enough for both
             CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
         elif path.stem != 'folder':
             with pytest.raises(UserError) as caught:
