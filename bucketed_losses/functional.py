@@ -33,7 +33,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .core.alrp import ALRP, alrp
-from .core.arguments import check_arguments, check_box_errors, check_positive, check_ranking_arguments
+from .core.arguments import check_arguments, check_box_errors, check_dr_settings, check_ranking_arguments
 from .core.distributed import Group
 from .core.dr import NEGATIVE_TEMPERATURE, distributional_ranking
 from .core.interpolated_ap import interpolated_ap
@@ -306,7 +306,7 @@ def alrp_loss(
             flattened logits. Published: the GIoU loss of the box, ``(1 - GIoU) / (2 (1 - tau))`` with tau 0.5.
         delta: Half-width of the smoothed step H, in logits; 0, or at least 1e-9.
         positives: As in :func:`ap_loss`.
-        group: As in :func:`ap_loss`.
+        group: As in :func:`ap_loss`. A fourth collective adds up the localisation part, if a process has a positive.
 
     Returns:
         ``ALRP(classification, localization)``, two scalars; 0 and connected if there is no positive.
@@ -355,8 +355,8 @@ def dr_loss(
         logits: Any shape, any floating-point dtype, before the sigmoid; half precision is computed in float32.
         targets: Same shape: 0 negative, (0, 1] positive (how large does not matter), below 0 ignored.
         margin: gamma.
-        positive_temperature: lambda+, above 0.
-        negative_temperature: lambda-, above 0.
+        positive_temperature: lambda+, at least 1e-6.
+        negative_temperature: lambda-, at least 1e-6.
         smoothness: L, above 0.
         scale: tau.
 
@@ -366,7 +366,7 @@ def dr_loss(
 
     Raises:
         TypeError: An argument is of the wrong type or dtype.
-        ValueError: Shapes or devices differ, a target exceeds 1, or a temperature or the smoothness is not above 0.
+        ValueError: Shapes or devices differ, a target exceeds 1, or a setting is not finite or too small.
         RuntimeError: A tensor is mapped over by ``torch.vmap``.
 
     Note:
@@ -381,9 +381,7 @@ def dr_loss(
         True
     """
     check_arguments(logits, targets, 0.0, None)
-    check_positive(
-        positive_temperature=positive_temperature, negative_temperature=negative_temperature, smoothness=smoothness
-    )
+    check_dr_settings(margin, positive_temperature, negative_temperature, smoothness, scale)
     return distributional_ranking(
         logits, targets, margin, positive_temperature, negative_temperature, smoothness, scale
     )

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import functional
-from .core.arguments import check_delta, check_positive
+from .core.arguments import check_delta, check_dr_settings
 from .core.distributed import Group, GroupReference
 from .core.dr import NEGATIVE_TEMPERATURE
 from .functional import ALRP, RankSort, SparseTargets
@@ -185,9 +185,7 @@ class DRLoss(nn.Module):
         scale: float = 4.0,
     ) -> None:
         super().__init__()
-        check_positive(
-            positive_temperature=positive_temperature, negative_temperature=negative_temperature, smoothness=smoothness
-        )
+        check_dr_settings(margin, positive_temperature, negative_temperature, smoothness, scale)
         self.margin = margin
         self.positive_temperature = positive_temperature
         self.negative_temperature = negative_temperature

@@ -67,7 +67,7 @@ def best_f1_thresholds(annotations: COCO, samples: list[DetDataSample]) -> list[
     """Per class, the score at which detections have the best F1 at IoU 0.5.
 
     Scores of a ranking loss are an order, not confidences: a threshold must be chosen on data. It is infinite for a
-    class without objects.
+    class without objects, and 0 if there are no detections at all.
     """
     category_ids = sorted(annotations.getCatIds())
     detections = [
@@ -85,6 +85,8 @@ def best_f1_thresholds(annotations: COCO, samples: list[DetDataSample]) -> list[
             strict=True,
         )
     ]
+    if not detections:  # pycocotools cannot load none
+        return [0.0] * len(category_ids)
     evaluation = COCOeval(annotations, annotations.loadRes(detections), 'bbox')
     evaluation.evaluate()
     evaluation.accumulate()
@@ -207,6 +209,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.processes < 1:
+        raise UserError(f'--processes must be at least 1, got {args.processes}')
     work_dir = args.out
     check_folder('folder of the demo (--out)', work_dir)
     # Only the first process writes to the terminal and to the log.
@@ -232,7 +236,7 @@ def run(args: argparse.Namespace) -> None:
         # MMEngine would give each process a GPU of its own, and fail if there are fewer.
         raise SystemExit(subprocess.call([*torchrun, *again], env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''}))
 
-    # As many images per step as one process has.
+    # As many images per step as one process has, or fewer if the processes cannot share them evenly.
     batch_size = max(BATCH_SIZE // int(os.environ.get('WORLD_SIZE', '1')), 1) if args.launcher != 'none' else BATCH_SIZE
     options = ['--cfg-options', f'train_dataloader.batch_size={batch_size}', *args.cfg_options]
     command = [str(shipped(CONFIG)), '--work-dir', str(work_dir), '--launcher', args.launcher, *options]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
 
 from bucketed_losses.errors import UserError
 from bucketed_losses.figure_style import (
@@ -37,11 +39,12 @@ def rank_order(batch: RankedBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Logits from the highest down, with ignored ones left out; their targets; the bucket of each.
 
     A bucket contains the negatives between two neighbouring positives. Its number is the number of positives above it.
+    A negative with the logit of a positive comes before it, as the bucketed losses rank it.
     """
     taking_part = batch.targets >= 0
     logits = batch.logits[taking_part].double().cpu()
     targets = batch.targets[taking_part].cpu()
-    order = logits.argsort(descending=True, stable=True)
+    order = torch.from_numpy(np.lexsort((targets > 0, -logits)))
     sorted_targets = targets[order].numpy()
     return logits[order].numpy(), sorted_targets, np.cumsum(sorted_targets > 0)
 
@@ -95,16 +98,19 @@ def run(args: argparse.Namespace) -> None:
     cfg.load_from, cfg.resume = args.checkpoint, False
     hide_log_lines(cfg)
     runner = runner_from(cfg, ['train_dataloader'])
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     batches: list[RankedBatch] = []
-    with watch_ranking_losses(runner.model, batches.append) as names:
+    with watch_ranking_losses(model, batches.append) as names:
         if not names:
             raise UserError(f'{args.config} has no ranking loss; add one with bucketed-losses swap')
         loader = runner.build_dataloader(cfg.train_dataloader, seed=cfg.get('randomness', {}).get('seed', 0))
         runner.load_or_resume()
-        runner.model.train()
+        model.train()
         with torch.no_grad():
-            data = runner.model.data_preprocessor(next(iter(loader)), True)
-            runner.model(**data, mode='loss')
+            data = model.data_preprocessor(next(iter(loader)), True)
+            model(**data, mode='loss')
+    if not is_main_process():
+        return
     batches = [batch for batch in batches if (batch.targets > 0).any()]
     if not batches:
         raise UserError('the batch has no positives; choose another batch, e.g. with --cfg-options randomness.seed=1')

@@ -89,7 +89,7 @@ def alrp(
         )
     (classification,) = with_gradient(logits, update)
     localization = (shares * box_errors.to(shares.dtype)).sum()
-    if processes is not None:
+    if processes is not None and len(gathered.logits):
         # The value is that of all processes. The gradient is that of this process's boxes, times the number of
         # processes, which averaging over processes divides by.
         total = add_up(localization.detach().clone(), processes)

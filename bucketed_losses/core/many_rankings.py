@@ -69,7 +69,11 @@ def rank_each_group(
         none = logits.new_zeros(0, dtype=dtype)
         grad = logits.new_zeros(len(logits), dtype=dtype)
         return FullUpdate(
-            (nonfinite, nonfinite)[: 1 + sort], grad, positive_indices, none if sort else None, groups.of_entries
+            (nonfinite, nonfinite.clone())[: 1 + sort],
+            grad,
+            positive_indices,
+            none if sort else None,
+            groups.of_entries,
         )
     # What is not finite must not reach the sums over all groups. It is added to the values and gradients of its own.
     entries = Negated(entries.positives.nan_to_num(0, 0, 0), *entries[1:])

@@ -83,7 +83,8 @@ def rank_and_sort(
     if len(gathered.logits) == 0:
         none = x.new_zeros(0)
         if processes is None:  # torch.func transforms what takes an accelerator's way
-            full = FullUpdate((nonfinite, nonfinite), torch.zeros_like(x), positive_indices, none)
+            # Two tensors: torch.compile refuses the same one twice.
+            full = FullUpdate((nonfinite, nonfinite.clone()), torch.zeros_like(x), positive_indices, none)
             return RankSort(*with_full_gradient(logits, full))
         update = ErrorDrivenUpdate((nonfinite, nonfinite.clone()), positive_indices, (none, none))
         return RankSort(*with_gradient(logits, update))

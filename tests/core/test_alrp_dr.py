@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from alrp_dr_reference import MINUS, loop_alrp, loop_dr
-from gloo import on_processes
+from gloo import CountCollectives, on_processes
 from hypothesis import given
 from hypothesis import strategies as st
 from synchronisations import CountSynchronisations
@@ -194,6 +194,28 @@ def test_alrp_of_processes_is_that_of_one(size):
         torch.testing.assert_close(error_grad, d[own[targets > 0]])
 
 
+def collectives_of_alrp() -> list[list[str]]:
+    """With positives on one process only, and without positives on both."""
+    import torch.distributed as dist
+
+    found = []
+    for positive in (dist.get_rank() == 0, False):
+        logits, targets = torch.zeros(4, requires_grad=True), torch.zeros(4)
+        targets[0] = float(positive)
+        with CountCollectives() as collectives:
+            parts = alrp_loss(logits, targets, torch.ones(int(positive)), group=dist.group.WORLD)
+        sum(parts).backward()
+        found.append(collectives.names)
+    assert parts.classification == 0 and parts.localization == 0
+    return found
+
+
+@pytest.mark.medium
+def test_collectives_of_alrp_do_not_depend_on_a_process():
+    wanted = [['all_gather', 'all_gather', 'all_reduce', 'all_reduce'], ['all_gather']]
+    assert on_processes(2, collectives_of_alrp) == [wanted, wanted]
+
+
 @pytest.mark.parametrize('seed', range(3))
 def test_dr_equals_the_definition(seed):
     logits, targets, _ = case(seed=seed)
@@ -225,9 +247,17 @@ def test_dr_edge_cases():
         assert dr_loss(torch.tensor([0.3, torch.inf]), torch.tensor(targets)).isfinite()
     with pytest.raises(TypeError, match='smoothness must be a float, got str'):
         dr_loss(x, torch.zeros(2), smoothness='6')
-    for name in ('positive_temperature', 'negative_temperature', 'smoothness'):
-        with pytest.raises(ValueError, match=f'{name} must be above 0, got 0'):
-            dr_loss(x, torch.zeros(2), **{name: 0})
+    with pytest.raises(ValueError, match='smoothness must be above 0, got 0'):
+        dr_loss(x, torch.zeros(2), smoothness=0)
+    for name in ('positive_temperature', 'negative_temperature'):
+        for value in (0, 1e-40):
+            with pytest.raises(ValueError, match=f'{name} must be at least 1e-06, got {value:g}'):
+                dr_loss(x, torch.zeros(2), **{name: value})
+        smallest = dr_loss(x.detach() * 8, torch.tensor([0.0, 1.0]), **{name: 1e-6})
+        assert smallest.isfinite()
+    for name in ('margin', 'positive_temperature', 'negative_temperature', 'smoothness', 'scale'):
+        with pytest.raises(ValueError, match=f'{name} must be finite, got nan'):
+            dr_loss(x, torch.zeros(2), **{name: math.nan})
 
 
 def test_dr_is_stable_for_ten_million_half_precision_logits():

@@ -80,6 +80,21 @@ def test_losses_by_other_ways_compile(name):
 
 @COMPILER
 @EACH
+@pytest.mark.parametrize('grouped', [False, True])
+def test_a_batch_without_positives_compiles(name, grouped):
+    torch._dynamo.reset()
+    logits = torch.randn(30, requires_grad=True)
+    groups = dict(groups=torch.arange(30) % 4, num_groups=4) if grouped else {}
+    function = total(LOSSES[name], 0.5, **groups)
+    loss = torch.compile(function, fullgraph=True, backend='aot_eager')(
+        logits, torch.zeros(30), torch.zeros(0, dtype=torch.int64)
+    )
+    (grad,) = torch.autograd.grad(loss.sum(), logits)
+    assert loss.eq(0).all() and grad.eq(0).all()
+
+
+@COMPILER
+@EACH
 @pytest.mark.medium
 def test_the_merge_tree_compiles(name):
     torch._dynamo.reset()
@@ -182,6 +197,23 @@ def test_vmap_names_the_alternative(name, transform):
     function = transform(total(LOSSES[name], 0.5))
     with pytest.raises(RuntimeError, match=r'do not support torch.vmap; .* groups and num_groups'):
         torch.vmap(function, in_dims=(0, None, None))(torch.stack([logits, logits]), targets, positives)
+
+
+@EACH
+@pytest.mark.parametrize('mapped', ['positives', 'ious', 'ignored', 'groups'])
+def test_vmap_over_other_tensors_names_the_alternative(name, mapped):
+    logits, targets, positives = case(5)
+    ious = targets.take(positives)
+    none = torch.zeros(len(logits), dtype=torch.bool)
+    calls = {
+        'positives': (lambda p: LOSSES[name](logits, targets, positives=p), positives),
+        'ious': (lambda i: LOSSES[name](logits, F.SparseTargets(positives, i)), ious),
+        'ignored': (lambda i: LOSSES[name](logits, F.SparseTargets(positives, ious, i)), none),
+        'groups': (lambda g: LOSSES[name](logits, targets, groups=g, num_groups=1), none.long()),
+    }
+    function, values = calls[mapped]
+    with pytest.raises(RuntimeError, match=r'do not support torch.vmap; .* groups and num_groups'):
+        torch.vmap(function)(torch.stack([values, values]))
 
 
 @EACH

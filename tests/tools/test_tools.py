@@ -251,6 +251,11 @@ def test_processes_of_the_demo_see_no_gpu(shapes_root, tmp_path, monkeypatch):
     assert env == {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}
 
 
+def test_the_demo_needs_a_process(tmp_path):
+    with pytest.raises(UserError, match='--processes must be at least 1, got 0'):
+        run_verb('demo', '--out', tmp_path, '--processes', '0')
+
+
 def test_best_f1_thresholds():
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
@@ -278,6 +283,8 @@ def test_best_f1_thresholds():
     annotations.createIndex()
     predictions.labels[5] = 1  # a wrong detection of a class without objects
     assert demo.best_f1_thresholds(annotations, [sample]) == [pytest.approx(0.6), float('inf')]
+    sample.pred_instances = predictions[:0]  # nothing is detected
+    assert demo.best_f1_thresholds(annotations, [sample]) == [0, 0]
 
 
 def test_a_progress_bar_that_cannot_be_written_ends_no_training():

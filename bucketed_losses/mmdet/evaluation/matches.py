@@ -138,6 +138,10 @@ def evaluate_detections(
     if foreign:
         some = ', '.join(foreign[:5]) + (', …' if len(foreign) > 5 else '')
         raise UserError(f'there are detections on images that the annotations do not contain: image ids {some}')
+    labels = {d['label'] for d in detections}
+    if labels and not 0 <= min(labels) <= max(labels) < len(ids):
+        wrong = sorted(label for label in labels if not 0 <= label < len(ids))
+        raise UserError(f'there are detections with the labels {wrong[:5]}, but {len(ids)} classes: {list(classes)}')
     found = [
         dict(image_id=d['image_id'], category_id=ids[d['label']], bbox=d['bbox'], score=d['score']) for d in detections
     ]
@@ -171,8 +175,8 @@ def match_detections(
 ) -> list[ClassMatches]:
     """Match detections with objects as COCO's evaluation does, at one IoU threshold.
 
-    Objects of all areas count, and at most 100 detections per image. Detections that are matched with a crowd are left
-    out: COCO counts them neither as correct nor as incorrect.
+    Objects of all areas count, and at most 100 detections per image and class. Detections that are matched with a crowd
+    are left out: COCO counts them neither as correct nor as incorrect.
 
     Args:
         annotations: Ground truth.
@@ -184,7 +188,8 @@ def match_detections(
         One item per class.
 
     Raises:
-        UserError: There are no detections, a class is not among the categories, or a detection is on an unknown image.
+        UserError: There are no detections, a class is not among the categories, or a detection is on an unknown image
+            or of an unknown class.
     """
     evaluation, ids = evaluate_detections(annotations, detections, classes, [iou_thr])
     parts: dict[int, list[tuple[np.ndarray, ...]]] = {category: [] for category in ids}

@@ -53,7 +53,8 @@ def equal_mass_bins(scores: np.ndarray, correct: np.ndarray, num_bins: int | Non
     Args:
         scores: ``(n,)`` in [0, 1].
         correct: ``(n,)`` bool.
-        num_bins: The largest number of bins. If None, 50, or fewer so that each has at least 100 detections.
+        num_bins: The largest number of bins. If None, 50, or fewer so that each has at least 100 detections, if ties
+            do not divide them otherwise.
 
     Returns:
         The bins; none if there are no detections.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ pytest.importorskip('sklearn')
 from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
 from pycocotools.coco import COCO
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bucketed_losses.cli.calibrate import write_config
 from bucketed_losses.mmdet.evaluation import (
@@ -172,6 +174,15 @@ def test_unknown_classes_and_no_detections_are_named():
         match_detections(coco, detections, ('cat', 'bird'))
     with pytest.raises(ValueError, match='no detections'):
         match_detections(coco, [], CLASSES)
+    for label in (2, -1):
+        with pytest.raises(ValueError, match=rf"labels \[{label}\], but 2 classes: \['cat', 'dog'\]"):
+            match_detections(coco, [*detections, {**detections[0], 'label': label}], CLASSES)
+
+
+def test_at_most_100_detections_of_an_image_and_a_class_count():
+    coco, detections = dataset()
+    many = [{**detections[0], 'label': label, 'score': i / 200} for label in (0, 1) for i in range(150)]
+    assert [len(match.scores) for match in match_detections(coco, many, CLASSES)] == [100, 100]
 
 
 class Dataset:
@@ -234,6 +245,42 @@ def test_maps_increase_strictly_whatever_they_were_fitted_to(scores, points):
     gaps = x.double().diff()
     assert (mapped.diff()[gaps > 1e-12] > 0).all()
     assert mapped.min() >= 0 and mapped.max() <= 1
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9, 1.0]), min_size=2, max_size=9),
+    st.lists(st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.95, 1.0]), max_size=20),
+)
+def test_a_map_interpolates_between_its_knots(knots, scores):
+    """Also with several knots at the same score: the value is that of the first of them."""
+    calibration = ScoreCalibration(2, len(knots))
+    calibration.knots[1] = torch.tensor(sorted(knots)).double()
+    calibration.values[1] = torch.linspace(0.2, 0.8, len(knots)).double()
+    x, y = calibration.knots[1].tolist(), calibration.values[1].tolist()
+
+    def mapped(score):
+        right = min(max(sum(knot < score for knot in x), 1), len(x) - 1)
+        width = x[right] - x[right - 1]
+        share = min(max((score - x[right - 1]) / width, 0), 1) if width else float(score > x[right - 1])
+        return 0.999 * (y[right - 1] + share * (y[right] - y[right - 1])) + 0.001 * score
+
+    got = calibration(torch.tensor(scores).double(), torch.ones(len(scores), dtype=torch.long))
+    assert got.tolist() == pytest.approx([mapped(score) for score in scores])
+
+
+def test_memory_of_a_map_does_not_grow_with_its_knots():
+    calibration = ScoreCalibration(80, 500)
+    largest = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            largest.extend(tensor.numel() for tensor in (out if isinstance(out, tuple) else (out,)))
+            return out
+
+    with Sizes():
+        calibration(torch.rand(100_000), torch.randint(0, 80, (100_000,)))
+    assert max(largest) == 100_000
 
 
 def test_a_new_map_is_the_identity_and_maps_are_per_class():
@@ -390,6 +437,29 @@ def test_a_class_without_right_detections_takes_the_common_map(method):
     """Also with the lowest min_matches."""
     common, none = drawn(lambda s: s**2), drawn(lambda s: 0 * s, n=60, seed=3)
     assert fit_calibration([common, none], method, min_matches=1)[1] == [True, False]
+
+
+def test_a_calibrated_detector_can_be_pickled_and_copied():
+    import copy
+    import pickle
+
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet')
+    folder = Path(__file__).resolve().parents[3] / 'configs/shapes'
+    config = Config.fromfile(folder / 'atss_efficientnet-lite0_fpn_brs_1xb8-10e_shapes.py').model
+    config.update(detector=config.type, type='CalibratedDetector', calibration=dict(num_classes=4, num_knots=3))
+    detector = MODELS.build(config)
+    detector.calibration.values[2] = 0.25
+    for again in (pickle.loads(pickle.dumps(detector)), copy.deepcopy(detector)):
+        assert type(again) is type(detector) and again.score_thr == detector.score_thr
+        assert again.calibration.values[2].eq(0.25).all()
+        assert again.calibration.values.data_ptr() != detector.calibration.values.data_ptr()
+        for (name, value), (other, expected) in zip(
+            again.state_dict().items(), detector.state_dict().items(), strict=True
+        ):
+            assert name == other and torch.equal(value, expected)
 
 
 def test_score_threshold_is_taken_over():

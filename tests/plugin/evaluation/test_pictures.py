@@ -83,6 +83,9 @@ def test_rank_order_and_buckets():
     assert ordered.tolist() == [3, 2, 1, 0, -1]
     assert labels.tolist() == pytest.approx([0, 0.5, 0.8, 0, 0])
     assert bucket.tolist() == [0, 1, 2, 2, 2]
+    # A negative with the logit of a positive is above it.
+    tied = RankedBatch('loss_cls', torch.ones(1, 3), torch.tensor([[0.0, 0.5, 0.0]]), {})
+    assert plot_ranks.rank_order(tied)[2].tolist() == [0, 0, 1]
 
 
 def run(shapes_root, tool, *arguments, check=True):
@@ -137,6 +140,24 @@ def test_plot_ranks(trained, shapes_root, tmp_path):
     arguments = [config, work_dir / 'epoch_3.pth', '--out', out, '--work-dir', tmp_path]
     assert '1 rankings are in' in run(shapes_root, 'plot-ranks', *arguments)
     assert cv2.imread(str(out)).std() > 5
+
+
+@pytest.mark.medium
+def test_plot_ranks_with_torchrun(trained, shapes_root, tmp_path):
+    """The first of two processes draws."""
+    config, work_dir, _ = trained
+    out = tmp_path / 'ranks.png'
+    arguments = [config, work_dir / 'epoch_3.pth', '--out', out, '--work-dir', tmp_path, '--launcher', 'pytorch']
+    python, *verb = command('plot-ranks', *arguments)
+    result = subprocess.run(
+        [python, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', *verb],
+        cwd=ROOT,
+        env={**os.environ, 'SHAPES_ROOT': str(shapes_root), 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count('1 rankings are in') == 1 and cv2.imread(str(out)).std() > 5
 
 
 @pytest.mark.stack

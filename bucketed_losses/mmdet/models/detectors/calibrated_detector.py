@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,12 +52,23 @@ class ScoreCalibration(nn.Module):
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Precisions ``(n,)`` of scores ``(n,)`` of classes ``(n,)``; float64 keeps different scores different."""
         x = scores.double()
-        knots, values = self.knots.double()[labels], self.values.double()[labels]
-        right = (knots < x[:, None]).sum(dim=1).clamp(1, knots.size(1) - 1)
-        ends = torch.stack([right - 1, right], dim=1)
-        (x0, x1), (y0, y1) = knots.gather(1, ends).unbind(1), values.gather(1, ends).unbind(1)
+        knots, values = self.knots.double(), self.values.double()
+        right = _num_below(knots, labels, x).clamp(1, knots.size(1) - 1)
+        x0, x1 = knots[labels, right - 1], knots[labels, right]
+        y0, y1 = values[labels, right - 1], values[labels, right]
         share = ((x - x0) / (x1 - x0).clamp(min=torch.finfo(torch.float64).tiny)).clamp(0, 1)
         return (1 - TILT) * (y0 + share * (y1 - y0)) + TILT * x
+
+
+def _num_below(knots: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
+    """How many knots of its class are below each score, ``(n,)``: a bisection, which needs ``O(n)`` memory."""
+    low = torch.zeros_like(labels)
+    high = torch.full_like(labels, knots.size(1))
+    for _ in range(knots.size(1).bit_length()):
+        middle = (low + high) // 2
+        below = (knots[labels, middle.clamp(max=knots.size(1) - 1)] < scores) & (low < high)
+        low, high = torch.where(below, middle + 1, low), torch.where(below, high, middle)
+    return low
 
 
 class CalibratedDetectorMixin(_Host):
@@ -130,4 +142,18 @@ def CalibratedDetector(detector: str, calibration: dict, **kwargs: Any) -> nn.Mo
     host = MODELS.get(detector)
     if host is None:
         raise KeyError(f'CalibratedDetector: detector must be the type of a registered detector, got {detector!r}')
-    return type(f'Calibrated{host.__name__}', (CalibratedDetectorMixin, host), {})(calibration=calibration, **kwargs)
+    return _calibrated(host)(calibration=calibration, **kwargs)
+
+
+@functools.cache
+def _calibrated(host: type) -> type:
+    # The class belongs to no module, so pickle cannot look it up: it makes it again from the detector's class.
+    return type(f'Calibrated{host.__name__}', (CalibratedDetectorMixin, host), {'__reduce__': _reduce})
+
+
+def _reduce(detector: nn.Module) -> tuple:
+    return _without_state, type(detector).__bases__[1:], detector.__dict__
+
+
+def _without_state(host: type) -> nn.Module:
+    return nn.Module.__new__(_calibrated(host))

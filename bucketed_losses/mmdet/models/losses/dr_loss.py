@@ -7,7 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from .... import functional
-from ....core.arguments import check_positive
+from ....core.arguments import check_dr_settings
 from ....core.dr import NEGATIVE_TEMPERATURE
 from ....functional import SparseTargets
 from .ranking_losses import RankingLoss
@@ -43,9 +43,7 @@ class DRLoss(RankingLoss):
         scope: str = 'batch',
     ) -> None:
         super().__init__(0.0, loss_weight, False, use_sigmoid, scope)
-        check_positive(
-            positive_temperature=positive_temperature, negative_temperature=negative_temperature, smoothness=smoothness
-        )
+        check_dr_settings(margin, positive_temperature, negative_temperature, smoothness, scale)
         self.settings = dict(
             margin=margin,
             positive_temperature=positive_temperature,
