@@ -51,6 +51,7 @@ OVERVIEW = {
     'cards_atss_36e': 'cards',
     'bccd_atss': 'BCCD',
     'bccd_dino': 'BCCD',
+    'bccd_deformable-detr': 'BCCD',
     'bccd_faster-rcnn': 'BCCD',
     'shapes_atss': 'drawn shapes',
 }
