@@ -33,9 +33,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from .core.alrp import ALRP, alrp
-from .core.arguments import check_arguments, check_box_errors, check_dr_settings, check_ranking_arguments
+from .core.arguments import check_arguments, check_box_errors, check_ranking_arguments
 from .core.distributed import Group
-from .core.dr import NEGATIVE_TEMPERATURE, distributional_ranking
+from .core.dr import NEGATIVE_TEMPERATURE, check_dr_settings, distributional_ranking
 from .core.interpolated_ap import interpolated_ap
 from .core.many_rankings import as_groups
 from .core.rank_and_sort import RankSort, rank_and_sort

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import functional
-from .core.arguments import check_delta, check_dr_settings
+from .core.arguments import check_delta
 from .core.distributed import Group, GroupReference
-from .core.dr import NEGATIVE_TEMPERATURE
+from .core.dr import NEGATIVE_TEMPERATURE, check_dr_settings
 from .functional import ALRP, RankSort, SparseTargets
 
 __all__ = ['APLoss', 'BucketedAPLoss', 'BucketedRSLoss', 'DRLoss', 'RSLoss', 'aLRPLoss']

@@ -17,8 +17,6 @@ MIN_DELTA = 1e-9
 """The smallest delta above 0. Differences of float64 sums are divided by 2 delta, so rounding errors grow as delta
 shrinks: at this limit the loss is off by less than 1e-6 for logits around 0 (by about 1e-5 for float64 logits around
 1000), at 1e-15 it would be wrong in its first digit."""
-MIN_TEMPERATURE = 1e-6
-"""The smallest temperature of DR Loss. Scores are divided by it in float32."""
 
 
 def check_ranking_arguments(
@@ -58,9 +56,6 @@ def _check_sparse_targets(logits: Tensor, targets: SparseTargets, delta: float) 
         found = ignored.dtype if isinstance(ignored, Tensor) else type(ignored).__name__
         raise TypeError(f'targets.ignored must be a bool tensor or None, got {found}')
     _check_logits(logits)
-    _refuse_vmap(ious)
-    if ignored is not None:
-        _refuse_vmap(ignored)
     _check_positive_indices(targets.positives, logits.numel(), logits.device)
     if ious.shape != targets.positives.shape:
         raise ValueError(
@@ -72,7 +67,10 @@ def _check_sparse_targets(logits: Tensor, targets: SparseTargets, delta: float) 
             f'targets.ignored must have the shape of logits, {tuple(logits.shape)}, got {tuple(ignored.shape)}'
         )
     for name, value in (('ious', ious), ('ignored', ignored)):
-        if value is not None and value.device != logits.device:
+        if value is None:
+            continue
+        _refuse_vmap(value)
+        if value.device != logits.device:
             raise ValueError(f'targets.{name} must be on the device of logits, {logits.device}, got {value.device}')
     check_delta(delta)
     if devices.on_cpu(ious) and len(ious):
@@ -226,30 +224,3 @@ def check_box_errors(box_errors: Tensor, logits: Tensor) -> None:
     _refuse_vmap(box_errors)
     if box_errors.device != logits.device:
         raise ValueError(f'box_errors must be on the device of logits, {logits.device}, got {box_errors.device}')
-
-
-def check_dr_settings(
-    margin: float, positive_temperature: float, negative_temperature: float, smoothness: float, scale: float
-) -> None:
-    """Check the settings of DR Loss.
-
-    Raises:
-        TypeError: One is not a number; the message has its name.
-        ValueError: One is not finite, a temperature is below 1e-6, or the smoothness is not above 0.
-    """
-    values = dict(
-        margin=margin,
-        positive_temperature=positive_temperature,
-        negative_temperature=negative_temperature,
-        smoothness=smoothness,
-        scale=scale,
-    )
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f'{name} must be a float, got {type(value).__name__}')
-        if not math.isfinite(value):
-            raise ValueError(f'{name} must be finite, got {value}')
-        if name.endswith('temperature') and value < MIN_TEMPERATURE:
-            raise ValueError(f'{name} must be at least {MIN_TEMPERATURE:g}, got {value:g}')
-    if smoothness <= 0:
-        raise ValueError(f'smoothness must be above 0, got {smoothness}')

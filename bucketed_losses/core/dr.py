@@ -10,6 +10,8 @@ from torch.nn.functional import softplus
 
 NEGATIVE_TEMPERATURE = 0.1 / math.log(3.5)
 """The published lambda-."""
+MIN_TEMPERATURE = 1e-6
+"""The smallest temperature. Scores, which may be float32, are divided by it."""
 
 
 def distributional_ranking(
@@ -41,3 +43,30 @@ def _expected_score(logits: Tensor, chosen: Tensor, temperature: float, if_none:
     # Sums of many millions of terms need more digits than the terms.
     expected = (weights * scores).sum(dtype=torch.float64) / weights.sum(dtype=torch.float64)
     return expected.to(logits.dtype)
+
+
+def check_dr_settings(
+    margin: float, positive_temperature: float, negative_temperature: float, smoothness: float, scale: float
+) -> None:
+    """Check the settings of DR Loss.
+
+    Raises:
+        TypeError: One is not a number; the message has its name.
+        ValueError: One is not finite, a temperature is below 1e-6, or the smoothness is not above 0.
+    """
+    values = dict(
+        margin=margin,
+        positive_temperature=positive_temperature,
+        negative_temperature=negative_temperature,
+        smoothness=smoothness,
+        scale=scale,
+    )
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f'{name} must be a float, got {type(value).__name__}')
+        if not math.isfinite(value):
+            raise ValueError(f'{name} must be finite, got {value}')
+        if name.endswith('temperature') and value < MIN_TEMPERATURE:
+            raise ValueError(f'{name} must be at least {MIN_TEMPERATURE:g}, got {value:g}')
+    if smoothness <= 0:
+        raise ValueError(f'smoothness must be above 0, got {smoothness}')

@@ -7,8 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from .... import functional
-from ....core.arguments import check_dr_settings
-from ....core.dr import NEGATIVE_TEMPERATURE
+from ....core.dr import NEGATIVE_TEMPERATURE, check_dr_settings
 from ....functional import SparseTargets
 from .ranking_losses import RankingLoss
 
