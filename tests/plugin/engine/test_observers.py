@@ -176,7 +176,7 @@ def evaluate(hook, runner, outputs, stage='val'):
         (CLASSES, [sample(image_id=7)], 'image ids 7'),
         (CLASSES, [sample(labels=())], 'no detections'),
         (CLASSES, [object()], 'could not collect the detections'),
-        (CLASSES, [sample(labels=(5,))], 'IndexError'),
+        (CLASSES, [sample(labels=(5,))], 'labels [5], but 2 classes'),
         (None, [sample()], 'FileNotFoundError'),
     ],
 )
